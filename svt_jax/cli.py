@@ -1,0 +1,230 @@
+"""The command line: parsing, errors in one line, exit codes, and the tables at the end.
+
+Exit status: 0 done; 2 bad input (one line on standard error); 3 a number was not finite; 143 stopped by SIGTERM, state
+saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+BAD_INPUT, NOT_FINITE, TERMINATED = 2, 3, 143
+
+
+def train(arguments: Sequence[str] | None = None, default_config: Path | None = None) -> int:
+    """`train.py`: trains as a config says. Returns the exit status."""
+    return _guarded(_train, list(sys.argv[1:] if arguments is None else arguments), default_config)
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> int:
+    """`eval.py`: evaluates a run or a model. Returns the exit status."""
+    return _guarded(_evaluate, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> int:
+    show_traceback = "--traceback" in arguments
+    arguments = [a for a in arguments if a != "--traceback"]
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    # libraries' chatter would bury our own lines
+    for name in ("absl", "orbax", "jax", "transformers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+    from svt_jax.training.loop import NonFiniteError, StoppedBySignal
+
+    try:
+        return command(arguments, *rest)
+    except (ValueError, NonFiniteError, StoppedBySignal) as error:
+        if show_traceback:
+            traceback.print_exc()
+        kind = "stopped" if isinstance(error, StoppedBySignal) else "error"
+        print(f"{kind}: {' '.join(str(error).split())}", file=sys.stderr)
+        return {ValueError: BAD_INPUT, NonFiniteError: NOT_FINITE, StoppedBySignal: TERMINATED}.get(type(error), BAD_INPUT)
+
+
+def _train(arguments: list[str], default_config: Path | None) -> int:
+    from rich.console import Console
+
+    from svt_jax.training.loop import Trainer
+    from svt_jax.training.progress import results_table
+
+    if not arguments and default_config is not None:
+        arguments = ["--config", str(default_config)]
+    config = parse_config(arguments)
+    console = Console()
+    trainer = Trainer(config, console)
+    results = trainer.run()
+    folder = trainer.folder
+    write_report(folder)
+    rows = [(f"validation {name}", f"{value:.4f}") for name, value in results["metrics"]["validation"].items()]
+    rows.append(("best", f"step {results['best']['step']}, " + _scores(results["best"]["metrics"])))
+    if results["svt"]["layers"]:
+        alphas = ", ".join(f"layer {n}: {a:.4f}" for n, a in zip(results["svt"]["layers"], results["svt"]["alpha"], strict=False))
+        rows.append(("svt", f"{results['svt']['function']}; alpha {alphas}"))
+    else:
+        rows.append(("svt", "none"))
+    seconds = results["train"]
+    rows += [
+        ("training", f"{results['steps']} steps, {seconds['examples_per_second']:.1f} examples/s, {seconds['wall_time_s']:.0f} s in all"),
+        ("compilation", f"{seconds['compiles']} programs, {seconds['compile_time_s']:.0f} s"),
+        *((path.name, str(path)) for path in (folder.results, folder.metrics, folder.report, folder.checkpoints)),
+    ]
+    console.print(results_table(f"{config.data.task}: {folder.path}", rows))
+    return 0
+
+
+def parse_config(arguments: Sequence[str]) -> Any:
+    """The TrainConfig of a command line: defaults, then --config files, then --section.key values, in that order.
+
+    Raises:
+      ValueError: for an unknown key, a wrong type or a value out of range.
+    """
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    from svt_jax.training.config import TrainConfig
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="train.py",
+        description="Fine-tunes an encoder with a singular value transformation. Without arguments: configs/demo.yaml.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with what differs from the defaults.")
+    parser.add_class_arguments(TrainConfig)
+    parser.add_argument("--traceback", action="store_true", help="Show where an error came from.")
+    try:
+        parsed = parser.parse_args(_config_first(arguments))
+    except argparse.ArgumentError as error:
+        raise ValueError(_explain(str(error), _keys(TrainConfig))) from error
+    values = parser.instantiate(parsed).as_dict()
+    return TrainConfig(**{field.name: values[field.name] for field in dataclasses.fields(TrainConfig)})
+
+
+def _config_first(arguments: Sequence[str]) -> list[str]:
+    """Moves --config to the front: an option before it would otherwise be overridden by the file."""
+    front: list[str] = []
+    rest: list[str] = []
+    items = iter(arguments)
+    for item in items:
+        if item == "--config":
+            front += [item, *([value] if (value := next(items, None)) is not None else [])]
+        elif item.startswith("--config="):
+            front.append(item)
+        else:
+            rest.append(item)
+    return front + rest
+
+
+def _keys(config_class: type) -> list[str]:
+    sections = {f.name: f.default_factory for f in dataclasses.fields(config_class)}
+    return [f"{section}.{f.name}" for section, make in sections.items() for f in dataclasses.fields(make)]  # type: ignore[arg-type]
+
+
+def _explain(message: str, keys: list[str]) -> str:
+    """The parser's message as: what came; what is allowed; what to do."""
+    message = " ".join(message.split())
+    if found := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        return _unknown_key(found[1], keys)
+    if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
+        return _unknown_key(f"{found[1]}.{found[2]}", keys)
+    if found := re.search(r"does not accept option '([\w.]+)'|Key '([\w.]+)' is not expected", message):
+        return _unknown_key(found[1] or found[2], keys)
+    if found := re.search(r'Parser key "([\w.]+)": File does not exist: (.*)', message):
+        return f"{found[1]} file {found[2]} does not exist; allowed is a YAML file. Check the path."
+    if found := re.search(r'Parser key "([\w.]+)":.*?Expected an? (.*?)\. Got value: (.*)', message):
+        allowed = re.sub(r"<class '(\w+)'>", r"\1", found[2]).replace("typing.", "")
+        return f"{found[1]} is {found[3]!r}; allowed is {allowed}. Correct the config or the option."
+    return f"{message}; allowed are --config FILE and --section.key VALUE. See --help."
+
+
+def _unknown_key(key: str, keys: list[str]) -> str:
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    section = key.split(".")[0]
+    siblings = [k for k in keys if k.startswith(section + ".")]
+    allowed = siblings or sorted({k.split(".")[0] for k in keys})
+    return f"unknown key {key!r}; allowed are {', '.join(allowed)}. " + (
+        f"Did you mean {near[0]}?" if near else "Correct its name."
+    )
+
+
+def _evaluate(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="eval.py", description="Evaluates a run or a model.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    glue = commands.add_parser("glue", help="score a run, or a classifier, on its task", allow_abbrev=False)
+    which = glue.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", help="folder that train.py wrote")
+    which.add_argument("--model", help="folder or hub id of a classifier with its head")
+    glue.add_argument("--task", help="task of --model; a run knows its own")
+    glue.add_argument("--data.source", dest="source", help="overrides the run's data.source")
+    glue.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
+    glue.add_argument("--split", default="validation", choices=("train", "validation", "test"))
+    glue.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
+    report = commands.add_parser("report", help="write report.html from what a run left", allow_abbrev=False)
+    report.add_argument("--run", required=True, help="folder that train.py wrote")
+    for command in (glue, report):
+        command.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.error = glue.error = report.error = _raise_usage  # type: ignore[method-assign, assignment]
+    options = parser.parse_args(arguments)
+    return {"glue": _evaluate_glue, "report": _report}[options.command](options)
+
+
+def _raise_usage(message: str) -> None:
+    raise ValueError(f"{message}; allowed is what eval.py COMMAND --help lists. Correct the command.")
+
+
+def _evaluate_glue(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from svt_jax.training.evaluate import evaluate_model, evaluate_run
+    from svt_jax.training.progress import results_table
+
+    if options.run:
+        outcome = evaluate_run(
+            options.run,
+            split=options.split,
+            source=options.source,
+            eval_batch_size=options.eval_batch_size,
+            checkpoint=options.checkpoint,
+        )
+    else:
+        outcome = evaluate_model(
+            options.model, task=options.task, split=options.split, source=options.source, eval_batch_size=options.eval_batch_size
+        )
+    rows = [(name, f"{value:.6f}" if isinstance(value, float) else str(value)) for name, value in outcome["metrics"].items()]
+    rows += [(name, str(value)) for name, value in outcome.items() if name != "metrics"]
+    Console().print(results_table(f"{outcome['task']} {options.split}", rows))
+    print(json.dumps(outcome))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from svt_jax.training.run_folder import read_run
+
+    folder, _, _ = read_run(options.run)
+    write_report(folder)
+    print(folder.report)
+    return 0
+
+
+def write_report(folder: Any) -> None:
+    """Writes report.html into a run's folder."""
+    from svt_jax.analysis.report import render_report
+
+    folder.report.write_text(render_report(folder.path), encoding="utf-8")
+
+
+def _scores(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -1,0 +1,1 @@
+"""Text to arrays: tasks, files, the embedded demo task, batches. Knows no model."""

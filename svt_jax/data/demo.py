@@ -1,0 +1,74 @@
+"""The embedded demo task: a seeded grammar of one-line stories and claims about them, with a vocabulary of its own.
+
+The claim restates two facts of the story in other words, or with one word changed. The label says whether the story
+supports it, so the two sentences must be compared: neither gives it away alone. No story of the held-out splits occurs
+in training.
+
+  the baker hid a red kite in the barn .  |  the kite was blue .  -> unsupported
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from svt_jax.data.glue import Examples, Split, Task
+
+TASK = Task("demo", "", ("story", "claim"), "label", ("unsupported", "supported"), ("accuracy", "f1"))
+SIZES = {"train": 6000, "validation": 1000, "test": 1000}
+_GRAMMAR_SEED = 20221
+
+_PEOPLE = ("baker", "nurse", "sailor", "farmer", "poet", "judge", "miner", "tailor")
+_ACTIONS = ("found", "sold", "hid", "painted", "broke", "bought")
+_COLOURS = ("red", "blue", "green", "white", "black", "yellow")
+_THINGS = ("kite", "drum", "lamp", "chair", "clock", "ladder", "basket", "mirror")
+_PLACES = ("barn", "port", "garden", "tower", "market", "cellar")
+_SLOTS = (_PEOPLE, _ACTIONS, _COLOURS, _THINGS, _PLACES)
+
+_EVENT = "the {0} {1} a {2} {3} in the {4} ."
+# A claim, and the slot that is changed in it when it is false.
+_CLAIMS = (
+    ("the {3} was {2} .", 2),
+    ("it was the {0} who {1} the {3} .", 0),
+    ("what the {0} did with the {3} : {1} it .", 1),
+    ("look for the {3} in the {4} .", 4),
+)
+
+
+def vocabulary() -> list[str]:
+    """Every token of the grammar, special ones first; the position is the token's number."""
+    words = {w for text in (_EVENT, *(c for c, _ in _CLAIMS)) for w in text.split() if not w.startswith("{")}
+    words |= {w for slot in _SLOTS for w in slot}
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)]
+
+
+def load_demo(split: Split) -> Examples:
+    """The examples of one split; always the same ones.
+
+    Example:
+      >>> train, held_out = load_demo("train"), load_demo("validation")
+      >>> len(train), len(held_out), len(set(train.first) & set(held_out.first))
+      (6000, 1000, 0)
+    """
+    rng = np.random.default_rng(_GRAMMAR_SEED)
+    seen: set[str] = set()
+    for name, size in SIZES.items():  # all splits in order, so that their stories differ
+        stories: list[str] = []
+        claims: list[str] = []
+        labels: list[int] = []
+        while len(stories) < size:
+            fact = [str(rng.choice(slot)) for slot in _SLOTS]
+            story = _EVENT.format(*fact)
+            if story in seen:
+                continue
+            seen.add(story)
+            supported = len(stories) % 2
+            words, tested = _CLAIMS[rng.integers(len(_CLAIMS))]
+            if not supported:
+                other = [w for w in _SLOTS[tested] if w != fact[tested]]
+                fact[tested] = other[rng.integers(len(other))]
+            stories.append(story)
+            claims.append(words.format(*fact))
+            labels.append(supported)
+        if name == split:
+            return Examples(stories, claims, np.asarray(labels, np.int32))
+    raise ValueError(f"the demo task has the splits {', '.join(SIZES)}, not {split!r}. Choose one of these.")

@@ -1,0 +1,1 @@
+"""Scores: metrics, and a model's predictions over a split. Reads models and data; knows nothing of training."""

@@ -1,0 +1,199 @@
+"""The encoder: post-norm transformer layers as in BERT, with an optional SVT slot in each.
+
+  attention  a = LN(x + drop(W_o softmax(q k^T / sqrt(H) + mask) v))
+  feed-forward  h = drop(W_2 act(W_1 a))
+  output  LN(h + a), or one of the placements of `SVTConfig` where the layer has an SVT
+
+Numbers equal Hugging Face's PyTorch models within float32 rounding. Parameters are float32; `dtype` is that of the
+computation, except that layer norm, softmax and SVT are always in float32.
+
+Shape letters: `B` batch, `L` tokens, `D` hidden, `N` heads, `H` head size, `F` feed-forward.
+
+References: Devlin et al., "BERT", 2019, arXiv 1810.04805; Vaswani et al., 2017, arXiv 1706.03762, section 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from svt_jax.models.config import EncoderConfig, Placement, SVTConfig
+from svt_jax.models.layers import ACTIVATION_FUNCTIONS, dropout, layer_norm, linear, shard_batch
+from svt_jax.models.svt_layer import SVTLayer
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EncoderOutput:
+    """What an encoder returns.
+
+    Attributes:
+      last_hidden_state: [B, L, D].
+      pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler.
+      hidden_states: the embeddings' output and each layer's, num_layers + 1 arrays [B, L, D], or None if not asked for.
+    """
+
+    last_hidden_state: Array
+    pooled: Array | None
+    hidden_states: tuple[Array, ...] | None
+
+
+class Embeddings(nnx.Module):
+    """Sum of word, position and token type embeddings, layer norm, dropout."""
+
+    def __init__(self, config: EncoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        def table(rows: int) -> nnx.Embed:
+            init = nnx.initializers.normal(config.initializer_range)
+            return nnx.Embed(rows, config.hidden_size, embedding_init=init, dtype=dtype, rngs=rngs)
+
+        self.word = table(config.vocab_size)
+        self.position = table(config.max_position_embeddings)
+        self.token_type = table(config.type_vocab_size)
+        self.norm = layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
+        self._dropout = config.hidden_dropout_prob
+        self._dtype = dtype
+
+    def __call__(self, input_ids: Array, token_type_ids: Array, *, rngs: nnx.Rngs | None) -> Array:
+        positions = self.position.embedding[...][: input_ids.shape[1]].astype(self._dtype)
+        x = self.word(input_ids) + self.token_type(token_type_ids) + positions  # [B, L, D]
+        return dropout(self.norm(x).astype(self._dtype), self._dropout, rngs)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention without the residual."""
+
+    def __init__(self, config: EncoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        def square() -> nnx.Linear:
+            size = config.hidden_size
+            return linear(size, size, initializer_range=config.initializer_range, dtype=dtype, rngs=rngs)
+
+        self.query, self.key, self.value, self.out = square(), square(), square(), square()
+        self._heads, self._head_size = config.num_attention_heads, config.head_size
+        self._dropout = config.attention_probs_dropout_prob
+
+    def __call__(self, x: Array, bias: Array, *, rngs: nnx.Rngs | None) -> Array:
+        def split(y: Array) -> Array:  # heads in front: on CPU the products are several times slower with "blnh"
+            return y.reshape(*y.shape[:2], self._heads, self._head_size).transpose(0, 2, 1, 3)  # [B, N, L, H]
+
+        query, key, value = split(self.query(x)), split(self.key(x)), split(self.value(x))
+        scores = jnp.einsum("bnqh,bnkh->bnqk", query * self._head_size**-0.5, key)
+        weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
+        weights = dropout(weights, self._dropout, rngs)
+        mixed = jnp.einsum("bnqk,bnkh->bnqh", weights, value)
+        return self.out(mixed.transpose(0, 2, 1, 3).reshape(x.shape))  # [B, L, D]
+
+
+class EncoderLayer(nnx.Module):
+    """One layer; `alpha` is where its SVT starts, None for a layer without."""
+
+    def __init__(self, config: EncoderConfig, svt: SVTConfig, alpha: float | None, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        sizes = {"initializer_range": config.initializer_range, "dtype": dtype, "rngs": rngs}
+        self.attention = SelfAttention(config, dtype=dtype, rngs=rngs)
+        self.attention_norm = layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
+        self.up = linear(config.hidden_size, config.intermediate_size, **sizes)
+        self.down = linear(config.intermediate_size, config.hidden_size, **sizes)
+        self.output_norm = layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
+        self.svt = None if alpha is None else SVTLayer(svt, alpha)
+        self._placement: Placement = svt.placement
+        self._activation = ACTIVATION_FUNCTIONS[config.hidden_act]
+        self._dropout = config.hidden_dropout_prob
+
+    def __call__(self, x: Array, mask: Array, bias: Array, *, rngs: nnx.Rngs | None) -> Array:
+        attended = dropout(self.attention(x, bias, rngs=rngs), self._dropout, rngs)
+        x = self.attention_norm(attended + x).astype(x.dtype)
+        h = dropout(self.down(self._activation(self.up(x))), self._dropout, rngs)
+        return shard_batch(self._output(h, x, mask, rngs).astype(x.dtype))
+
+    def _output(self, h: Array, x: Array, mask: Array, rngs: nnx.Rngs | None) -> Array:
+        if self.svt is None:
+            return self.output_norm(h + x)
+        match self._placement:
+            case "before_norm":  # the published BERT: the residual enters twice
+                return self.output_norm(self.svt(h + x, mask, rngs=rngs) + x)
+            case "after_norm":
+                return self.svt(self.output_norm(h + x) + x, mask, rngs=rngs)
+            case "replace_norm":
+                return self.svt(h + x, mask, rngs=rngs)
+            case "output":
+                return self.svt(self.output_norm(h + x), mask, rngs=None)
+
+
+class Pooler(nnx.Module):
+    """tanh(W x + b) of the first token."""
+
+    def __init__(self, config: EncoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        size = config.hidden_size
+        self.dense = linear(size, size, initializer_range=config.initializer_range, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.tanh(self.dense(x[:, 0]))
+
+
+class Encoder(nnx.Module):
+    """Embeddings, layers, pooler.
+
+    Args:
+      config: the architecture.
+      svt: which layers transform their singular values; None or function "none" gives exactly the plain encoder.
+      dtype: of the computation, float32 or bfloat16.
+      rngs: for the random initialisation.
+    """
+
+    def __init__(self, config: EncoderConfig, svt: SVTConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+        svt = svt or SVTConfig()
+        alphas = svt.alpha_by_layer(config.num_hidden_layers)
+        self.config, self.svt_config = config, svt
+        self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
+        self.layers = nnx.List(
+            [EncoderLayer(config, svt, alphas.get(n), dtype=dtype, rngs=rngs) for n in range(config.num_hidden_layers)]
+        )
+        self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+        output_hidden_states: bool = False,
+    ) -> EncoderOutput:
+        """Encodes a batch.
+
+        Args:
+          input_ids: int[B, L], L at most max_position_embeddings.
+          attention_mask: [B, L], 1 or true for real tokens; all real if left out.
+          token_type_ids: int[B, L]; zeros if left out.
+          rngs: with a `dropout` stream; dropout is off without.
+          output_hidden_states: also return every layer's output.
+        Raises:
+          ValueError: if the sequence is longer than the model's positions.
+        """
+        if input_ids.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"input_ids has {input_ids.shape[1]} tokens and the model {self.config.max_position_embeddings} positions. "
+                "Truncate the input."
+            )
+        input_ids = jnp.asarray(input_ids)
+        mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
+        if token_type_ids is None:
+            token_type_ids = jnp.zeros_like(input_ids)
+        # The most negative number, not -inf: a row of padding alone keeps finite (uniform) weights.
+        bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]  # [B, 1, 1, L]
+        x = shard_batch(self.embeddings(input_ids, jnp.asarray(token_type_ids), rngs=rngs))
+        states = [x]
+        for layer in self.layers:
+            x = layer(x, mask, bias, rngs=rngs)
+            states.append(x)
+        return EncoderOutput(x, self.pooler(x), tuple(states) if output_hidden_states else None)
+
+    @property
+    def alphas(self) -> dict[int, Array]:
+        """The present alpha of each transformed layer that has one, by layer number."""
+        functions = {n: layer.svt.function for n, layer in enumerate(self.layers) if layer.svt is not None}
+        return {n: f.alpha for n, f in functions.items() if hasattr(f, "alpha")}

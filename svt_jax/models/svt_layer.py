@@ -1,0 +1,78 @@
+"""The NNX module that owns a spectral function's parameters and applies `svt` to hidden states."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from svt_jax.models.config import SVTConfig
+from svt_jax.models.layers import dropout, shard_batch
+from svt_jax.spectral.functions import SpectralFunction, get_function
+from svt_jax.spectral.transform import svt
+
+Array = jax.Array
+
+
+class SVTParam(nnx.Param):
+    """A trainable parameter of a spectral function: its own learning rate, no weight decay."""
+
+
+class SVTConstant(nnx.Variable):
+    """The same, when it is not to be trained (`svt.learnable: false`): no gradient, but saved with the weights."""
+
+
+class SVTLayer(nnx.Module):
+    """Dropout, then the transformation, in float32, of each example's real tokens.
+
+    A parameter with bounds is stored unbounded, so that no step can leave the interval: for (low, high) as its logit,
+    value = low + (high - low) sigmoid(stored); for (low, inf) as its logarithm, value = low + exp(stored).
+    """
+
+    def __init__(self, config: SVTConfig, alpha: float):
+        function = get_function(config.function)
+        if hasattr(function, "alpha"):
+            function = get_function(config.function, alpha=alpha)
+        kind = SVTParam if config.learnable else SVTConstant
+        leaves, self._treedef = jax.tree_util.tree_flatten_with_path(function)
+        self._names = tuple(jax.tree_util.keystr(path, simple=True) for path, _ in leaves)
+        self._bounds = tuple(function.bounds.get(name) for name in self._names)
+        self.parameters = nnx.Dict(
+            {
+                # explicit dtype: a weakly typed scalar would cost a second compilation
+                name: kind(jnp.asarray(_unbounded(value, bounds), jnp.float32))
+                for name, (_, value), bounds in zip(self._names, leaves, self._bounds, strict=True)
+            }
+        )
+        self._config = config
+
+    @property
+    def function(self) -> SpectralFunction:
+        """The spectral function with its present parameters."""
+        values = [_bounded(self.parameters[name][...], bounds) for name, bounds in zip(self._names, self._bounds, strict=True)]
+        return jax.tree_util.tree_unflatten(self._treedef, values)
+
+    def __call__(self, x: Array, mask: Array | None, *, rngs: nnx.Rngs | None) -> Array:
+        """Transforms x [B, L, D]; mask bool [B, L]. Rows of padding come back as zeros when they are masked."""
+        x = dropout(x, self._config.dropout, rngs)
+        return svt(shard_batch(x), self.function, mask=mask if self._config.mask_padding else None, solver=self._config.solver)
+
+
+def _unbounded(value: float, bounds: tuple[float, float] | None) -> float:
+    if bounds is None:
+        return value
+    low, high = bounds
+    if math.isinf(high):
+        return math.log(value - low)
+    return math.log((value - low) / (high - value))
+
+
+def _bounded(stored: Array, bounds: tuple[float, float] | None) -> Array:
+    if bounds is None:
+        return stored
+    low, high = bounds
+    if math.isinf(high):
+        return low + jnp.exp(stored)
+    return low + (high - low) * jax.nn.sigmoid(stored)

@@ -1,0 +1,1 @@
+"""Config, optimizer, mesh, step, loop, checkpoints, and the folder that a run writes."""

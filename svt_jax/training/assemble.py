@@ -1,0 +1,96 @@
+"""From a config to the things it names: task, examples, tokenizer, classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from svt_jax.data import demo
+from svt_jax.data.glue import TASKS, Examples, Split, Task, load_examples
+from svt_jax.data.tokenizer import Tokens, demo_tokenizer, load_tokenizer, tokenize
+from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
+from svt_jax.models.encoder import Encoder
+from svt_jax.models.heads import Classifier
+from svt_jax.models.hf import DTYPES, load_classifier, local_folder
+from svt_jax.training.config import DataConfig, TrainConfig
+
+DEMO_ENCODER = EncoderConfig(
+    model_type="bert",
+    vocab_size=len(demo.vocabulary()),
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=256,
+    hidden_act="gelu",
+    max_position_embeddings=64,
+    type_vocab_size=2,
+    layer_norm_eps=1e-12,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    classifier_dropout=0.0,
+    initializer_range=0.08,
+    pad_token_id=0,
+)
+
+
+def find_task(name: str) -> Task:
+    """The task of that name."""
+    tasks = {"demo": demo.TASK, **TASKS}
+    if name not in tasks:
+        raise ValueError(f"data.task is {name!r}; allowed are {', '.join(tasks)}. Correct the name.")
+    return tasks[name]
+
+
+def load_split(config: DataConfig, split: Split) -> Examples:
+    """The examples of a split of the config's task."""
+    if config.task == "demo":
+        return demo.load_demo(split)
+    return load_examples(find_task(config.task), config.source, split)
+
+
+def load_tokens(config: DataConfig, tokenizer: Any, encoder: EncoderConfig, split: Split) -> Tokens:
+    """The token arrays of a split, no longer than the model allows."""
+    if config.max_length > encoder.max_position_embeddings and config.task != "demo":
+        raise ValueError(
+            f"data.max_length is {config.max_length} and the model has {encoder.max_position_embeddings} positions. "
+            "Choose a smaller data.max_length."
+        )
+    return tokenize(load_split(config, split), tokenizer, min(config.max_length, encoder.max_position_embeddings))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Where a run starts from: tokenizer, architecture, and a function that makes the classifier with its weights."""
+
+    tokenizer: Any
+    encoder: EncoderConfig
+    folder: Path | None
+
+
+def open_model(path: str) -> Pretrained:
+    """Tokenizer and architecture of `model.path`; no weight is read yet."""
+    if path == "demo":
+        return Pretrained(demo_tokenizer(), DEMO_ENCODER, None)
+    folder = local_folder(path)
+    encoder = read_config(folder)
+    return Pretrained(load_tokenizer(folder, encoder.vocab_size), encoder, folder)
+
+
+def make_classifier(config: TrainConfig, model: Pretrained, num_labels: int) -> Classifier:
+    """The classifier with the weights that training starts from."""
+    if model.folder is None:
+        return random_classifier(model.encoder, config.svt, num_labels, dtype=config.model.dtype, seed=config.run.seed)
+    return load_classifier(
+        model.folder, num_labels=num_labels, svt=config.svt, dtype=config.model.dtype, seed=config.run.seed
+    )
+
+
+def random_classifier(encoder: EncoderConfig, svt: SVTConfig, num_labels: int, *, dtype: str, seed: int) -> Classifier:
+    """A randomly initialised classifier; under nnx.eval_shape, its shapes."""
+    rngs = nnx.Rngs(seed)
+    compute_dtype: jnp.dtype = DTYPES[dtype]
+    return Classifier(Encoder(encoder, svt, dtype=compute_dtype, rngs=rngs), num_labels, rngs=rngs)

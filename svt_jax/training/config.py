@@ -1,0 +1,206 @@
+"""The config of a training run: one frozen dataclass a section. A config file holds only what differs from these defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from svt_jax.models.config import SVTConfig
+from svt_jax.models.hf import DTYPES
+
+
+def _positive(section: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{section}.{name} is {value}; it must be greater than 0. Correct the config.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Where a run writes, and its seed.
+
+    Attributes:
+        name: Folder of this run inside output_dir; null makes one from task, function and seed.
+        output_dir: Folder of all runs.
+        seed: Of the head's initialisation, the order of examples and dropout.
+    """
+
+    name: str | None = None
+    output_dir: str = "runs"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"run.seed is {self.seed}; it must lie in [0, 2^31). Choose another seed.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The pretrained model.
+
+    Attributes:
+        path: Folder with config.json, model.safetensors and a tokenizer, or a hub id; demo is a small random encoder.
+        dtype: Of the computation, float32 or bfloat16. Parameters, SVT and losses are float32.
+    """
+
+    path: str = "demo"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"model.dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The task and where its examples are.
+
+    Attributes:
+        task: demo, cola, sst2, mrpc, stsb, qnli, rte or wnli.
+        source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv).
+        max_length: Longer examples are cut to this many tokens.
+        buckets: Lengths that batches are padded to: auto (at most four, chosen from the data) or a list.
+        eval_batch_size: Examples in an evaluation batch.
+    """
+
+    task: str = "demo"
+    source: str = "hub"
+    max_length: int = 128
+    buckets: list[int] | Literal["auto"] = "auto"
+    eval_batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        _positive("data", self, "max_length", "eval_batch_size")
+        if isinstance(self.buckets, list) and (
+            not self.buckets or min(self.buckets) < 1 or max(self.buckets) < self.max_length
+        ):
+            raise ValueError(
+                f"data.buckets is {self.buckets}; the longest must be at least data.max_length {self.max_length}. "
+                "Add a longer one, or use auto."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule.
+
+    Attributes:
+        learning_rate: Peak rate.
+        svt_learning_rate: Peak rate of the spectral function's parameters; null means learning_rate.
+        batch_size: Examples in a micro-batch.
+        accumulate: Micro-batches in a step; a step sees batch_size * accumulate examples.
+        epochs: Passes over the training data.
+        max_steps: Stop after this many steps even if epochs are left; the schedule ends there.
+        weight_decay: Decoupled decay; not applied to biases, norms and the spectral function's parameters.
+        warmup_ratio: Share of the steps in which the rate rises from 0.
+        schedule: How the rate goes to 0 after warm-up (linear, cosine), or constant.
+        grad_clip: Largest global gradient norm; null does not clip.
+    """
+
+    learning_rate: float = 2.0e-5
+    svt_learning_rate: float | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    epochs: int = 3
+    max_steps: int | None = None
+    weight_decay: float = 0.0
+    warmup_ratio: float = 0.0
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    grad_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        _positive("optim", self, "learning_rate", "batch_size", "accumulate", "epochs", "max_steps", "grad_clip")
+        if self.svt_learning_rate is not None and self.svt_learning_rate < 0:
+            raise ValueError(f"optim.svt_learning_rate is {self.svt_learning_rate}; it must be at least 0, or null.")
+        if self.weight_decay < 0:
+            raise ValueError(f"optim.weight_decay is {self.weight_decay}; it must be at least 0.")
+        if not 0.0 <= self.warmup_ratio < 1.0:
+            raise ValueError(f"optim.warmup_ratio is {self.warmup_ratio}; it must lie in [0, 1).")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the device mesh; one of them may be -1 and takes the devices that are left.
+
+    Attributes:
+        data: Copies of the model; the batch is divided among them.
+        fsdp: Devices that share each copy's parameters; the batch is divided among them too.
+        tensor: Devices that share each matrix product.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.asdict(self)
+        if list(sizes.values()).count(-1) > 1 or any(size != -1 and size < 1 for size in sizes.values()):
+            raise ValueError(f"mesh is {sizes}; sizes must be positive, and at most one may be -1. Correct the config.")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When state is saved, how much is kept.
+
+    Attributes:
+        every_steps: Save each so many steps, besides the end of each epoch.
+        keep: Newest checkpoints kept; the best one is kept besides.
+        resume: auto goes on from the newest checkpoint of the run's folder; never refuses a folder that has one.
+    """
+
+    every_steps: int | None = None
+    keep: int = 2
+    resume: Literal["auto", "never"] = "auto"
+
+    def __post_init__(self) -> None:
+        _positive("checkpoint", self, "every_steps", "keep")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """What a run tells.
+
+    Attributes:
+        every_steps: Steps between lines of metrics.jsonl.
+        progress: Show a progress bar (on a terminal; otherwise a line for each evaluation).
+    """
+
+    every_steps: int = 10
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _positive("log", self, "every_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run depends on."""
+
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    svt: SVTConfig = dataclasses.field(default_factory=SVTConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        if (self.model.path == "demo") != (self.data.task == "demo"):
+            raise ValueError(
+                f"model.path is {self.model.path!r} and data.task is {self.data.task!r}: the demo model's tokenizer knows "
+                "only the demo task's words. Set both to demo, or neither."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as in a YAML file."""
+        return dataclasses.asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """The part that determines the result: two configs with the same identity are the same run."""
+        values = self.to_dict()
+        return {
+            **{section: values[section] for section in ("model", "svt", "data", "optim")},
+            "seed": self.run.seed,
+        }

@@ -1,0 +1,109 @@
+"""Scores a finished or interrupted run from its folder, or a classifier that has its head."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from svt_jax.data.glue import Split
+from svt_jax.evaluation.glue import Evaluator
+from svt_jax.models.config import SVTConfig, read_config
+from svt_jax.models.hf import has_head, load_classifier, local_folder
+from svt_jax.training import assemble
+from svt_jax.training.checkpoint import Checkpoints, abstract
+from svt_jax.training.config import DataConfig, MeshConfig
+from svt_jax.training.run_folder import read_run
+from svt_jax.training.sharding import check_batch, make_mesh, parameter_shardings, replicated
+from svt_jax.training.step import TrainState
+
+
+def evaluate_run(
+    run: str, *, split: Split = "validation", source: str | None = None, eval_batch_size: int | None = None, checkpoint: str = "last"
+) -> dict[str, Any]:
+    """The score of a run's checkpoint: the one that training reported for it.
+
+    Args:
+      run: the run's folder; the pretrained model it started from is not needed.
+      split: of the run's task.
+      source: overrides where the data are.
+      eval_batch_size: overrides the run's; the score does not depend on it.
+      checkpoint: "last", "best" or a step's number.
+    Raises:
+      ValueError: if the folder holds no run, or no such checkpoint.
+    """
+    folder, config, encoder = read_run(run)
+    data = _data_config(DataConfig(**config["data"]), source, eval_batch_size)
+    task = assemble.find_task(data.task)
+    if not folder.checkpoints.is_dir():
+        raise ValueError(f"{run} has no checkpoints yet. Train it first.")
+    checkpoints = Checkpoints(folder.checkpoints)
+    step = _choose_step(checkpoints, checkpoint)
+    classifier = nnx.eval_shape(
+        lambda: assemble.random_classifier(
+            encoder, SVTConfig(**config["svt"]), task.num_labels, dtype=config["model"]["dtype"], seed=0
+        )
+    )
+    mesh = make_mesh(MeshConfig())
+    graphdef, params, constants = nnx.split(classifier, nnx.Param, ...)
+    shardings = TrainState(
+        parameter_shardings(params, mesh), jax.tree.map(lambda _: replicated(mesh), constants), None
+    )
+    step, state, _ = checkpoints.restore(abstract(TrainState(params, constants, None), shardings), step)
+    checkpoints.close()
+    tokenizer = assemble.load_tokenizer(folder.model, encoder.vocab_size)
+    tokens = assemble.load_tokens(data, tokenizer, encoder, split)
+    metrics = _score(graphdef, state.params, state.constants, task, tokens, data, mesh)
+    return {"task": task.name, "split": split, "run": run, "step": step, "examples": len(tokens), "metrics": metrics}
+
+
+def evaluate_model(
+    path: str, *, task: str | None, split: Split = "validation", source: str | None = None, eval_batch_size: int | None = None
+) -> dict[str, Any]:
+    """The score of a pretrained classifier (a folder or a hub id) that has a head for the task.
+
+    Raises:
+      ValueError: if the task is not named, or the checkpoint has no head of its size.
+    """
+    if task is None:
+        raise ValueError("--model needs --task; allowed are " + ", ".join(assemble.TASKS) + ". Add it.")
+    data = _data_config(DataConfig(task=task), source, eval_batch_size)
+    found = assemble.find_task(task)
+    folder = local_folder(path)
+    if not has_head(folder, found.num_labels):
+        raise ValueError(
+            f"{path} has no classification head for {found.num_labels} labels, so it has no score on {task}. "
+            "Fine-tune it with train.py, or name another model."
+        )
+    classifier = load_classifier(folder, num_labels=found.num_labels)
+    encoder = read_config(folder)
+    tokens = assemble.load_tokens(data, assemble.load_tokenizer(folder, encoder.vocab_size), encoder, split)
+    graphdef, params, constants = nnx.split(classifier, nnx.Param, ...)
+    metrics = _score(graphdef, params, constants, found, tokens, data, make_mesh(MeshConfig()))
+    return {"task": task, "split": split, "model": path, "examples": len(tokens), "metrics": metrics}
+
+
+def _data_config(data: DataConfig, source: str | None, eval_batch_size: int | None) -> DataConfig:
+    changes: dict[str, Any] = {"source": source, "eval_batch_size": eval_batch_size}
+    return dataclasses.replace(data, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _score(
+    graphdef: nnx.GraphDef, params: nnx.State, constants: nnx.State, task: Any, tokens: Any, data: DataConfig, mesh: Mesh
+) -> dict[str, float]:
+    if tokens.labels is None:
+        raise ValueError(f"the test split of {task.name} has no labels, so no score. Use --split validation.")
+    check_batch(mesh, "data.eval_batch_size", data.eval_batch_size)
+    return Evaluator(graphdef, task, tokens, data.eval_batch_size, mesh).score(params, constants)
+
+
+def _choose_step(checkpoints: Checkpoints, wanted: str) -> int | None:
+    if wanted == "last":
+        return None
+    step = checkpoints.best if wanted == "best" else int(wanted) if wanted.isdigit() else None
+    if step is None or step not in checkpoints.steps:
+        raise ValueError(f"--checkpoint {wanted!r}: the run has the steps {checkpoints.steps}; allowed are last, best or one of these.")
+    return step

@@ -1,0 +1,327 @@
+"""The training loop: resume, step, log, evaluate, save; stop cleanly on a signal or a number that is not finite."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from rich.console import Console
+
+from svt_jax.data.batching import Batch, TrainingBatches, choose_buckets
+from svt_jax.evaluation.glue import Evaluator
+from svt_jax.models.heads import Classifier
+from svt_jax.training import assemble, run_folder
+from svt_jax.training.checkpoint import Checkpoints, abstract
+from svt_jax.training.config import TrainConfig
+from svt_jax.training.optimizer import learning_rate_schedule, make_optimizer, named_paths
+from svt_jax.training.progress import TrainingProgress
+from svt_jax.training.sharding import (
+    batch_sharding,
+    check_batch,
+    make_mesh,
+    optimizer_shardings,
+    parameter_shardings,
+    replicated,
+)
+from svt_jax.training.step import TrainState, make_train_step
+
+_LAG = 2
+"""Steps between dispatch and reading a step's metrics, so that the device never waits for Python."""
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or a gradient is not a finite number."""
+
+
+class StoppedBySignal(Exception):
+    """SIGTERM came; the state is saved."""
+
+
+@dataclasses.dataclass
+class _Clock:
+    """Seconds and examples of training alone: compilation, evaluation and waiting for saves are not in it."""
+
+    seconds: float = 0.0
+    examples: int = 0
+    tokens: int = 0
+    compile_seconds: float = 0.0
+    compiles: int = 0
+    before: float = 0.0  # wall time of the run's earlier processes
+
+    def __post_init__(self) -> None:
+        self._process_start = self._start = time.perf_counter()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside is not training. The device must have finished its steps."""
+        self.seconds += time.perf_counter() - self._start
+        try:
+            yield
+        finally:
+            self._start = time.perf_counter()
+
+    @property
+    def training_seconds(self) -> float:
+        return self.seconds + time.perf_counter() - self._start
+
+    @property
+    def wall_seconds(self) -> float:
+        return self.before + time.perf_counter() - self._process_start
+
+    @property
+    def examples_per_second(self) -> float:
+        return self.examples / max(self.training_seconds, 1e-9)
+
+
+class Trainer:
+    """One run, from config to results. `run()` does everything; the parts are there for tests and tools."""
+
+    def __init__(self, config: TrainConfig, console: Console | None = None):
+        self.config = config
+        self.console = console or Console()
+        self.mesh = make_mesh(config.mesh)
+        self.task = assemble.find_task(config.data.task)
+        rows = config.optim.batch_size * config.optim.accumulate
+        check_batch(self.mesh, "optim.batch_size", config.optim.batch_size)
+        check_batch(self.mesh, "data.eval_batch_size", config.data.eval_batch_size)
+        model = assemble.open_model(config.model.path)
+        train_tokens, validation_tokens = (
+            assemble.load_tokens(config.data, model.tokenizer, model.encoder, split) for split in ("train", "validation")
+        )
+        buckets = config.data.buckets
+        if buckets == "auto":
+            buckets = choose_buckets(train_tokens.lengths, rows)
+        self.batches = TrainingBatches(train_tokens, rows, config.run.seed, sorted(buckets))
+        self.num_layers = model.encoder.num_hidden_layers
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.num_steps = min(config.optim.epochs * self.steps_per_epoch, config.optim.max_steps or 2**62)
+
+        classifier = assemble.make_classifier(config, model, self.task.num_labels)
+        # From here on nothing can fail for the config's fault, so that a wrong one leaves no folder behind.
+        self.folder = run_folder.open_run_folder(config)
+        run_folder.save_model_description(self.folder, model.encoder, model.tokenizer)
+        run_folder.write_manifest(self.folder, config, self.mesh, model.folder)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
+
+        self.graphdef, params, constants = nnx.split(classifier, nnx.Param, ...)
+        self.optimizer = make_optimizer(config.optim, self.num_steps)
+        self.schedule = learning_rate_schedule(config.optim, self.num_steps)
+        self._shardings = self._state_shardings(params, constants)
+        self._initial = (params, constants)
+        self.evaluator = Evaluator(
+            self.graphdef, self.task, validation_tokens, config.data.eval_batch_size, self.mesh
+        )
+        self._compiled: dict[int, Any] = {}
+        self._step = jax.jit(
+            make_train_step(
+                self.graphdef,
+                self.optimizer,
+                seed=config.run.seed,
+                accumulate=config.optim.accumulate,
+                regression=self.task.regression,
+            ),
+            in_shardings=(self._shardings, batch_sharding(self.mesh), replicated(self.mesh)),
+            out_shardings=(self._shardings, replicated(self.mesh)),
+            donate_argnums=0,
+        )
+        self.clock = _Clock()
+        self._stop = threading.Event()
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end, from the newest checkpoint if there is one; returns what results.json holds.
+
+        Raises:
+          NonFiniteError: if the loss or a gradient is not finite; the last good checkpoint stays.
+          StoppedBySignal: after SIGTERM, once the state is saved.
+        """
+        if self.folder.results.is_file():
+            self.console.print(f"{self.folder.path} is complete already; to train again choose another --run.name.", highlight=False)
+            return self.folder.read_results()
+        step, state, progress = self._start()
+        self.clock.before = progress["wall_time_s"]
+        writer = run_folder.MetricsWriter(self.folder, step)
+        try:
+            with self._stop_on_sigterm(), jax.set_mesh(self.mesh), TrainingProgress(
+                self.console, self.num_steps, step, self.config.log.progress
+            ) as bar:
+                progress = self._train(step, state, progress, writer, bar)
+        finally:
+            writer.close()
+            self.checkpoints.close()
+        results = self._results(progress)
+        run_folder.write_results(self.folder, results)
+        return results
+
+    def _start(self) -> tuple[int, TrainState, dict[str, Any]]:
+        params, constants = self._initial
+        del self._initial  # its buffers will be donated
+        if self.checkpoints.steps:
+            shapes = TrainState(params, constants, jax.eval_shape(self.optimizer.init, params))
+            step, state, progress = self.checkpoints.restore(abstract(shapes, self._shardings))
+            self.console.print(f"resuming {self.folder.path} after step {step} of {self.num_steps}", highlight=False)
+            return step, state, progress
+        # jnp.copy via jit: donation must not delete buffers that the caller's module still holds
+        params = jax.jit(lambda p: jax.tree.map(lambda x: x + 0, p), out_shardings=self._shardings.params)(params)
+        constants = jax.device_put(constants, self._shardings.constants)
+        optimizer = jax.jit(self.optimizer.init, out_shardings=self._shardings.optimizer)(params)
+        return 0, TrainState(params, constants, optimizer), {"wall_time_s": 0.0, "evaluations": []}
+
+    def _state_shardings(self, params: nnx.State, constants: nnx.State) -> TrainState:
+        shardings = parameter_shardings(params, self.mesh)
+        return TrainState(
+            params=shardings,
+            constants=jax.tree.map(lambda _: replicated(self.mesh), constants),
+            optimizer=optimizer_shardings(self.optimizer, params, shardings, self.mesh),
+        )
+
+    def _train(
+        self, step: int, state: TrainState, progress: dict[str, Any], writer: run_folder.MetricsWriter, bar: TrainingProgress
+    ) -> dict[str, Any]:
+        every = self.config.checkpoint.every_steps
+        pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+        stream = self.batches.from_batch(step)
+        while step < self.num_steps:
+            batch = next(stream)
+            compiled = self._executable(state, batch, pending, bar)
+            state, metrics = compiled(state, self._device_batch(batch), np.int32(step))
+            step += 1
+            self.clock.examples += int(batch["weights"].sum())
+            self.clock.tokens += int(batch["attention_mask"][batch["weights"] > 0].sum())
+            pending.append((step, {**metrics, "alpha": self._alphas(state) if self._logs(step) else {}}))
+            while len(pending) > _LAG:
+                self._read(*pending.popleft(), writer, bar)
+            epoch_ends = step % self.steps_per_epoch == 0 or step == self.num_steps
+            stopping = self._stop.is_set()
+            if epoch_ends or stopping or (every and step % every == 0):
+                while pending:  # before saving: a state that is not finite must not become a checkpoint
+                    self._read(*pending.popleft(), writer, bar)
+                jax.block_until_ready(state)
+                with self.clock.paused():
+                    progress = self._evaluate_and_save(step, state, progress, bar, evaluate=epoch_ends)
+            if stopping and step < self.num_steps:
+                self.checkpoints.wait()
+                raise StoppedBySignal(f"stopped by SIGTERM after step {step}; the state is saved. Start the same command again to resume.")
+        with self.clock.paused():
+            self.checkpoints.wait()
+        return progress
+
+    def _evaluate_and_save(
+        self, step: int, state: TrainState, progress: dict[str, Any], bar: TrainingProgress, *, evaluate: bool
+    ) -> dict[str, Any]:
+        metrics, score = None, None
+        evaluations = progress["evaluations"]
+        if evaluate:
+            bar.note("evaluating")
+            metrics = self.evaluator.score(state.params, state.constants)
+            score = metrics[self.task.metrics[0]]
+            evaluations = [*evaluations, {"step": step, "metrics": metrics}]
+            bar.evaluated(step, step / self.steps_per_epoch, metrics)
+        bar.note("saving")
+        progress = {
+            "wall_time_s": self.clock.wall_seconds,
+            "evaluations": evaluations,
+            "alpha": [float(alpha) for alpha in self._alphas(state).values()],
+        }
+        self.checkpoints.save(step, state, progress, score)
+        bar.note("")
+        return progress
+
+    def _executable(self, state: TrainState, batch: Batch, pending: Any, bar: TrainingProgress) -> Any:
+        length = batch["input_ids"].shape[1]
+        if length not in self._compiled:
+            jax.block_until_ready([metrics for _, metrics in pending])
+            bar.note(f"compiling for {length} tokens")
+            with self.clock.paused():
+                start = time.perf_counter()
+                lowered = self._step.lower(state, self._device_batch(batch), np.int32(0))
+                self._compiled[length] = lowered.compile()
+                self.clock.compile_seconds += time.perf_counter() - start
+                self.clock.compiles += 1
+            bar.note("")
+        return self._compiled[length]
+
+    def _device_batch(self, batch: Batch) -> dict[str, jax.Array]:
+        return jax.device_put({n: v for n, v in batch.items() if n != "index"}, batch_sharding(self.mesh))
+
+    def _logs(self, step: int) -> bool:
+        return step % self.config.log.every_steps == 0 or step == self.num_steps
+
+    def _alphas(self, state: TrainState) -> dict[int, jax.Array]:
+        """Alpha by layer, as new buffers: the state's own are donated to the next step."""
+        model: Classifier = nnx.merge(self.graphdef, state.params, state.constants)
+        return {n: alpha + 0 for n, alpha in model.encoder.alphas.items()}
+
+    def _read(self, step: int, metrics: dict[str, Any], writer: run_folder.MetricsWriter, bar: TrainingProgress) -> None:
+        loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise NonFiniteError(self._non_finite_message(step, loss, np.asarray(metrics["squared_norms"])))
+        rate = self.clock.examples_per_second
+        bar.update(step, loss, rate)
+        if self._logs(step):
+            writer.write(
+                {
+                    "step": step,
+                    "epoch": step / self.steps_per_epoch,
+                    "loss": loss,
+                    "learning_rate": float(self.schedule(step - 1)),
+                    "alpha": {str(n): float(alpha) for n, alpha in metrics["alpha"].items()},
+                    "grad_norm": grad_norm,
+                    "examples_per_second": rate,
+                    "tokens_per_second": self.clock.tokens / max(self.clock.training_seconds, 1e-9),
+                    "compiles": self.clock.compiles,
+                }
+            )
+
+    def _non_finite_message(self, step: int, loss: float, squared_norms: np.ndarray) -> str:
+        if not math.isfinite(loss):
+            what = f"the loss is {loss}"
+        else:
+            names = named_paths(self._shardings.params)
+            first = next((n for n, value in zip(names, squared_norms, strict=True) if not math.isfinite(value)), "their norm")
+            what = f"the loss is {loss:.4g} and the gradient of {first} is not finite"
+        steps = self.checkpoints.steps
+        kept = f"the checkpoint of step {steps[-1]} is the last good one" if steps else "no checkpoint had been written"
+        return f"step {step}: {what}; training needs finite numbers, {kept}. Lower optim.learning_rate or set optim.grad_clip."
+
+    def _results(self, progress: dict[str, Any]) -> dict[str, Any]:
+        last = progress["evaluations"][-1]
+        main = self.task.metrics[0]
+        best = max(progress["evaluations"], key=lambda e: (e["metrics"][main], -e["step"]))
+        svt = self.config.svt
+        layers = list(svt.alpha_by_layer(self.num_layers))
+        return {
+            "task": self.task.name,
+            "steps": self.num_steps,
+            "epochs": self.num_steps / self.steps_per_epoch,
+            "metrics": {"validation": last["metrics"]},
+            "best": best,
+            "svt": {"function": svt.function, "layers": layers, "alpha": progress["alpha"]},
+            "train": {
+                "examples_per_second": self.clock.examples_per_second,
+                "wall_time_s": self.clock.wall_seconds,
+                "compile_time_s": self.clock.compile_seconds,
+                "compiles": self.clock.compiles,
+            },
+            "device": run_folder.device_description(),
+        }
+
+    @contextlib.contextmanager
+    def _stop_on_sigterm(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals can be handled in the main thread alone
+            return
+        before = signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)

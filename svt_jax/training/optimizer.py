@@ -1,0 +1,68 @@
+"""AdamW with a schedule, weight decay on matrices only, and a learning rate of their own for SVT parameters."""
+
+from __future__ import annotations
+
+import optax
+from flax import nnx
+
+from svt_jax.models.svt_layer import SVTParam
+from svt_jax.training.config import OptimConfig
+
+
+def learning_rate_schedule(config: OptimConfig, num_steps: int, peak: float | None = None) -> optax.Schedule:
+    """Rate by step: from 0 to the peak over warmup_ratio of the steps, then to 0 at step num_steps (or constant).
+
+    Example:
+      >>> schedule = learning_rate_schedule(OptimConfig(learning_rate=1.0), num_steps=4)
+      >>> [float(schedule(step)) for step in range(5)]
+      [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    peak = config.learning_rate if peak is None else peak
+    warmup = round(config.warmup_ratio * num_steps)
+    rest = max(num_steps - warmup, 1)
+    after: optax.Schedule
+    match config.schedule:
+        case "linear":
+            after = optax.linear_schedule(peak, 0.0, rest)
+        case "cosine":
+            after = optax.cosine_decay_schedule(peak, rest)
+        case "constant":
+            after = optax.constant_schedule(peak)
+    if warmup == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
+    """AdamW (beta 0.9, 0.999, eps 1e-8; Loshchilov and Hutter, arXiv 1711.05101) over an nnx parameter state."""
+
+    def adamw(peak: float | None, weight_decay: float) -> optax.GradientTransformation:
+        return optax.adamw(learning_rate_schedule(config, num_steps, peak), weight_decay=weight_decay)
+
+    groups = {
+        "decayed": adamw(None, config.weight_decay),
+        "plain": adamw(None, 0.0),
+        "svt": adamw(config.svt_learning_rate, 0.0),
+    }
+    optimizer = optax.partition(groups, parameter_groups)
+    if config.grad_clip is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.grad_clip), optimizer)
+
+
+def parameter_groups(params: nnx.State) -> nnx.State:
+    """Which group each parameter is in: "svt", "plain" (biases and norms) or "decayed" (the others)."""
+
+    def group(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+        if isinstance(variable, SVTParam):
+            name = "svt"
+        else:
+            name = "plain" if path[-1] in ("bias", "scale") else "decayed"
+        return variable.replace(name)
+
+    return nnx.map_state(group, params)
+
+
+def named_paths(params: nnx.State) -> list[str]:
+    """The path of every parameter, in the order of the state's leaves."""
+    return ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(params)]

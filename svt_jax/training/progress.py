@@ -1,0 +1,56 @@
+"""What a person sees while a run goes on: a bar on a terminal, a line for each evaluation elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class TrainingProgress:
+    """A progress bar with loss, rate and time left."""
+
+    def __init__(self, console: Console, num_steps: int, start_step: int, enabled: bool):
+        self._console = console
+        self._num_steps = num_steps
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} examples/s  left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=console,
+            disable=not (enabled and console.is_terminal),
+        )
+        self._task = self._progress.add_task("", total=num_steps, completed=start_step, loss="-", rate="-", note="")
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def update(self, step: int, loss: float, examples_per_second: float) -> None:
+        self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{examples_per_second:.0f}")
+
+    def note(self, text: str) -> None:
+        """Says what the run is busy with besides training."""
+        self._progress.update(self._task, note=text)
+
+    def evaluated(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self._console.print(f"step {step}/{self._num_steps}  epoch {epoch:.2f}  validation  {scores}", highlight=False)
+
+
+def results_table(title: str, rows: list[tuple[str, str]]) -> Table:
+    """A two-column table for the end of a command."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,95 @@
+"""The training step: a pure function of (state, batch, number of the step), compiled once for each batch length."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes. Randomness is no state: it follows from the seed and the step's number.
+
+    Attributes:
+      params: trained parameters, an nnx state.
+      constants: what the model holds besides (parameters of a spectral function that is not trained).
+      optimizer: optax's state.
+    """
+
+    params: nnx.State
+    constants: nnx.State
+    optimizer: Any
+
+
+def weighted_loss(logits: Array, labels: Array, weights: Array, *, regression: bool) -> Array:
+    """Sum over the batch of weight times cross entropy, or squared error for regression (logits [B, 1])."""
+    if regression:
+        losses = jnp.square(logits[:, 0] - labels)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.sum(losses * weights)
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, *, seed: int, accumulate: int, regression: bool
+) -> Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]:
+    """Builds the step.
+
+    Args:
+      graphdef: of the classifier.
+      optimizer: over its trained parameters.
+      seed: of dropout.
+      accumulate: micro-batches in a batch, run one after another; the gradient is that of the whole batch.
+      regression: squared error in place of cross entropy.
+    Returns:
+      step(state, batch, number) -> (state, metrics), with batch arrays [accumulate * B, ...]. Metrics are the mean
+      loss, the global gradient norm, and `squared_norms`, one entry a gradient leaf, to name one that is not finite.
+    """
+
+    def micro_loss(params: nnx.State, constants: nnx.State, batch: dict[str, Array], key: Array) -> Array:
+        model = nnx.merge(graphdef, params, constants)
+        logits = model(
+            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], rngs=nnx.Rngs(dropout=key)
+        )
+        return weighted_loss(logits, batch["labels"], batch["weights"], regression=regression)
+
+    def gradients(state: TrainState, batch: dict[str, Array], key: Array) -> tuple[Array, nnx.State]:
+        return jax.value_and_grad(micro_loss)(state.params, state.constants, batch, key)
+
+    def step(state: TrainState, batch: dict[str, Array], number: Array) -> tuple[TrainState, dict[str, Array]]:
+        batch = {name: values for name, values in batch.items() if name != "index"}
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        total = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+        if accumulate == 1:
+            loss, grads = gradients(state, batch, key)
+        else:
+            # every accumulate-th row, so that each micro-batch stays divided over the same devices
+            micro = {n: v.reshape(-1, accumulate, *v.shape[1:]).swapaxes(0, 1) for n, v in batch.items()}
+            zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+
+            def add(sums: tuple, item: tuple) -> tuple[tuple, None]:
+                new = gradients(state, item[0], jax.random.fold_in(key, item[1]))
+                return jax.tree.map(jnp.add, sums, new), None
+
+            (loss, grads), _ = jax.lax.scan(add, zeros, (micro, jnp.arange(accumulate)))
+        grads = jax.tree.map(lambda g: g / total, grads)
+        squared_norms = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        new = TrainState(optax.apply_updates(state.params, updates), state.constants, optimizer_state)
+        metrics = {
+            "loss": loss / total,
+            "grad_norm": jnp.sqrt(jnp.sum(squared_norms)),
+            "squared_norms": squared_norms,
+        }
+        return new, metrics
+
+    return step

