@@ -14,8 +14,8 @@ from svt_jax.spectral.transform import svt
 
 __all__ = [
     "Identity",
-    "SoftDecay",
     "SVTConfig",
+    "SoftDecay",
     "SpectralFunction",
     "get_function",
     "load_classifier",

@@ -9,15 +9,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import hashlib
 import json
 import logging
 import os
+import platform
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 BAD_INPUT, NOT_FINITE, TERMINATED = 2, 3, 143
 
@@ -42,16 +46,39 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-    from svt_jax.training.loop import NonFiniteError, StoppedBySignal
+    enable_compilation_cache()
+
+    from svt_jax.training.loop import NonFiniteError, StoppedBySignalError
 
     try:
         return command(arguments, *rest)
-    except (ValueError, NonFiniteError, StoppedBySignal) as error:
+    except (ValueError, NonFiniteError, StoppedBySignalError) as error:
         if show_traceback:
             traceback.print_exc()
-        kind = "stopped" if isinstance(error, StoppedBySignal) else "error"
+        kind = "stopped" if isinstance(error, StoppedBySignalError) else "error"
         print(f"{kind}: {' '.join(str(error).split())}", file=sys.stderr)
-        return {ValueError: BAD_INPUT, NonFiniteError: NOT_FINITE, StoppedBySignal: TERMINATED}.get(type(error), BAD_INPUT)
+        return {ValueError: BAD_INPUT, NonFiniteError: NOT_FINITE, StoppedBySignalError: TERMINATED}.get(
+            type(error), BAD_INPUT
+        )
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that the second run of a config starts at once.
+
+    JAX_COMPILATION_CACHE_DIR names another folder. The folder is one per kind of processor: programs for one CPU may
+    not run on another.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        try:
+            cpu = re.findall(r"^(?:model name|flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[
+                :2
+            ]
+        except OSError:
+            cpu = [platform.processor()]
+        kind = hashlib.sha256("".join(cpu).encode()).hexdigest()[:12]
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(base / "svt_jax" / f"compiled-{kind}"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def _train(arguments: list[str], default_config: Path | None) -> int:
@@ -71,13 +98,18 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
     rows = [(f"validation {name}", f"{value:.4f}") for name, value in results["metrics"]["validation"].items()]
     rows.append(("best", f"step {results['best']['step']}, " + _scores(results["best"]["metrics"])))
     if results["svt"]["layers"]:
-        alphas = ", ".join(f"layer {n}: {a:.4f}" for n, a in zip(results["svt"]["layers"], results["svt"]["alpha"], strict=False))
+        alphas = ", ".join(
+            f"layer {n}: {a:.4f}" for n, a in zip(results["svt"]["layers"], results["svt"]["alpha"], strict=False)
+        )
         rows.append(("svt", f"{results['svt']['function']}; alpha {alphas}"))
     else:
         rows.append(("svt", "none"))
     seconds = results["train"]
     rows += [
-        ("training", f"{results['steps']} steps, {seconds['examples_per_second']:.1f} examples/s, {seconds['wall_time_s']:.0f} s in all"),
+        (
+            "training",
+            f"{results['steps']} steps, {seconds['examples_per_second']:.1f} examples/s, {seconds['wall_time_s']:.0f} s in all",
+        ),
         ("compilation", f"{seconds['compiles']} programs, {seconds['compile_time_s']:.0f} s"),
         *((path.name, str(path)) for path in (folder.results, folder.metrics, folder.report, folder.checkpoints)),
     ]
@@ -201,9 +233,15 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
         )
     else:
         outcome = evaluate_model(
-            options.model, task=options.task, split=options.split, source=options.source, eval_batch_size=options.eval_batch_size
+            options.model,
+            task=options.task,
+            split=options.split,
+            source=options.source,
+            eval_batch_size=options.eval_batch_size,
         )
-    rows = [(name, f"{value:.6f}" if isinstance(value, float) else str(value)) for name, value in outcome["metrics"].items()]
+    rows = [
+        (name, f"{value:.6f}" if isinstance(value, float) else str(value)) for name, value in outcome["metrics"].items()
+    ]
     rows += [(name, str(value)) for name, value in outcome.items() if name != "metrics"]
     Console().print(results_table(f"{outcome['task']} {options.split}", rows))
     print(json.dumps(outcome))

@@ -7,13 +7,15 @@ from pathlib import Path
 # Before JAX starts. On jax 0.10 a batched LAPACK call of reference code in a test can hang a small thread pool.
 os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Many tests compile the same programs, in several worker processes.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"))
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "allow")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-import pytest
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("SVT_JAX_SHARED", ROOT.parent / "shared"))

@@ -45,7 +45,9 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Any:
     files = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
     # transformers makes an almost empty tokenizer of a folder that has a config.json alone, without a word
     if not any((folder / name).is_file() for name in files):
-        raise ValueError(f"{folder} has no tokenizer; one of {', '.join(files)} is needed. Save it there with save_pretrained.")
+        raise ValueError(
+            f"{folder} has no tokenizer; one of {', '.join(files)} is needed. Save it there with save_pretrained."
+        )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if len(tokenizer) > vocab_size:
         raise ValueError(

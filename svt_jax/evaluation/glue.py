@@ -31,7 +31,9 @@ class Evaluator:
         self._buckets = choose_buckets(tokens.lengths, batch_size=1)
         batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
-        def forward(state: tuple[nnx.State, nnx.State], input_ids: jax.Array, mask: jax.Array, types: jax.Array) -> jax.Array:
+        def forward(
+            state: tuple[nnx.State, nnx.State], input_ids: jax.Array, mask: jax.Array, types: jax.Array
+        ) -> jax.Array:
             return nnx.merge(graphdef, *state)(input_ids, mask, types)
 
         self._forward = jax.jit(
@@ -43,7 +45,9 @@ class Evaluator:
         out = np.zeros((len(self._tokens), self._task.num_labels), np.float32)
         with jax.set_mesh(self._mesh):
             for batch in evaluation_batches(self._tokens, self._batch_size, self._buckets):
-                logits = self._forward((params, constants), *(batch[n] for n in ("input_ids", "attention_mask", "token_type_ids")))
+                logits = self._forward(
+                    (params, constants), *(batch[n] for n in ("input_ids", "attention_mask", "token_type_ids"))
+                )
                 real = batch["weights"] > 0
                 out[batch["index"][real]] = np.asarray(logits)[real]
         return out

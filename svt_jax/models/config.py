@@ -52,7 +52,9 @@ class EncoderConfig:
         if self.hidden_act not in ACTIVATIONS:
             problems.append(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
         if self.hidden_size % self.num_attention_heads:
-            problems.append(f"hidden_size {self.hidden_size} does not divide by num_attention_heads {self.num_attention_heads}")
+            problems.append(
+                f"hidden_size {self.hidden_size} does not divide by num_attention_heads {self.num_attention_heads}"
+            )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 problems.append(f"{name} {getattr(self, name)} is not in [0, 1)")
@@ -120,7 +122,9 @@ def read_config(folder: Path) -> EncoderConfig:
     """The EncoderConfig of a local model folder."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder} has no config.json; a model folder holds config.json, model.safetensors and a tokenizer. Check the path.")
+        raise ValueError(
+            f"{folder} has no config.json; a model folder holds config.json, model.safetensors and a tokenizer. Check the path."
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -156,11 +160,17 @@ class SVTConfig:
 
     def __post_init__(self) -> None:
         if self.function != "none" and self.function not in function_names():
-            raise ValueError(f"svt.function is {self.function!r}; allowed are none, {', '.join(function_names())}. Register your own with svt_jax.register_function.")
+            raise ValueError(
+                f"svt.function is {self.function!r}; allowed are none, {', '.join(function_names())}. Register your own with svt_jax.register_function."
+            )
         if self.placement not in PLACEMENTS:
-            raise ValueError(f"svt.placement is {self.placement!r}; allowed are {', '.join(PLACEMENTS)}. The published BERT is before_norm.")
+            raise ValueError(
+                f"svt.placement is {self.placement!r}; allowed are {', '.join(PLACEMENTS)}. The published BERT is before_norm."
+            )
         if self.solver not in SOLVERS:
-            raise ValueError(f"svt.solver is {self.solver!r}; allowed are {', '.join(SOLVERS)}. Use auto when in doubt.")
+            raise ValueError(
+                f"svt.solver is {self.solver!r}; allowed are {', '.join(SOLVERS)}. Use auto when in doubt."
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"svt.dropout is {self.dropout}; it must lie in [0, 1). The published value is 0.1.")
         for alpha in self.alpha if isinstance(self.alpha, list | tuple) else [self.alpha]:
@@ -188,7 +198,9 @@ class SVTConfig:
         layers = self._layer_numbers(num_layers)
         alphas = self.alpha if isinstance(self.alpha, list | tuple) else [self.alpha] * len(layers)
         if len(alphas) != len(layers):
-            raise ValueError(f"svt.alpha has {len(alphas)} numbers for {len(layers)} layers {layers}. Give one number, or one per layer.")
+            raise ValueError(
+                f"svt.alpha has {len(alphas)} numbers for {len(layers)} layers {layers}. Give one number, or one per layer."
+            )
         return dict(zip(layers, alphas, strict=True))
 
     def _layer_numbers(self, num_layers: int) -> list[int]:
@@ -197,11 +209,15 @@ class SVTConfig:
                 return list(range(num_layers))
             step = self.layers.removeprefix("every:").strip()
             if not self.layers.startswith("every:") or not step.isdigit() or not 1 <= int(step) <= num_layers:
-                raise ValueError(f"svt.layers is {self.layers!r}; allowed are a list of numbers, 'all' and 'every:K' with K from 1 to {num_layers}.")
+                raise ValueError(
+                    f"svt.layers is {self.layers!r}; allowed are a list of numbers, 'all' and 'every:K' with K from 1 to {num_layers}."
+                )
             return list(range(int(step) - 1, num_layers, int(step)))
         outside = [n for n in self.layers if not -num_layers <= n < num_layers]
         if outside or not self.layers:
-            raise ValueError(f"svt.layers is {list(self.layers)}; the model has layers 0 to {num_layers - 1} (or {-num_layers} to -1). Choose at least one of these.")
+            raise ValueError(
+                f"svt.layers is {list(self.layers)}; the model has layers 0 to {num_layers - 1} (or {-num_layers} to -1). Choose at least one of these."
+            )
         numbers = [n % num_layers for n in self.layers]
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"svt.layers is {list(self.layers)} and names a layer twice. Name each layer once.")

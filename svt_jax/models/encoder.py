@@ -92,11 +92,13 @@ class EncoderLayer(nnx.Module):
     """One layer; `alpha` is where its SVT starts, None for a layer without."""
 
     def __init__(self, config: EncoderConfig, svt: SVTConfig, alpha: float | None, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        sizes = {"initializer_range": config.initializer_range, "dtype": dtype, "rngs": rngs}
+        def dense(in_size: int, out_size: int) -> nnx.Linear:
+            return linear(in_size, out_size, initializer_range=config.initializer_range, dtype=dtype, rngs=rngs)
+
         self.attention = SelfAttention(config, dtype=dtype, rngs=rngs)
         self.attention_norm = layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
-        self.up = linear(config.hidden_size, config.intermediate_size, **sizes)
-        self.down = linear(config.intermediate_size, config.hidden_size, **sizes)
+        self.up = dense(config.hidden_size, config.intermediate_size)
+        self.down = dense(config.intermediate_size, config.hidden_size)
         self.output_norm = layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
         self.svt = None if alpha is None else SVTLayer(svt, alpha)
         self._placement: Placement = svt.placement
@@ -144,7 +146,9 @@ class Encoder(nnx.Module):
       rngs: for the random initialisation.
     """
 
-    def __init__(self, config: EncoderConfig, svt: SVTConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self, config: EncoderConfig, svt: SVTConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+    ):
         svt = svt or SVTConfig()
         alphas = svt.alpha_by_layer(config.num_hidden_layers)
         self.config, self.svt_config = config, svt

@@ -40,4 +40,5 @@ class Classifier(nnx.Module):
     ) -> Array:
         """Logits [B, num_labels], float32; arguments as those of the encoder."""
         pooled = self.encoder(input_ids, attention_mask, token_type_ids, rngs=rngs).pooled
+        assert pooled is not None, "this family's head works on the pooled output"
         return self.classifier(dropout(pooled.astype(jnp.float32), self._dropout, rngs))

@@ -112,13 +112,17 @@ def load_classifier(
         tensors |= head
     else:
         reason = "has no classification head" if not head else "has a head of another size"
-        log.warning("%s %s: the head for %d labels starts from random values (seed %d)", folder, reason, num_labels, seed)
+        log.warning(
+            "%s %s: the head for %d labels starts from random values (seed %d)", folder, reason, num_labels, seed
+        )
 
     def make() -> Classifier:
         rngs = nnx.Rngs(seed)
         return Classifier(_new_encoder(folder, svt, dtype, rngs), num_labels, rngs=rngs)
 
-    return _fill(make, tensors, seed=seed, source=folder, optional=r"^encoder/pooler/" + ("" if fits else "|^classifier/"))
+    return _fill(
+        make, tensors, seed=seed, source=folder, optional=r"^encoder/pooler/" + ("" if fits else "|^classifier/")
+    )
 
 
 def has_head(folder: Path, num_labels: int) -> bool:
@@ -161,7 +165,9 @@ def _new_encoder(folder: Path, svt: SVTConfig | None, dtype: str, rngs: nnx.Rngs
     return Encoder(read_config(folder), svt, dtype=DTYPES[dtype], rngs=rngs or nnx.Rngs(0))
 
 
-def _encoder_tensors(folder: Path, svt: SVTConfig | None, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _encoder_tensors(
+    folder: Path, svt: SVTConfig | None, dtype: str
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The encoder's tensors by our path, and the others of the checkpoint by their name."""
     config = read_config(folder)
     raw = _read_tensors(folder)
@@ -199,7 +205,9 @@ def _encoder_tensors(folder: Path, svt: SVTConfig | None, dtype: str) -> tuple[d
         elif not jnp.issubdtype(tensors[path].dtype, jnp.floating):
             problems.append(f"{theirs_of[path]} is {tensors[path].dtype}, not floating point")
     if problems:
-        raise ValueError(f"weights in {folder} do not fit: {'; '.join(problems)}. Check that config.json and the weights belong together.")
+        raise ValueError(
+            f"weights in {folder} do not fit: {'; '.join(problems)}. Check that config.json and the weights belong together."
+        )
     return tensors, others
 
 
@@ -231,7 +239,14 @@ def _shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {"/".join(map(str, path)): variable.get_value().shape for path, variable in state}
 
 
-def _fill(make: Callable[[], Module], tensors: Mapping[str, np.ndarray], *, seed: int, source: Path, optional: str = r"^pooler/") -> Module:
+def _fill(
+    make: Callable[[], Module],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    seed: int,
+    source: Path,
+    optional: str = r"^pooler/",
+) -> Module:
     """Builds the module with the tensors in place; what `optional` allows to be absent is drawn at random."""
     module = nnx.eval_shape(make)
     absent = [path for path in _shapes(module) if path not in tensors]

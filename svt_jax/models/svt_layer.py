@@ -51,13 +51,17 @@ class SVTLayer(nnx.Module):
     @property
     def function(self) -> SpectralFunction:
         """The spectral function with its present parameters."""
-        values = [_bounded(self.parameters[name][...], bounds) for name, bounds in zip(self._names, self._bounds, strict=True)]
+        values = [
+            _bounded(self.parameters[name][...], bounds) for name, bounds in zip(self._names, self._bounds, strict=True)
+        ]
         return jax.tree_util.tree_unflatten(self._treedef, values)
 
     def __call__(self, x: Array, mask: Array | None, *, rngs: nnx.Rngs | None) -> Array:
         """Transforms x [B, L, D]; mask bool [B, L]. Rows of padding come back as zeros when they are masked."""
         x = dropout(x, self._config.dropout, rngs)
-        return svt(shard_batch(x), self.function, mask=mask if self._config.mask_padding else None, solver=self._config.solver)
+        return svt(
+            shard_batch(x), self.function, mask=mask if self._config.mask_padding else None, solver=self._config.solver
+        )
 
 
 def _unbounded(value: float, bounds: tuple[float, float] | None) -> float:

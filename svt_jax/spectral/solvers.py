@@ -63,7 +63,8 @@ def decompose(x: Array, solver: str) -> tuple[Array, Array, Array]:
 
 
 def _thin_svd(x: Array) -> tuple[Array, Array, Array]:
-    return jnp.linalg.svd(x, full_matrices=False)
+    u, sigma, vt = jnp.linalg.svd(x, full_matrices=False)
+    return u, sigma, vt
 
 
 def _svd(x: Array) -> tuple[Array, Array, Array]:

@@ -36,8 +36,9 @@ Array = jax.Array
 _NODES = (0.1127016653792583, 0.5, 0.8872983346207417)
 _WEIGHTS = (5.0 / 18.0, 8.0 / 18.0, 5.0 / 18.0)
 """Three-point Gauss-Legendre rule on [0, 1]: D-_ij is the mean of g' between sigma_j and sigma_i."""
-_TINY = 1e-30
-"""Spectra are treated as if sigma_1 were at least this, so that an all-zero matrix gives zeros, not 0/0."""
+_TINY = 1e-18
+"""Spectra are treated as if sigma_1 were at least this, so that an all-zero matrix gives zeros, not 0/0. Derivatives
+divide by its square, which float32 can still hold."""
 
 
 def svt(x: Array, function: SpectralFunction, *, mask: Array | None = None, solver: Solver = "auto") -> Array:
@@ -55,20 +56,26 @@ def svt(x: Array, function: SpectralFunction, *, mask: Array | None = None, solv
       ValueError: if x is not a floating-point array of at least two dimensions, or mask does not fit it.
 
     Example:
-      >>> import jax.numpy as jnp, svt_jax
+      >>> import jax.numpy as jnp, numpy as np, svt_jax
       >>> x = jnp.array([[3.0, 0.0, 0.0], [0.0, 1.0, 0.0], [9.0, 9.0, 9.0]])
       >>> mask = jnp.array([True, True, False])
-      >>> svt_jax.svt(x, svt_jax.SoftDecay(alpha=-0.5), mask=mask).round(3)
-      Array([[3.   , 0.   , 0.   ],
-             [0.   , 0.795, 0.   ],
+      >>> np.round(np.asarray(svt_jax.svt(x, svt_jax.SoftDecay(alpha=-0.5), mask=mask)), 3)
+      array([[3.   , 0.   , 0.   ],
+             [0.   , 0.826, 0.   ],
              [0.   , 0.   , 0.   ]], dtype=float32)
     """
     x = jnp.asarray(x)
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"svt needs a floating-point array [..., L, D], got {x.dtype}{list(x.shape)}. Cast or reshape it.")
+        raise ValueError(
+            f"svt needs a floating-point array [..., L, D], got {x.dtype}{list(x.shape)}. Cast or reshape it."
+        )
     if mask is not None and mask.shape != x.shape[:-1]:
         raise ValueError(f"mask must have x's shape without its last axis, {x.shape[:-1]}; got {mask.shape}.")
-    solver = choose_solver(solver, function)
+    return _masked(x, function, mask, choose_solver(solver, function))
+
+
+@functools.partial(jax.jit, static_argnames="solver")  # called eagerly, one compilation and not fifty
+def _masked(x: Array, function: SpectralFunction, mask: Array | None, solver: str) -> Array:
     work_dtype = jnp.promote_types(x.dtype, jnp.float32)
     work = x.astype(work_dtype)
     if mask is not None:
@@ -112,7 +119,10 @@ def _transform_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[Array,
     # float32 and 1.5e-3 in float64, so either is as exact as the dtype.
     near = jnp.abs(gap) <= 2.0 * float(jnp.finfo(sigma.dtype).eps) ** 0.2 * total
     pairs = gap.shape
-    mean_slope = sum(w * slope((s_j + t * gap).reshape(*pairs[:-2], -1)).reshape(pairs) for t, w in zip(_NODES, _WEIGHTS, strict=True))
+    mean_slope = sum(
+        w * slope((s_j + t * gap).reshape(*pairs[:-2], -1)).reshape(pairs)
+        for t, w in zip(_NODES, _WEIGHTS, strict=True)
+    )
     both_live = live[..., :, None] & live[..., None, :]
     mean_slope = jnp.where(both_live, mean_slope, 0.0)
     phi_i, phi_j = phi[..., :, None], phi[..., None, :]

@@ -21,7 +21,7 @@ from svt_jax.training.config import DataConfig, TrainConfig
 DEMO_ENCODER = EncoderConfig(
     model_type="bert",
     vocab_size=len(demo.vocabulary()),
-    hidden_size=64,
+    hidden_size=96,
     num_hidden_layers=2,
     num_attention_heads=4,
     intermediate_size=256,

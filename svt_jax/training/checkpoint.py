@@ -75,7 +75,9 @@ class Checkpoints:
                 return candidate, *self._restore_step(candidate, like)
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 log.warning("checkpoint of step %d cannot be read (%s)", candidate, error)
-        raise ValueError(f"no readable checkpoint in {self._manager.directory} (steps {self.steps}). Start the run again under another run.name.")
+        raise ValueError(
+            f"no readable checkpoint in {self._manager.directory} (steps {self.steps}). Start the run again under another run.name."
+        )
 
     def _restore_step(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         targets = {"params": like.params}
@@ -85,7 +87,10 @@ class Checkpoints:
             targets["constants"] = like.constants
         args = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**args, progress=ocp.args.JsonRestore()))
-        parts = {name: restored[name] if name in targets else getattr(like, name) for name in ("params", "constants", "optimizer")}
+        parts = {
+            name: restored[name] if name in targets else getattr(like, name)
+            for name in ("params", "constants", "optimizer")
+        }
         return TrainState(**parts), restored["progress"]
 
     def wait(self) -> None:
@@ -98,4 +103,6 @@ class Checkpoints:
 
 def abstract(state: Any, shardings: Any) -> Any:
     """Shapes and dtypes of a state, with the shardings to restore it to."""
-    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
+    )

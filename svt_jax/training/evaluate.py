@@ -18,11 +18,16 @@ from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.config import DataConfig, MeshConfig
 from svt_jax.training.run_folder import read_run
 from svt_jax.training.sharding import check_batch, make_mesh, parameter_shardings, replicated
-from svt_jax.training.step import TrainState
+from svt_jax.training.step import TrainState, split_model
 
 
 def evaluate_run(
-    run: str, *, split: Split = "validation", source: str | None = None, eval_batch_size: int | None = None, checkpoint: str = "last"
+    run: str,
+    *,
+    split: Split = "validation",
+    source: str | None = None,
+    eval_batch_size: int | None = None,
+    checkpoint: str = "last",
 ) -> dict[str, Any]:
     """The score of a run's checkpoint: the one that training reported for it.
 
@@ -48,10 +53,8 @@ def evaluate_run(
         )
     )
     mesh = make_mesh(MeshConfig())
-    graphdef, params, constants = nnx.split(classifier, nnx.Param, ...)
-    shardings = TrainState(
-        parameter_shardings(params, mesh), jax.tree.map(lambda _: replicated(mesh), constants), None
-    )
+    graphdef, params, constants = split_model(classifier)
+    shardings = TrainState(parameter_shardings(params, mesh), jax.tree.map(lambda _: replicated(mesh), constants), None)
     step, state, _ = checkpoints.restore(abstract(TrainState(params, constants, None), shardings), step)
     checkpoints.close()
     tokenizer = assemble.load_tokenizer(folder.model, encoder.vocab_size)
@@ -61,7 +64,12 @@ def evaluate_run(
 
 
 def evaluate_model(
-    path: str, *, task: str | None, split: Split = "validation", source: str | None = None, eval_batch_size: int | None = None
+    path: str,
+    *,
+    task: str | None,
+    split: Split = "validation",
+    source: str | None = None,
+    eval_batch_size: int | None = None,
 ) -> dict[str, Any]:
     """The score of a pretrained classifier (a folder or a hub id) that has a head for the task.
 
@@ -81,7 +89,7 @@ def evaluate_model(
     classifier = load_classifier(folder, num_labels=found.num_labels)
     encoder = read_config(folder)
     tokens = assemble.load_tokens(data, assemble.load_tokenizer(folder, encoder.vocab_size), encoder, split)
-    graphdef, params, constants = nnx.split(classifier, nnx.Param, ...)
+    graphdef, params, constants = split_model(classifier)
     metrics = _score(graphdef, params, constants, found, tokens, data, make_mesh(MeshConfig()))
     return {"task": task, "split": split, "model": path, "examples": len(tokens), "metrics": metrics}
 
@@ -92,7 +100,13 @@ def _data_config(data: DataConfig, source: str | None, eval_batch_size: int | No
 
 
 def _score(
-    graphdef: nnx.GraphDef, params: nnx.State, constants: nnx.State, task: Any, tokens: Any, data: DataConfig, mesh: Mesh
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    constants: nnx.State,
+    task: Any,
+    tokens: Any,
+    data: DataConfig,
+    mesh: Mesh,
 ) -> dict[str, float]:
     if tokens.labels is None:
         raise ValueError(f"the test split of {task.name} has no labels, so no score. Use --split validation.")
@@ -105,5 +119,7 @@ def _choose_step(checkpoints: Checkpoints, wanted: str) -> int | None:
         return None
     step = checkpoints.best if wanted == "best" else int(wanted) if wanted.isdigit() else None
     if step is None or step not in checkpoints.steps:
-        raise ValueError(f"--checkpoint {wanted!r}: the run has the steps {checkpoints.steps}; allowed are last, best or one of these.")
+        raise ValueError(
+            f"--checkpoint {wanted!r}: the run has the steps {checkpoints.steps}; allowed are last, best or one of these."
+        )
     return step

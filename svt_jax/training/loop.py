@@ -33,7 +33,7 @@ from svt_jax.training.sharding import (
     parameter_shardings,
     replicated,
 )
-from svt_jax.training.step import TrainState, make_train_step
+from svt_jax.training.step import TrainState, make_train_step, split_model
 
 _LAG = 2
 """Steps between dispatch and reading a step's metrics, so that the device never waits for Python."""
@@ -43,7 +43,7 @@ class NonFiniteError(ArithmeticError):
     """The loss or a gradient is not a finite number."""
 
 
-class StoppedBySignal(Exception):
+class StoppedBySignalError(Exception):
     """SIGTERM came; the state is saved."""
 
 
@@ -96,7 +96,8 @@ class Trainer:
         check_batch(self.mesh, "data.eval_batch_size", config.data.eval_batch_size)
         model = assemble.open_model(config.model.path)
         train_tokens, validation_tokens = (
-            assemble.load_tokens(config.data, model.tokenizer, model.encoder, split) for split in ("train", "validation")
+            assemble.load_tokens(config.data, model.tokenizer, model.encoder, split)
+            for split in ("train", "validation")
         )
         buckets = config.data.buckets
         if buckets == "auto":
@@ -113,14 +114,12 @@ class Trainer:
         run_folder.write_manifest(self.folder, config, self.mesh, model.folder)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
 
-        self.graphdef, params, constants = nnx.split(classifier, nnx.Param, ...)
+        self.graphdef, params, constants = split_model(classifier)
         self.optimizer = make_optimizer(config.optim, self.num_steps)
         self.schedule = learning_rate_schedule(config.optim, self.num_steps)
         self._shardings = self._state_shardings(params, constants)
         self._initial = (params, constants)
-        self.evaluator = Evaluator(
-            self.graphdef, self.task, validation_tokens, config.data.eval_batch_size, self.mesh
-        )
+        self.evaluator = Evaluator(self.graphdef, self.task, validation_tokens, config.data.eval_batch_size, self.mesh)
         self._compiled: dict[int, Any] = {}
         self._step = jax.jit(
             make_train_step(
@@ -142,18 +141,22 @@ class Trainer:
 
         Raises:
           NonFiniteError: if the loss or a gradient is not finite; the last good checkpoint stays.
-          StoppedBySignal: after SIGTERM, once the state is saved.
+          StoppedBySignalError: after SIGTERM, once the state is saved.
         """
         if self.folder.results.is_file():
-            self.console.print(f"{self.folder.path} is complete already; to train again choose another --run.name.", highlight=False)
+            self.console.print(
+                f"{self.folder.path} is complete already; to train again choose another --run.name.", highlight=False
+            )
             return self.folder.read_results()
         step, state, progress = self._start()
         self.clock.before = progress["wall_time_s"]
         writer = run_folder.MetricsWriter(self.folder, step)
         try:
-            with self._stop_on_sigterm(), jax.set_mesh(self.mesh), TrainingProgress(
-                self.console, self.num_steps, step, self.config.log.progress
-            ) as bar:
+            with (
+                self._stop_on_sigterm(),
+                jax.set_mesh(self.mesh),
+                TrainingProgress(self.console, self.num_steps, step, self.config.log.progress) as bar,
+            ):
                 progress = self._train(step, state, progress, writer, bar)
         finally:
             writer.close()
@@ -185,10 +188,15 @@ class Trainer:
         )
 
     def _train(
-        self, step: int, state: TrainState, progress: dict[str, Any], writer: run_folder.MetricsWriter, bar: TrainingProgress
+        self,
+        step: int,
+        state: TrainState,
+        progress: dict[str, Any],
+        writer: run_folder.MetricsWriter,
+        bar: TrainingProgress,
     ) -> dict[str, Any]:
         every = self.config.checkpoint.every_steps
-        pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+        pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
         stream = self.batches.from_batch(step)
         while step < self.num_steps:
             batch = next(stream)
@@ -210,7 +218,9 @@ class Trainer:
                     progress = self._evaluate_and_save(step, state, progress, bar, evaluate=epoch_ends)
             if stopping and step < self.num_steps:
                 self.checkpoints.wait()
-                raise StoppedBySignal(f"stopped by SIGTERM after step {step}; the state is saved. Start the same command again to resume.")
+                raise StoppedBySignalError(
+                    f"stopped by SIGTERM after step {step}; the state is saved. Start the same command again to resume."
+                )
         with self.clock.paused():
             self.checkpoints.wait()
         return progress
@@ -261,7 +271,9 @@ class Trainer:
         model: Classifier = nnx.merge(self.graphdef, state.params, state.constants)
         return {n: alpha + 0 for n, alpha in model.encoder.alphas.items()}
 
-    def _read(self, step: int, metrics: dict[str, Any], writer: run_folder.MetricsWriter, bar: TrainingProgress) -> None:
+    def _read(
+        self, step: int, metrics: dict[str, Any], writer: run_folder.MetricsWriter, bar: TrainingProgress
+    ) -> None:
         loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise NonFiniteError(self._non_finite_message(step, loss, np.asarray(metrics["squared_norms"])))
@@ -287,7 +299,9 @@ class Trainer:
             what = f"the loss is {loss}"
         else:
             names = named_paths(self._shardings.params)
-            first = next((n for n, value in zip(names, squared_norms, strict=True) if not math.isfinite(value)), "their norm")
+            first = next(
+                (n for n, value in zip(names, squared_norms, strict=True) if not math.isfinite(value)), "their norm"
+            )
             what = f"the loss is {loss:.4g} and the gradient of {first} is not finite"
         steps = self.checkpoints.steps
         kept = f"the checkpoint of step {steps[-1]} is the last good one" if steps else "no checkpoint had been written"
@@ -305,6 +319,7 @@ class Trainer:
             "epochs": self.num_steps / self.steps_per_epoch,
             "metrics": {"validation": last["metrics"]},
             "best": best,
+            "evaluations": progress["evaluations"],
             "svt": {"function": svt.function, "layers": layers, "alpha": progress["alpha"]},
             "train": {
                 "examples_per_second": self.clock.examples_per_second,

@@ -1,12 +1,12 @@
 """The folder of a run: what is written there, and in what form.
 
-  config.yaml      the complete config, as run
-  manifest.json    versions, devices, mesh, seed, hash of the weights, git commit
-  model/           config.json and tokenizer: with a checkpoint, all that evaluation needs
-  metrics.jsonl    a line each log.every_steps steps
-  checkpoints/     Orbax
-  results.json     scores, when the run is complete
-  report.html      the same to look at
+config.yaml      the complete config, as run
+manifest.json    versions, devices, mesh, seed, hash of the weights, git commit
+model/           config.json and tokenizer: with a checkpoint, all that evaluation needs
+metrics.jsonl    a line each log.every_steps steps
+checkpoints/     Orbax
+results.json     scores, when the run is complete
+report.html      the same to look at
 """
 
 from __future__ import annotations
@@ -28,7 +28,18 @@ from jax.sharding import Mesh
 from svt_jax.models.config import EncoderConfig, read_config
 from svt_jax.training.config import TrainConfig
 
-_PACKAGES = ("svt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "numpy", "scipy")
+_PACKAGES = (
+    "svt_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "datasets",
+    "numpy",
+    "scipy",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +112,9 @@ def open_run_folder(config: TrainConfig) -> RunFolder:
                 f"{folder.path} holds another run's config ({'; '.join(differing)}); a folder holds one run. Choose another --run.name."
             )
         if config.checkpoint.resume == "never" and folder.checkpoints.is_dir():
-            raise ValueError(f"{folder.path} holds this run already and checkpoint.resume is 'never'. Choose another --run.name, or resume with auto.")
+            raise ValueError(
+                f"{folder.path} holds this run already and checkpoint.resume is 'never'. Choose another --run.name, or resume with auto."
+            )
     elif folder.path.is_dir() and any(folder.path.iterdir()):
         raise ValueError(f"{folder.path} is not empty and holds no run. Choose another --run.name or --run.output_dir.")
     try:
@@ -109,7 +122,9 @@ def open_run_folder(config: TrainConfig) -> RunFolder:
         if not folder.config.is_file():
             write_atomically(folder.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
     except OSError as error:
-        raise ValueError(f"{folder.path} cannot be written ({error.strerror}). Choose another --run.output_dir.") from error
+        raise ValueError(
+            f"{folder.path} cannot be written ({error.strerror}). Choose another --run.output_dir."
+        ) from error
     return folder
 
 

@@ -88,11 +88,13 @@ def parameter_shardings(params: nnx.State, mesh: Mesh) -> nnx.State:
     return shardings
 
 
-def optimizer_shardings(optimizer: optax.GradientTransformation, params: nnx.State, shardings: nnx.State, mesh: Mesh) -> Any:
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, params: nnx.State, shardings: nnx.State, mesh: Mesh
+) -> Any:
     """The sharding of the optimizer's state: moments like their parameters, counters replicated."""
     # A moment's path in the optimizer's state ends in its parameter's path. (optax.tree_map_params would tell moments
     # from counters, but it cannot look into optax.partition with labels that depend on the parameters.)
-    of_parameter = {path: sharding for path, sharding in jax.tree_util.tree_leaves_with_path(shardings)}
+    of_parameter = dict(jax.tree_util.tree_leaves_with_path(shardings))
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
         tails = (path[start:] for start in range(len(path)))

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from svt_jax.models.heads import Classifier
+
 Array = jax.Array
 
 
@@ -28,6 +30,12 @@ class TrainState:
     params: nnx.State
     constants: nnx.State
     optimizer: Any
+
+
+def split_model(model: Classifier) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """A classifier as (graph definition, trained parameters, what else it holds); see `TrainState`."""
+    graphdef, params, constants = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    return graphdef, params, constants
 
 
 def weighted_loss(logits: Array, labels: Array, weights: Array, *, regression: bool) -> Array:
@@ -57,9 +65,7 @@ def make_train_step(
 
     def micro_loss(params: nnx.State, constants: nnx.State, batch: dict[str, Array], key: Array) -> Array:
         model = nnx.merge(graphdef, params, constants)
-        logits = model(
-            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], rngs=nnx.Rngs(dropout=key)
-        )
+        logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], rngs=nnx.Rngs(dropout=key))
         return weighted_loss(logits, batch["labels"], batch["weights"], regression=regression)
 
     def gradients(state: TrainState, batch: dict[str, Array], key: Array) -> tuple[Array, nnx.State]:

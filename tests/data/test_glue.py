@@ -1,0 +1,113 @@
+"""Reading the official files: real row counts, the traps in them, errors that name file and line."""
+
+import numpy as np
+import pytest
+
+from svt_jax.data.glue import TASKS, load_examples
+
+# Rows and positives of the official release (train, dev, test).
+COUNTS = {
+    "cola": (8551, 1043, 1063),
+    "sst2": (67349, 872, 1821),
+    "mrpc": (3668, 408, 1725),
+    "stsb": (5749, 1500, 1379),
+    "rte": (2490, 277, 3000),
+    "wnli": (635, 71, 146),
+    "qnli": (None, 5463, 5463),
+}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", COUNTS)
+def test_row_counts_of_the_real_files_come_out_exactly(shared, name):
+    for split, count in zip(("train", "validation", "test"), COUNTS[name], strict=True):
+        if count is None:
+            continue
+        examples = load_examples(TASKS[name], str(shared / "data" / "glue"), split)
+        assert len(examples) == count
+        assert (examples.labels is None) == (split == "test")
+        assert all(examples.first)
+
+
+@pytest.mark.shared
+def test_labels_of_the_real_files_are_the_official_ones(shared):
+    source = str(shared / "data" / "glue")
+    assert np.bincount(load_examples(TASKS["cola"], source, "train").labels).tolist() == [2528, 6023]
+    assert np.bincount(load_examples(TASKS["rte"], source, "validation").labels).tolist() == [146, 131]
+    scores = load_examples(TASKS["stsb"], source, "train").labels
+    assert (scores.min(), scores.max(), round(float(scores.mean()), 3)) == (0.0, 5.0, 2.701)
+    mrpc = load_examples(TASKS["mrpc"], source, "train")
+    assert mrpc.first[0].startswith('Amrozi accused his brother , whom he called " the witness "')
+    assert np.bincount(mrpc.labels).tolist() == [1194, 2474]
+
+
+def write(tmp_path, text, name="RTE/train.tsv"):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode())
+    return str(tmp_path)
+
+
+def test_quotes_marks_and_control_characters_are_text(tmp_path):
+    source = write(
+        tmp_path,
+        '\ufeffindex\tsentence1\tsentence2\tlabel\n0\t"Open quote\ta \x0b b\u2028c\tentailment\n1\t\tx ""\tnot_entailment\n',
+    )
+    examples = load_examples(TASKS["rte"], source, "train")
+    assert examples.first == ['"Open quote', ""]
+    assert examples.second == ["a \x0b b\u2028c", 'x ""']
+    assert examples.labels.tolist() == [0, 1]
+
+
+def test_a_file_without_header_keeps_its_first_row(tmp_path):
+    source = write(tmp_path, "gj04\t1\t\tOne.\ngj04\t0\t*\tTwo.\n", "CoLA/train.tsv")
+    examples = load_examples(TASKS["cola"], source, "train")
+    assert (examples.first, examples.second, examples.labels.tolist()) == (["One.", "Two."], None, [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tmaybe\n", r"train.tsv, line 2: label 'maybe'; allowed is entailment or not_entailment"),
+        ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\ta\n", "train.tsv, line 3: 2 columns where 4 are expected"),
+        ("index\tsentence1\tlabel\n0\ta\tentailment\n", r"lacks the columns \['sentence2'\]"),
+        ("index\tsentence1\tsentence2\tlabel\n", "has no rows"),
+        ("", "has no rows"),
+    ],
+)  # fmt: skip
+def test_malformed_files_are_errors_that_name_the_place(tmp_path, text, words):
+    with pytest.raises(ValueError, match=words):
+        load_examples(TASKS["rte"], write(tmp_path, text), "train")
+
+
+def test_missing_folder_file_and_wrong_encoding_are_errors(tmp_path):
+    with pytest.raises(ValueError, match="data.source '.*nowhere' is not a folder; allowed are 'hub'"):
+        load_examples(TASKS["rte"], str(tmp_path / "nowhere"), "train")
+    with pytest.raises(ValueError, match="RTE/train.tsv does not exist"):
+        load_examples(TASKS["rte"], str(tmp_path), "train")
+    (tmp_path / "RTE").mkdir()
+    (tmp_path / "RTE" / "train.tsv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="allowed is UTF-8 text"):
+        load_examples(TASKS["rte"], str(tmp_path), "train")
+
+
+def test_the_hub_gives_the_same_examples_as_the_files(monkeypatch):
+    import datasets
+
+    table = {"sentence1": ["a", "c"], "sentence2": ["b", "d"], "label": [1, 0], "idx": [0, 1]}
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((args, kwargs))
+        return datasets.Dataset.from_dict(table)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    examples = load_examples(TASKS["mrpc"], "hub", "train")
+    assert asked == [(("nyu-mll/glue", "mrpc"), {"split": "train"})]
+    assert (examples.first, examples.second, examples.labels.tolist()) == (["a", "c"], ["b", "d"], [1, 0])
+    assert load_examples(TASKS["mrpc"], "hub", "test").labels is None
+
+
+def test_an_unreachable_hub_is_an_error_that_says_what_to_do():
+    with pytest.raises(ValueError, match="the hub does not give nyu-mll/glue rte.*give a folder"):
+        load_examples(TASKS["rte"], "hub", "train")

@@ -1,0 +1,155 @@
+"""The encoder with and without SVT: off is off, placements, padding, dropout, precision."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import svt_jax
+from svt_jax.models.config import PLACEMENTS, EncoderConfig, SVTConfig
+from svt_jax.models.encoder import Encoder
+from svt_jax.models.layers import dropout
+from svt_jax.models.svt_layer import SVTConstant, SVTParam
+
+TINY = EncoderConfig.from_hf(
+    {
+        "model_type": "bert",
+        "vocab_size": 50,
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 20,
+        "initializer_range": 0.3,
+    }
+)
+IDS = np.random.default_rng(0).integers(0, 50, (2, 7)).astype(np.int32)
+MASK = (np.arange(7) < np.array([[7], [4]])).astype(np.int32)
+
+
+def encoder(svt=None, seed=0, **kwargs):
+    return Encoder(TINY, svt, rngs=nnx.Rngs(seed), **kwargs)
+
+
+def last_hidden_state(model, ids=IDS, mask=MASK, **kwargs):
+    return np.asarray(model(ids, mask, **kwargs).last_hidden_state)
+
+
+def test_off_is_the_same_program_and_the_same_bits_as_never_having_had_it():
+    plain, off = encoder(None), encoder(SVTConfig("none", layers="all"))
+    assert np.array_equal(last_hidden_state(plain), last_hidden_state(off))
+    program = lambda model: str(jax.make_jaxpr(lambda ids, mask: model(ids, mask).last_hidden_state)(IDS, MASK))
+    assert program(plain) == program(off)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("function", ["soft_decay", "centered_soft_decay"])
+def test_placement_is_what_its_formula_says(placement, function):
+    model = encoder(SVTConfig(function, layers=[1], placement=placement, alpha=-0.3))
+    states = model(IDS, MASK, output_hidden_states=True).hidden_states
+    layer = model.layers[1]
+    bias = jnp.where(MASK, 0.0, -1e30)[:, None, None, :]
+    x = layer.attention_norm(layer.attention(states[1], bias, rngs=None) + states[1])
+    h = layer.down(jax.nn.gelu(layer.up(x), approximate=False))
+    svt = lambda y: svt_jax.svt(y, svt_jax.get_function(function, alpha=-0.3), mask=jnp.asarray(MASK, bool))
+    norm = layer.output_norm
+    expected = {
+        "before_norm": lambda: norm(svt(h + x) + x),
+        "after_norm": lambda: svt(norm(h + x) + x),
+        "replace_norm": lambda: svt(h + x),
+        "output": lambda: svt(norm(h + x)),
+    }[placement]()
+    np.testing.assert_allclose(states[2], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_padding_changes_nothing_for_real_tokens(placement):
+    model = encoder(SVTConfig("soft_decay", layers="all", placement=placement))
+    short = last_hidden_state(model, IDS[:, :4], MASK[:, :4])[1]
+    np.testing.assert_allclose(last_hidden_state(model)[1, :4], short, atol=1e-5)
+
+
+def test_without_masking_padding_takes_part_as_in_the_published_code():
+    masked, unmasked = (encoder(SVTConfig("soft_decay", mask_padding=m)) for m in (True, False))
+    difference = np.abs(last_hidden_state(masked) - last_hidden_state(unmasked))
+    assert difference[1].max() > 1e-2  # this row has padding
+    assert difference[0].max() < 1e-5
+
+
+def test_alpha_is_trained_inside_its_interval_or_not_at_all():
+    model = encoder(SVTConfig("soft_decay", layers=[0, -1], alpha=[-0.1, -0.9]))
+    np.testing.assert_allclose([float(a) for a in model.alphas.values()], [-0.1, -0.9], rtol=1e-6)
+    stored = nnx.to_flat_state(nnx.state(model, SVTParam))
+    assert len(stored) == 2
+    for _, variable in stored:
+        variable.set_value(variable.get_value() + 12.0)
+    nnx.update(model, nnx.from_flat_state(stored))
+    assert all(-1.0 < float(a) < 0.0 for a in model.alphas.values())
+    fixed = encoder(SVTConfig("soft_decay", learnable=False))
+    assert len(nnx.to_flat_state(nnx.state(fixed, SVTParam))) == 0
+    assert len(nnx.to_flat_state(nnx.state(fixed, SVTConstant))) == 1
+
+
+def test_alpha_receives_a_gradient():
+    graphdef, params = nnx.split(encoder(SVTConfig("soft_decay")))
+    loss = lambda p: jnp.sum(nnx.merge(graphdef, p)(IDS, MASK).last_hidden_state[:, 0] ** 3)
+    gradients = {"/".join(map(str, k)): v.get_value() for k, v in nnx.to_flat_state(jax.grad(loss)(params))}
+    assert gradients["layers/2/svt/parameters/alpha"] != 0.0
+    assert all(np.all(np.isfinite(g)) for g in gradients.values())
+
+
+def test_dropout_needs_rngs_and_repeats_for_a_key():
+    model = encoder(SVTConfig("soft_decay"))
+    off = last_hidden_state(model)
+    assert np.array_equal(off, last_hidden_state(model))
+    first, again, other = (last_hidden_state(model, rngs=nnx.Rngs(dropout=k)) for k in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, off)
+
+
+@pytest.mark.parametrize("width", [64, 63])
+def test_dropout_has_its_rate_and_keeps_the_mean(width):
+    x = jnp.ones((400, width))
+    out = np.asarray(dropout(x, 0.1, nnx.Rngs(dropout=0)))
+    assert (out == 0).mean() == pytest.approx(0.1, abs=0.01)
+    assert out.mean() == pytest.approx(1.0, abs=0.01)
+    assert np.unique(out).size == 2
+    # neighbours share a random word: their halves must be independent all the same
+    zeros = out == 0
+    assert (zeros[:, 0::2][:, : width // 2] & zeros[:, 1::2]).mean() == pytest.approx(0.01, abs=0.004)
+
+
+def test_too_long_a_sequence_is_an_error():
+    with pytest.raises(ValueError, match="21 tokens and the model 20 positions"):
+        encoder()(np.zeros((1, 21), np.int32))
+
+
+def test_bfloat16_stays_close_to_float32():
+    svt = SVTConfig("soft_decay")
+    full, half = encoder(svt), encoder(svt, dtype=jnp.bfloat16)
+    out = half(IDS, MASK)
+    assert out.last_hidden_state.dtype == jnp.bfloat16
+    assert all(v.get_value().dtype == jnp.float32 for _, v in nnx.to_flat_state(nnx.state(half)))
+    error = np.abs(np.asarray(out.last_hidden_state, np.float32) - last_hidden_state(full))
+    assert error.max() < 0.1
+
+
+def test_every_field_of_the_config_changes_a_number():
+    """A field that is parsed and ignored would be worse than an error."""
+    base = encoder()
+    changes = {
+        "hidden_act": "gelu_new",
+        "layer_norm_eps": 0.1,
+        "num_attention_heads": 4,
+    }
+    for name, value in changes.items():
+        other = Encoder(dataclasses.replace(TINY, **{name: value}), rngs=nnx.Rngs(0))
+        assert not np.array_equal(last_hidden_state(other), last_hidden_state(base)), name
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        only = dataclasses.replace(TINY, **{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, name: 0.5})
+        model = Encoder(only, rngs=nnx.Rngs(0))
+        assert not np.array_equal(last_hidden_state(model, rngs=nnx.Rngs(dropout=0)), last_hidden_state(model)), name

@@ -1,0 +1,70 @@
+"""The README is true: its Python runs, and its commands are the ones that CI calls."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def run_block(code, *, preamble=""):
+    done = subprocess.run(
+        [sys.executable, "-c", preamble + code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_transformation_example_runs():
+    out = run_block(blocks("python")[0])
+    before, after = (float(x) for x in re.search(r"first: ([\d.]+) before, ([\d.]+) after", out).groups())
+    assert after > 2 * before
+
+
+@pytest.mark.model
+def test_the_encoder_example_runs(minilm):
+    out = run_block(blocks("python")[1], preamble=f"MODEL = {str(minilm)!r}\n")
+    assert "(1, 4, 384) (1, 384)" in out
+
+
+def test_no_other_python_block_goes_untested():
+    assert len(blocks("python")) == 2
+
+
+def test_ci_calls_the_readmes_set_up_commands_as_they_stand():
+    script = (ROOT / ".ci" / "run").read_text()
+    for command in blocks("bash")[0].strip().splitlines():
+        assert command in script, command
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.model
+def test_the_fine_tuning_commands_run_on_real_data(tmp_path, shared, minilm):
+    """The README's own lines, cut to two steps; installing the model is left to CI."""
+    lines = [line for line in blocks("bash")[1].strip().splitlines() if not line.startswith("pip ")]
+    script = "\n".join(lines).replace("python ", f"{sys.executable} ").replace("runs/rte", f"{tmp_path}/rte")
+    script = script.replace("--run.name rte", f"--run.name rte --run.output_dir {tmp_path} --optim.max_steps 2")
+    environment = {**os.environ, "GLUE": str(shared / "data" / "glue")}
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "rte" / "report.html").is_file()
+    assert '"examples": 277' in done.stdout
+
+
+def test_the_table_of_contents_names_what_is_there():
+    table = re.findall(r"^\| `(\w+(?:/|\.py))` \|", README, re.MULTILINE)
+    package = ROOT / "svt_jax"
+    there = {p.name + "/" for p in package.iterdir() if (p / "__init__.py").is_file()} | {"cli.py"}
+    assert set(table) == there

@@ -1,0 +1,119 @@
+"""The command line: what bad input gets, in one line and with the right status, leaving nothing behind."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from svt_jax import cli
+from svt_jax.training.config import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_file_loads_and_differs_from_the_defaults(path):
+    config = cli.parse_config(["--config", str(path)])
+    assert config != TrainConfig()
+    stated = yaml.safe_load(path.read_text())
+    for section, values in stated.items():
+        for key, value in values.items():
+            assert getattr(getattr(config, section), key) == value
+
+
+def test_options_override_the_file_wherever_they_stand(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("optim: {epochs: 9, learning_rate: 1e-4}\n")
+    for arguments in (["--optim.epochs", "2", "--config", str(file)], [f"--config={file}", "--optim.epochs=2"]):
+        config = cli.parse_config(arguments)
+        assert (config.optim.epochs, config.optim.learning_rate) == (2, 1e-4)
+
+
+def test_lists_words_and_null_are_read_by_type():
+    config = cli.parse_config(
+        ["--svt.layers", "every:2", "--svt.alpha", "[-0.1,-0.2]", "--run.name", "null", "--data.buckets", "[16,128]"]
+    )
+    assert (config.svt.layers, config.svt.alpha, config.run.name, config.data.buckets) == (
+        "every:2",
+        [-0.1, -0.2],
+        None,
+        [16, 128],
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--optim.learnin_rate", "1"], "unknown key 'optim.learnin_rate'; allowed are optim.learning_rate, .*Did you mean optim.learning_rate?"),
+        (["--optimizer.epochs", "1"], "unknown key 'optimizer.epochs'; allowed are checkpoint, data, "),
+        (["--optim.epochs", "three"], "optim.epochs is 'three'; allowed is int"),
+        (["--optim.epochs", "0"], "optim.epochs is 0; it must be greater than 0"),
+        (["--svt.alpha", "0.5"], r"svt.alpha is 0.5; it must lie in \(-1, 0\)"),
+        (["--svt.function", "softdecay"], "svt.function is 'softdecay'; allowed are none, soft_decay"),
+        (["--svt.placement", "x"], "svt.placement is 'x'; allowed is .*before_norm"),
+        (["--config", "no.yaml"], "config file '.*no.yaml' does not exist"),
+        (["--data.task", "rte"], "model.path is 'demo' and data.task is 'rte'"),
+        (["--model.path", "m", "--data.task", "gleu"], "data.task is 'gleu'; allowed are demo, cola"),
+        (["--model.path", "no/such/folder", "--data.task", "rte"], "model.path 'no/such/folder' is not a folder here"),
+        (["--mesh.data", "3"], "mesh data=3, fsdp=1, tensor=1 does not fit 8 devices"),
+        (["--optim.batch_size", "12"], "optim.batch_size is 12 and does not divide over 8 devices"),
+        (["--svt.function", "soft_decay", "--svt.layers", "[7]"], r"svt.layers is \[7\]; the model has layers 0 to 1"),
+        (["stray"], "stray"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_status_2_and_leaves_no_folder(tmp_path, capsys, arguments, words):
+    status = cli.train(["--run.output_dir", str(tmp_path / "runs"), *arguments])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(words, error), error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_key_in_a_file_names_its_section(tmp_path, capsys):
+    file = tmp_path / "a.yaml"
+    file.write_text("svt: {functoin: soft_decay}\n")
+    assert cli.train(["--config", str(file)]) == 2
+    assert "unknown key 'svt.functoin'; allowed are svt.function, " in capsys.readouterr().err
+
+
+def test_missing_data_folder_and_folder_without_weights(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 5}))
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    common = ["--model.path", str(tmp_path), "--data.task", "rte", "--run.output_dir", str(tmp_path / "runs")]
+    assert cli.train([*common, "--data.source", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere' is not a folder" in capsys.readouterr().err
+    data = tmp_path / "data" / "RTE"
+    data.mkdir(parents=True)
+    for name in ("train.tsv", "dev.tsv"):
+        (data / name).write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
+    assert cli.train([*common, "--data.source", str(data.parent)]) == 2
+    assert "has no model.safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["glue"], "one of the arguments --run --model is required"),
+        (["glue", "--run", "nowhere"], "nowhere holds no run"),
+        (["glue", "--model", "m"], "--model needs --task"),
+        (["gleu", "--run", "x"], "invalid choice: 'gleu'"),
+        (["report", "--run", "nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_bad_evaluation_commands_are_one_line_and_status_2(capsys, arguments, words):
+    assert cli.evaluate(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_traceback_is_shown_on_request(capsys):
+    assert cli.train(["--optim.epochs", "0", "--traceback"]) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""Optimizer: schedule values, decay only where it belongs, alpha at its own rate, clipping."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from svt_jax.models.svt_layer import SVTParam
+from svt_jax.training.config import OptimConfig
+from svt_jax.training.optimizer import learning_rate_schedule, make_optimizer, named_paths
+
+
+class Toy(nnx.Module):
+    def __init__(self):
+        self.dense = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+        self.norm = nnx.LayerNorm(2, rngs=nnx.Rngs(0))
+        self.alpha = SVTParam(jnp.float32(0.5))
+
+
+def values(state):
+    return {"/".join(map(str, k)): np.asarray(v.get_value()) for k, v in nnx.to_flat_state(state)}
+
+
+def updated(config, gradient, steps=1):
+    params = nnx.state(Toy())
+    before = values(params)
+    optimizer = make_optimizer(config, num_steps=10)
+    state = optimizer.init(params)
+    for _ in range(steps):
+        grads = jax.tree.map(lambda p: jnp.full_like(p, gradient), params)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return before, values(params)
+
+
+def test_with_zero_gradient_only_matrices_decay():
+    before, after = updated(OptimConfig(learning_rate=0.1, weight_decay=0.5), gradient=0.0)
+    np.testing.assert_allclose(after["dense/kernel"], before["dense/kernel"] * (1 - 0.1 * 0.5), rtol=1e-6)
+    for name in ("dense/bias", "norm/scale", "norm/bias", "alpha"):
+        assert np.array_equal(after[name], before[name]), name
+
+
+def test_alpha_moves_at_its_own_rate():
+    before, after = updated(OptimConfig(learning_rate=0.1, svt_learning_rate=0.3), gradient=1.0)
+    # Adam's first step is the rate itself, against the gradient
+    np.testing.assert_allclose(after["alpha"], before["alpha"] - 0.3, rtol=1e-5)
+    np.testing.assert_allclose(after["norm/bias"], before["norm/bias"] - 0.1, rtol=1e-5)
+    before, after = updated(OptimConfig(learning_rate=0.1), gradient=1.0)
+    np.testing.assert_allclose(after["alpha"], before["alpha"] - 0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", {0: 0.0, 1: 0.5, 2: 1.0, 6: 0.5, 10: 0.0}),
+        ("cosine", {0: 0.0, 2: 1.0, 6: 0.5, 10: 0.0}),
+        ("constant", {0: 0.0, 2: 1.0, 10: 1.0}),
+    ],
+)
+def test_schedule_has_its_values_at_first_middle_and_last_step(schedule, expected):
+    rate = learning_rate_schedule(OptimConfig(learning_rate=1.0, warmup_ratio=0.2, schedule=schedule), num_steps=10)
+    for step, value in expected.items():
+        assert float(rate(step)) == pytest.approx(value, abs=1e-6), step
+
+
+def test_the_rate_in_force_is_the_schedules():
+    before, after = updated(OptimConfig(learning_rate=0.1), gradient=1.0, steps=3)
+    np.testing.assert_allclose(after["norm/bias"], before["norm/bias"] - 0.1 * (1.0 + 0.9 + 0.8), rtol=1e-4)
+
+
+def test_clipping_bounds_the_global_norm():
+    params = nnx.state(Toy())
+    optimizer = make_optimizer(OptimConfig(grad_clip=1.0), num_steps=10)
+    clipped, _ = optax.clip_by_global_norm(1.0).update(jax.tree.map(lambda p: jnp.full_like(p, 9.0), params), None)
+    assert float(optax.tree.norm(clipped)) == pytest.approx(1.0, rel=1e-5)
+    _, state = optimizer.update(jax.tree.map(lambda p: jnp.full_like(p, 9.0), params), optimizer.init(params), params)
+    moments = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if ".mu" in jax.tree_util.keystr(path)]
+    assert float(optax.tree.norm(moments)) == pytest.approx(0.1, rel=1e-4)  # (1 - beta_1) times the clipped gradient
+
+
+def test_paths_are_in_the_order_of_the_leaves():
+    params = nnx.state(Toy())
+    shapes = {name: value.shape for name, value in values(params).items()}
+    assert [shapes[name] for name in named_paths(params)] == [leaf.shape for leaf in jax.tree.leaves(params)]

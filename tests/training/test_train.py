@@ -1,0 +1,212 @@
+"""The whole path on the demo: train, evaluate, resume to the same bits, stop, refuse."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from svt_jax import cli
+from svt_jax.training.checkpoint import Checkpoints
+from svt_jax.training.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["--config", str(ROOT / "configs" / "demo.yaml"), "--optim.max_steps", "12", "--log.every_steps", "3"]
+
+
+def train(folder, *options, name="run"):
+    return cli.train([*SHORT, "--run.output_dir", str(folder), "--run.name", name, *options])
+
+
+def raw_arrays(run):
+    """Every array of the newest checkpoint, as saved."""
+    import orbax.checkpoint as ocp
+
+    step = Checkpoints(RunFolder(run).checkpoints).steps[-1]
+    arrays = {}
+    for item in ("params", "optimizer"):
+        tree = ocp.StandardCheckpointer().restore(run.absolute() / "checkpoints" / str(step) / item)
+        arrays |= {item + jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+    return step, arrays
+
+
+def assert_same_bits(first, second):
+    (step, ours), (other_step, theirs) = raw_arrays(first), raw_arrays(second)
+    assert step == other_step
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert np.array_equal(ours[name], theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    assert train(folder) == 0
+    return folder / "run"
+
+
+def test_a_run_leaves_the_files_of_the_contract(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results) >= {"task", "steps", "epochs", "metrics", "best", "svt", "train", "device"}
+    assert results["steps"] == 12
+    assert set(results["metrics"]["validation"]) == {"accuracy", "f1"}
+    assert results["best"]["metrics"] == results["metrics"]["validation"]
+    assert (results["svt"]["function"], results["svt"]["layers"]) == ("soft_decay", [1])
+    assert -1 < results["svt"]["alpha"][0] < 0
+    assert set(results["train"]) >= {"examples_per_second", "wall_time_s", "compiles"}
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6, 9, 12]
+    assert set(lines[0]) >= {
+        "step", "epoch", "loss", "learning_rate", "alpha", "grad_norm", "examples_per_second", "tokens_per_second", "compiles",
+    }  # fmt: skip
+    assert lines[0]["alpha"].keys() == {"1"}
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["optim"]["max_steps"] == 12
+    assert config["checkpoint"]["keep"] == 2
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["versions"]["jax"] == jax.__version__
+    assert manifest["devices"] == 8
+    assert (finished / "report.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("batch_size", [8, 64, 1024])
+def test_evaluation_gives_exactly_the_score_that_training_reported(finished, batch_size, capsys):
+    assert cli.evaluate(["glue", "--run", str(finished), "--data.eval_batch_size", str(batch_size)]) == 0
+    outcome = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    reported = json.loads((finished / "results.json").read_text())
+    assert outcome["metrics"] == reported["metrics"]["validation"]
+    assert (outcome["step"], outcome["examples"]) == (12, 1000)
+
+
+def test_a_finished_run_is_not_trained_again(finished, capsys):
+    before = (finished / "results.json").read_text()
+    assert train(finished.parent) == 0
+    assert "is complete already" in capsys.readouterr().out
+    assert (finished / "results.json").read_text() == before
+
+
+def test_another_config_in_the_same_folder_is_refused_and_nothing_lost(finished, capsys):
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    assert train(finished.parent, "--optim.learning_rate", "0.5") == 2
+    message = capsys.readouterr().err
+    assert "holds another run's config (optim.learning_rate 0.001 -> 0.5)" in message
+    assert "Choose another --run.name" in message
+    assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
+
+
+def start(folder, *options):
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *SHORT,
+        "--run.output_dir",
+        str(folder),
+        "--run.name",
+        "run",
+        *options,
+    ]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_step(process, run, step):
+    deadline = time.time() + 200
+    while process.poll() is None and time.time() < deadline:
+        if any(line["step"] >= step for line in RunFolder(run).read_metrics()):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} never came: {process.communicate()}")
+
+
+EVERY = ["--checkpoint.every_steps", "2", "--log.every_steps", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(finished, tmp_path, how):
+    process = start(tmp_path, *EVERY)
+    wait_for_step(process, tmp_path / "run", 5)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=100)
+    if how == signal.SIGTERM and process.returncode == 143:
+        assert "stopped by SIGTERM" in errors
+    else:  # it may have been through before the signal came
+        assert process.returncode in (-how, 0)
+    assert train(tmp_path, *EVERY) == 0
+    assert_same_bits(finished, tmp_path / "run")
+    without_times = lambda run: [
+        {k: v for k, v in line.items() if "per_second" not in k and k != "compiles"}
+        for line in RunFolder(run).read_metrics()
+        if line["step"] % 3 == 0
+    ]
+    assert without_times(finished) == without_times(tmp_path / "run")
+    scores = [RunFolder(run).read_results()["metrics"] for run in (finished, tmp_path / "run")]
+    assert scores[0] == scores[1]
+
+
+def test_a_run_interrupted_between_steps_resumes_to_the_same_bits(finished, tmp_path, monkeypatch):
+    from svt_jax.training import loop
+
+    class Killed(BaseException):
+        pass
+
+    original = loop.Trainer._read
+
+    def kill_at_seven(self, step, *rest):
+        if step == 7:
+            raise Killed
+        return original(self, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_read", kill_at_seven)
+        with pytest.raises(Killed):
+            train(tmp_path, *EVERY)
+    assert Checkpoints(RunFolder(tmp_path / "run").checkpoints).steps[-1] == 6
+    assert train(tmp_path, *EVERY) == 0
+    assert_same_bits(finished, tmp_path / "run")
+
+
+def test_the_number_of_devices_does_not_change_the_result(finished, tmp_path):
+    assert train(tmp_path, "--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2") == 0
+    losses = [[line["loss"] for line in RunFolder(run).read_metrics()] for run in (finished, tmp_path / "run")]
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
+
+
+def test_accumulation_equals_the_large_batch(finished, tmp_path):
+    # dropout of the SVT slot differs between the two, so it is off in both
+    assert train(tmp_path, "--svt.dropout", "0", "--optim.batch_size", "32", name="whole") == 0
+    assert (
+        train(tmp_path, "--svt.dropout", "0", "--optim.batch_size", "8", "--optim.accumulate", "4", name="parts") == 0
+    )
+    losses = [[line["loss"] for line in RunFolder(tmp_path / n).read_metrics()] for n in ("whole", "parts")]
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_status_3(tmp_path, capsys):
+    status = train(
+        tmp_path, "--optim.learning_rate", "1e30", "--optim.warmup_ratio", "0", "--checkpoint.every_steps", "1"
+    )
+    message = capsys.readouterr().err
+    assert status == 3
+    assert re.search(
+        r"error: step \d+: the loss is .*training needs finite numbers, .*Lower optim.learning_rate", message
+    )
+    for step in Checkpoints(RunFolder(tmp_path / "run").checkpoints).steps:
+        arrays = raw_arrays(tmp_path / "run")[1]
+        assert step < int(re.search(r"step (\d+)", message)[1])
+        assert all(np.all(np.isfinite(a)) for name, a in arrays.items() if name.startswith("params"))
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_its_goal(tmp_path):
+    assert cli.train(["--config", str(ROOT / "configs" / "demo.yaml"), "--run.output_dir", str(tmp_path)]) == 0
+    results = RunFolder(tmp_path / "demo").read_results()
+    assert results["metrics"]["validation"]["accuracy"] >= 0.9
