@@ -178,12 +178,12 @@ class Encoder(nnx.Module):
         Raises:
           ValueError: if the sequence is longer than the model's positions.
         """
+        input_ids = jnp.asarray(input_ids)
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
                 f"input_ids has {input_ids.shape[1]} tokens and the model {self.config.max_position_embeddings} positions. "
                 "Truncate the input."
             )
-        input_ids = jnp.asarray(input_ids)
         mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
         if token_type_ids is None:
             token_type_ids = jnp.zeros_like(input_ids)

@@ -1,0 +1,88 @@
+"""The training step: accumulation, weights of filled-up rows, fixed parameters, one compilation."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from svt_jax.models.config import SVTConfig
+from svt_jax.models.heads import Classifier
+from svt_jax.training import assemble
+from svt_jax.training.step import TrainState, make_train_step, split_model
+
+SVT = SVTConfig("soft_decay", dropout=0.0)
+RNG = np.random.default_rng(0)
+BATCH = {
+    "input_ids": RNG.integers(5, 40, (8, 6)).astype(np.int32),
+    "token_type_ids": np.zeros((8, 6), np.int32),
+    "attention_mask": (np.arange(6) < RNG.integers(2, 7, (8, 1))).astype(np.int32),
+    "labels": RNG.integers(0, 2, 8).astype(np.int32),
+    "weights": np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32),
+}
+
+
+def classifier(svt=SVT) -> Classifier:
+    return assemble.random_classifier(assemble.DEMO_ENCODER, svt, 2, dtype="float32", seed=0)
+
+
+def stepped(batch, *, accumulate=1, svt=SVT, regression=False):
+    """State and metrics after one step of plain gradient descent, so that parameters show the gradient."""
+    graphdef, params, constants = split_model(classifier(svt))
+    optimizer = optax.sgd(1.0)
+    step = make_train_step(graphdef, optimizer, seed=0, accumulate=accumulate, regression=regression)
+    return jax.jit(step)(TrainState(params, constants, optimizer.init(params)), batch, np.int32(0))
+
+
+def arrays(state):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.constants))]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return stepped(BATCH)
+
+
+def assert_close(first, second, tolerance=1e-5):
+    for ours, theirs in zip(arrays(first), arrays(second), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+
+
+def test_accumulation_equals_the_large_batch(whole):
+    state, metrics = stepped(BATCH, accumulate=4)
+    assert_close(state, whole[0])
+    assert float(metrics["loss"]) == pytest.approx(float(whole[1]["loss"]), rel=1e-5)
+    assert float(metrics["grad_norm"]) == pytest.approx(float(whole[1]["grad_norm"]), rel=1e-4)
+
+
+def test_rows_of_weight_zero_count_for_nothing(whole):
+    changed = {name: values.copy() for name, values in BATCH.items()}
+    changed["input_ids"][5:] = 7
+    changed["labels"][5:] = 1 - changed["labels"][5:]
+    assert_close(stepped(changed)[0], whole[0])
+
+
+def test_loss_is_the_mean_over_the_real_rows(whole):
+    logits = classifier()(BATCH["input_ids"], BATCH["attention_mask"], BATCH["token_type_ids"])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, BATCH["labels"])
+    assert float(whole[1]["loss"]) == pytest.approx(float(losses[:5].mean()), rel=1e-5)
+
+
+def test_a_function_that_is_not_learnable_stays(whole):
+    fixed, _ = stepped(BATCH, svt=SVTConfig("soft_decay", dropout=0.0, learnable=False))
+    kept = nnx.to_flat_state(fixed.constants)
+    before = nnx.to_flat_state(split_model(classifier(SVTConfig("soft_decay", learnable=False)))[2])
+    assert len(kept) == 1
+    assert np.array_equal(kept[0][1].get_value(), before[0][1].get_value())
+    alpha = next(v.get_value() for k, v in nnx.to_flat_state(whole[0].params) if "svt" in k)
+    assert not np.array_equal(alpha, kept[0][1].get_value())
+
+
+def test_squared_norms_follow_the_order_of_the_leaves(whole):
+    graphdef, params, _ = split_model(classifier())
+    del graphdef
+    moved = [
+        np.sum((np.asarray(a) - np.asarray(b)) ** 2)
+        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(whole[0].params), strict=True)
+    ]
+    np.testing.assert_allclose(whole[1]["squared_norms"], moved, rtol=1e-2, atol=1e-9)
