@@ -2,24 +2,33 @@
 
 from svt_jax.models.config import SVTConfig
 from svt_jax.models.hf import load_classifier, load_encoder
+from svt_jax.spectral import measures
+from svt_jax.spectral.base import SpectralFunction, static_field
 from svt_jax.spectral.functions import (
+    Average,
     Identity,
+    Linear,
+    LogShift,
     SoftDecay,
-    SpectralFunction,
+    SoftExponential,
     get_function,
     register_function,
-    static_field,
 )
 from svt_jax.spectral.transform import svt
 
 __all__ = [
+    "Average",
     "Identity",
+    "Linear",
+    "LogShift",
     "SVTConfig",
     "SoftDecay",
+    "SoftExponential",
     "SpectralFunction",
     "get_function",
     "load_classifier",
     "load_encoder",
+    "measures",
     "register_function",
     "static_field",
     "svt",

@@ -111,9 +111,10 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
             f"{results['steps']} steps, {seconds['examples_per_second']:.1f} examples/s, {seconds['wall_time_s']:.0f} s in all",
         ),
         ("compilation", f"{seconds['compiles']} programs, {seconds['compile_time_s']:.0f} s"),
-        *((path.name, str(path)) for path in (folder.results, folder.metrics, folder.report, folder.checkpoints)),
     ]
     console.print(results_table(f"{config.data.task}: {folder.path}", rows))
+    for path in (folder.results, folder.metrics, folder.report, folder.checkpoints):
+        print(f"wrote {path}")
     return 0
 
 

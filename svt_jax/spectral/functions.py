@@ -1,16 +1,7 @@
-r"""Spectral functions: what happens to the singular values.
+"""Spectral functions, what happens to the singular values; and the registry that finds them by name.
 
-A spectral function maps the singular values sigma_1 >= ... >= sigma_R of one matrix to new ones, phi_i. Every function
-here acts element by element, once a few statistics of the whole spectrum (its largest value, its mean) are known:
-
-    phi_i = g(sigma_i ; statistics of sigma)
-
-That split is what `transform.svt` needs for an exact derivative at repeated singular values, and it is the whole
-interface: a function is a class with one method, `__call__(values, spectrum)`.
-
-A function is a pytree: its parameters are leaves and can be differentiated, batched and sharded.
-
-Shape letters used in this package: `B` batch, `L` tokens, `D` hidden size, `R` = min(L, D).
+Every function keeps the order of the singular values. "Vanishes at zero" below means that zero singular values stay
+zero by the formula itself, so that the transformation is continuous where the rank drops.
 
 References:
   Yan, Gui, Li, He: "Addressing Token Uniformity in Transformers via Singular Value Transformation", UAI 2022,
@@ -20,108 +11,47 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
+import math
 from collections.abc import Callable
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from svt_jax.spectral.base import SpectralFunction, static_field
 
 Array = jax.Array
 
 
-def static_field(*, default: Any) -> Any:
-    """A field of a spectral function that is not differentiated: a flag or a constant of the formula."""
-    return dataclasses.field(default=default, metadata={"static": True})
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(static_field,))
-class SpectralFunction:
-    """Base class: subclass it, annotate the parameters, write `__call__`.
-
-    A subclass becomes a frozen dataclass and a JAX pytree by itself. Fields are differentiable parameters unless they
-    are made with `static_field`.
-
-    Class attributes:
-      vanishes_at_zero: True when g(0) = 0 for every spectrum. Then the transformation is continuous at rank-deficient
-        input and zero singular values need no special care; otherwise null directions are kept null.
-      bounds: open interval (low, high) for each parameter that has one. Values given as numbers are checked against
-        it, and a module that trains the parameter keeps it inside through a smooth bijection.
-
-    Example:
-      >>> import jax.numpy as jnp, svt_jax
-      >>> class SquareRoot(svt_jax.SpectralFunction):
-      ...     vanishes_at_zero = True
-      ...     def __call__(self, values, spectrum):
-      ...         largest = jnp.max(spectrum, axis=-1, keepdims=True)
-      ...         return jnp.sqrt(values * largest)
-      >>> SquareRoot()(jnp.array([4.0, 1.0]), jnp.array([4.0, 1.0]))
-      Array([4., 2.], dtype=float32)
-    """
-
-    vanishes_at_zero: ClassVar[bool] = False
-    bounds: ClassVar[dict[str, tuple[float, float]]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        dataclasses.dataclass(frozen=True)(cls)
-        jax.tree_util.register_pytree_with_keys(
-            cls, _flatten_with_keys, lambda aux, leaves: _unflatten(cls, aux, leaves)
-        )
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in self.bounds.items():
-            value = getattr(self, name)
-            if isinstance(value, jax.core.Tracer):
-                continue
-            if not np.all((np.asarray(value) > low) & (np.asarray(value) < high)):
-                raise ValueError(
-                    f"{name} of {type(self).__name__} must lie in ({low}, {high}), got {value}. "
-                    f"Start from {_default(type(self), name)}."
-                )
-
-    def __call__(self, values: Array, spectrum: Array) -> Array:
-        """New singular values g(values; spectrum).
-
-        Args:
-          values: float[..., N] >= 0, where to evaluate g; element by element.
-          spectrum: float[..., R], the singular values of the matrix; null directions are exactly 0.
-        Returns:
-          float[..., N].
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define __call__(values, spectrum)")
-
-
-def _default(cls: type, name: str) -> Any:
-    return next(f.default for f in dataclasses.fields(cls) if f.name == name)
-
-
-def _split_fields(function: Any) -> tuple[list[str], list[str]]:
-    fields = dataclasses.fields(function)
-    static = [f.name for f in fields if f.metadata.get("static")]
-    return [f.name for f in fields if f.name not in static], static
-
-
-def _flatten_with_keys(function: Any) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
-    parameters, static = _split_fields(function)
-    leaves = [(jax.tree_util.GetAttrKey(name), getattr(function, name)) for name in parameters]
-    return leaves, tuple(getattr(function, name) for name in static)
-
-
-def _unflatten(cls: type, aux: tuple[Any, ...], leaves: Any) -> Any:
-    # Bypasses __init__: a gradient has this structure too, and its values need not lie inside the bounds.
-    function: Any = object.__new__(cls)
-    parameters, static = _split_fields(cls)
-    for name, value in [*zip(parameters, leaves, strict=True), *zip(static, aux, strict=True)]:
-        object.__setattr__(function, name, value)
-    return function
-
-
 def _largest(spectrum: Array) -> Array:
     return jnp.max(spectrum, axis=-1, keepdims=True)
+
+
+def _log_ratio(u: Array) -> Array:
+    """-ln(1 - u)/u, which is 1 at u = 0; exact to rounding, with its derivatives, on both sides of it."""
+    small = jnp.abs(u) < 0.05
+    v = jnp.where(small, -1.0, u)
+    series = 1.0 + u * (1 / 2 + u * (1 / 3 + u * (1 / 4 + u * (1 / 5 + u * (1 / 6 + u * (1 / 7 + u / 8))))))
+    return jnp.where(small, series, -jnp.log1p(-v) / v)
+
+
+def _exp_ratio(u: Array) -> Array:
+    """(exp(u) - 1)/u, which is 1 at u = 0; as `_log_ratio`."""
+    small = jnp.abs(u) < 0.05
+    v = jnp.where(small, 1.0, u)
+    series = 1.0 + u / 2 * (1.0 + u / 3 * (1.0 + u / 4 * (1.0 + u / 5 * (1.0 + u / 6 * (1.0 + u / 7)))))
+    return jnp.where(small, series, jnp.expm1(v) / v)
+
+
+def _rescaled(new: Array, new_largest: Array, largest: Array) -> Array:
+    """new * largest / new_largest, so that the largest singular value is kept."""
+    # SoftDecay's f crosses zero at sigma = |alpha|: a matrix whose largest value is just that has no finite rescaling.
+    smallest_divisor = 1e-6 * largest
+    sign = jnp.where(new_largest < 0, -1.0, 1.0)
+    divisor = jnp.where(jnp.abs(new_largest) < smallest_divisor, sign * smallest_divisor, new_largest)
+    return new / divisor * largest
 
 
 class SoftDecay(SpectralFunction):
@@ -132,8 +62,8 @@ class SoftDecay(SpectralFunction):
         f(sigma) = -ln(1 - alpha (sigma + alpha) + eps) / alpha,        phi_i = f(sigma_i) sigma_1 / f(sigma_1)
 
     f(0) = ln(1 - alpha^2)/|alpha| is not 0, so singular values below |alpha| change sign, and the transformation is
-    discontinuous where the rank drops (null directions are kept null). The centred form f(sigma) - f(0) has neither
-    trouble:
+    discontinuous where the rank drops (null directions are kept null). The centred form f(sigma) - f(0) vanishes at
+    zero and has neither trouble:
 
         phi_i = sigma_1 ln(1 + beta sigma_i) / ln(1 + beta sigma_1),    beta = |alpha| / (1 - alpha^2)
 
@@ -166,29 +96,157 @@ class SoftDecay(SpectralFunction):
 
     bounds: ClassVar = {"alpha": (-1.0, 0.0)}
 
-    # A centred function with eps still vanishes at zero: f(0) is subtracted as it is computed.
+    # With eps the centred form still vanishes at zero: f(0), eps and all, is what is subtracted.
     @property
     def vanishes_at_zero(self) -> bool:  # type: ignore[override]
         return self.centered
 
     def __call__(self, values: Array, spectrum: Array) -> Array:
         largest = _largest(spectrum)
-        at_largest = self._decay(largest)
-        # f crosses zero at sigma = |alpha|: a matrix whose largest value is just that has no finite rescaling.
-        smallest_divisor = 1e-6 * jnp.maximum(largest, jnp.finfo(at_largest.dtype).tiny)
-        sign = jnp.where(at_largest < 0, -1.0, 1.0)
-        at_largest = jnp.where(jnp.abs(at_largest) < smallest_divisor, sign * smallest_divisor, at_largest)
-        return self._decay(values) / at_largest * largest
+        return _rescaled(self._decay(values), self._decay(largest), largest)
 
     def _decay(self, sigma: Array) -> Array:
         alpha = self.alpha
         if self.centered:
-            return -jnp.log1p(-alpha * sigma / (1.0 - alpha * alpha + self.eps)) / alpha
-        return -jnp.log1p(-alpha * (sigma + alpha) + self.eps) / alpha
+            scaled = sigma / (1.0 - alpha * alpha + self.eps)
+            return scaled * _log_ratio(alpha * scaled)
+        if self.eps:
+            return -jnp.log1p(-alpha * (sigma + alpha) + self.eps) / alpha
+        return (sigma + alpha) * _log_ratio(alpha * (sigma + alpha))
+
+
+class SoftExponential(SpectralFunction):
+    r"""The full soft exponential, alpha of either sign, rescaled to keep the largest singular value.
+
+        f(sigma) = -ln(1 - alpha (sigma + alpha)) / alpha       alpha < 0: lifts small values, equal to `SoftDecay`
+        f(sigma) = sigma                                        alpha = 0: the identity
+        f(sigma) = (exp(alpha sigma) - 1)/alpha + alpha         alpha > 0: sinks small values
+        phi_i = f(sigma_i) sigma_1 / f(sigma_1)
+
+    Smooth in alpha through 0. f(0) is not 0, so null directions are kept null.
+
+    Args:
+      alpha: in (-1, 1).
+
+    Raises:
+      ValueError: if alpha is a number outside (-1, 1).
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> sigma = jnp.array([4.0, 1.0])
+      >>> [round(float(SoftExponential(alpha=a)(sigma, sigma)[1]), 3) for a in (-0.5, 0.0, 0.5)]
+      [0.882, 1.0, 0.541]
+
+    References:
+      arXiv 1602.01321, equation 1.
+    """
+
+    alpha: Any = 0.0
+
+    bounds: ClassVar = {"alpha": (-1.0, 1.0)}
+
+    def __call__(self, values: Array, spectrum: Array) -> Array:
+        largest = _largest(spectrum)
+        # Each branch sees an alpha of its own sign, so that neither leaves its domain where the other is chosen.
+        down, up = jnp.minimum(self.alpha, 0.0), jnp.maximum(self.alpha, 0.0)
+        decay = lambda s: (s + down) * _log_ratio(down * (s + down))
+
+        def growth(s: Array) -> Array:  # f(s) exp(-up sigma_1), for f itself would overflow
+            small = up * s < 1.0
+            from_series = s * _exp_ratio(jnp.where(small, up * s, 0.0)) * jnp.exp(-up * largest)
+            safe_up = jnp.where(small, 1.0, up)
+            from_exponentials = (jnp.exp(jnp.where(small, 0.0, up * (s - largest))) - jnp.exp(-up * largest)) / safe_up
+            return jnp.where(small, from_series, from_exponentials) + up * jnp.exp(-up * largest)
+
+        falling = _rescaled(decay(values), decay(largest), largest)
+        rising = growth(values) / growth(largest) * largest
+        return jnp.where(self.alpha < 0, falling, rising)
+
+
+class LogShift(SpectralFunction):
+    r"""A logarithm of the ratio to the largest: lifts small values, the same at every scale. Vanishes at zero.
+
+        phi_i = sigma_1 ln(1 + gamma sigma_i / sigma_1) / ln(1 + gamma)
+
+    Args:
+      gamma: greater than 0; the larger, the flatter the new spectrum. The authors' code has 1.
+
+    Raises:
+      ValueError: if gamma is a number not greater than 0.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> sigma = jnp.array([20.0, 1.0])
+      >>> np.round(np.asarray(LogShift(gamma=10.0)(sigma, sigma)), 3)
+      array([20.   ,  3.382], dtype=float32)
+
+    References:
+      "shift" in the code published with arXiv 2208.11790.
+    """
+
+    gamma: Any = 1.0
+
+    vanishes_at_zero = True
+    bounds: ClassVar = {"gamma": (0.0, math.inf)}
+
+    def __call__(self, values: Array, spectrum: Array) -> Array:
+        largest = _largest(spectrum)
+        return jnp.log1p(self.gamma * (values / largest)) / jnp.log1p(self.gamma) * largest
+
+
+class Linear(SpectralFunction):
+    r"""Moves every singular value towards the largest.
+
+        phi_i = sigma_1 - (sigma_1 - sigma_i) / k
+
+    phi does not vanish at zero, so null directions are kept null.
+
+    Args:
+      k: greater than 0; above 1 lifts small values, 1 is the identity. The authors' code has 1.1.
+
+    Raises:
+      ValueError: if k is a number not greater than 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> Linear(k=2.0)(jnp.array([4.0, 1.0]), jnp.array([4.0, 1.0]))
+      Array([4. , 2.5], dtype=float32)
+
+    References:
+      "linear" in the code published with arXiv 2208.11790.
+    """
+
+    k: Any = 1.1
+
+    bounds: ClassVar = {"k": (0.0, math.inf)}
+
+    def __call__(self, values: Array, spectrum: Array) -> Array:
+        largest = _largest(spectrum)
+        return largest - (largest - values) / self.k
+
+
+class Average(SpectralFunction):
+    r"""Makes all singular values equal to their mean: the flattest spectrum there is. Null directions are kept null.
+
+        phi_i = mean of the positive sigma_j
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> Average()(jnp.array([4.0, 2.0, 0.0]), jnp.array([4.0, 2.0, 0.0]))
+      Array([3., 3., 3.], dtype=float32)
+
+    References:
+      "average" in the code published with arXiv 2208.11790.
+    """
+
+    def __call__(self, values: Array, spectrum: Array) -> Array:
+        positive = jnp.sum(spectrum > 0, axis=-1, keepdims=True)
+        mean = jnp.sum(spectrum, axis=-1, keepdims=True) / jnp.maximum(positive, 1)
+        return jnp.broadcast_to(mean, jnp.broadcast_shapes(mean.shape, values.shape))
 
 
 class Identity(SpectralFunction):
-    """phi_i = sigma_i: the transformation that changes nothing, for controls and tests.
+    """phi_i = sigma_i: the transformation that changes nothing, for controls and tests. Vanishes at zero.
 
     Example:
       >>> import jax.numpy as jnp
@@ -205,6 +263,10 @@ class Identity(SpectralFunction):
 _REGISTRY: dict[str, Callable[..., SpectralFunction]] = {
     "soft_decay": SoftDecay,
     "centered_soft_decay": functools.partial(SoftDecay, centered=True),
+    "soft_exponential": SoftExponential,
+    "log_shift": LogShift,
+    "linear": Linear,
+    "average": Average,
     "identity": Identity,
 }
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from svt_jax.spectral.functions import SpectralFunction
+from svt_jax.spectral.base import SpectralFunction
 
 Array = jax.Array
 Solver = Literal["auto", "svd", "gram"]

@@ -28,7 +28,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from svt_jax.spectral.functions import SpectralFunction
+from svt_jax.spectral.base import SpectralFunction
 from svt_jax.spectral.solvers import Solver, choose_solver, decompose, product
 
 Array = jax.Array
