@@ -1,7 +1,7 @@
 """The command line: parsing, errors in one line, exit codes, and the tables at the end.
 
-Exit status: 0 done; 2 bad input (one line on standard error); 3 a number was not finite; 143 stopped by SIGTERM, state
-saved.
+Exit status: 0 done; 2 bad input (one line on standard error); 3 a number was not finite; 143 stopped by SIGTERM and 130
+by Ctrl-C, state saved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-BAD_INPUT, NOT_FINITE, TERMINATED = 2, 3, 143
+BAD_INPUT, NOT_FINITE, SIGNALLED = 2, 3, 128
 
 
 def train(arguments: Sequence[str] | None = None, default_config: Path | None = None) -> int:
@@ -48,18 +48,23 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
 
     enable_compilation_cache()
 
-    from svt_jax.training.loop import NonFiniteError, StoppedBySignalError
+    import yaml
+
+    from svt_jax.evaluation.metrics import NonFiniteError
+    from svt_jax.training.loop import StoppedBySignalError
 
     try:
         return command(arguments, *rest)
-    except (ValueError, NonFiniteError, StoppedBySignalError) as error:
+    except (ValueError, OSError, yaml.YAMLError, NonFiniteError, StoppedBySignalError) as error:
         if show_traceback:
             traceback.print_exc()
-        kind = "stopped" if isinstance(error, StoppedBySignalError) else "error"
+        kind, status = "error", BAD_INPUT
+        if isinstance(error, NonFiniteError):
+            status = NOT_FINITE
+        elif isinstance(error, StoppedBySignalError):
+            kind, status = "stopped", SIGNALLED + error.number
         print(f"{kind}: {' '.join(str(error).split())}", file=sys.stderr)
-        return {ValueError: BAD_INPUT, NonFiniteError: NOT_FINITE, StoppedBySignalError: TERMINATED}.get(
-            type(error), BAD_INPUT
-        )
+        return status
 
 
 def enable_compilation_cache() -> None:
@@ -86,15 +91,20 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
 
     from svt_jax.training.loop import Trainer
     from svt_jax.training.progress import results_table
+    from svt_jax.training.run_folder import find_run
 
-    if not arguments and default_config is not None:
-        arguments = ["--config", str(default_config)]
+    chosen = any(re.match(r"--(config|model\.path|data\.task|help)\b|-h$", argument) for argument in arguments)
+    if not chosen and default_config is not None:
+        arguments = ["--config", str(default_config), *arguments]
     config = parse_config(arguments)
     console = Console()
-    trainer = Trainer(config, console)
-    results = trainer.run()
-    folder = trainer.folder
-    write_report(folder)
+    folder = find_run(config)
+    if folder.results.is_file():
+        console.print(f"{folder.path} is complete already; to train again choose another --run.name.", highlight=False)
+        results = folder.read_results()
+    else:
+        results = Trainer(config, console).run()
+        write_report(folder)
     rows = [(f"validation {name}", f"{value:.4f}") for name, value in results["metrics"]["validation"].items()]
     rows.append(("best", f"step {results['best']['step']}, " + _scores(results["best"]["metrics"])))
     if results["svt"]["layers"]:
@@ -124,7 +134,7 @@ def parse_config(arguments: Sequence[str]) -> Any:
     Raises:
       ValueError: for an unknown key, a wrong type or a value out of range.
     """
-    from jsonargparse import ArgumentParser, set_parsing_settings
+    from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
     from svt_jax.training.config import TrainConfig
 
@@ -142,6 +152,11 @@ def parse_config(arguments: Sequence[str]) -> Any:
         parsed = parser.parse_args(_config_first(arguments))
     except argparse.ArgumentError as error:
         raise ValueError(_explain(str(error), _keys(TrainConfig))) from error
+    for section in (field.name for field in dataclasses.fields(TrainConfig)):
+        if not isinstance(parsed[section], Namespace):
+            raise ValueError(
+                f"section {section} is {parsed[section]!r}; allowed is a table of keys. Fill it or leave it out."
+            )
     values = parser.instantiate(parsed).as_dict()
     return TrainConfig(**{field.name: values[field.name] for field in dataclasses.fields(TrainConfig)})
 
@@ -173,13 +188,19 @@ def _explain(message: str, keys: list[str]) -> str:
         return _unknown_key(found[1], keys)
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         return _unknown_key(f"{found[1]}.{found[2]}", keys)
-    if found := re.search(r"does not accept option '([\w.]+)'|Key '([\w.]+)' is not expected", message):
-        return _unknown_key(found[1] or found[2], keys)
+    if found := re.search(r"[Oo]ption '([\w.]+)' is not accepted", message):
+        return _unknown_key(found[1], keys)
     if found := re.search(r'Parser key "([\w.]+)": File does not exist: (.*)', message):
         return f"{found[1]} file {found[2]} does not exist; allowed is a YAML file. Check the path."
     if found := re.search(r'Parser key "([\w.]+)":.*?Expected an? (.*?)\. Got value: (.*)', message):
         allowed = re.sub(r"<class '(\w+)'>", r"\1", found[2]).replace("typing.", "")
         return f"{found[1]} is {found[3]!r}; allowed is {allowed}. Correct the config or the option."
+    if found := re.search(
+        r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*Given value: (.*)$',
+        message,
+    ):
+        allowed = re.sub(r"<class '(\w+)'>", r"\1", found[2]).replace("typing.", "").replace(", ...", "")
+        return f"{found[1]} is {found[3]}; allowed is one of {allowed}. Correct the config or the option."
     return f"{message}; allowed are --config FILE and --section.key VALUE. See --help."
 
 
@@ -203,6 +224,7 @@ def _evaluate(arguments: list[str]) -> int:
     glue.add_argument("--task", help="task of --model; a run knows its own")
     glue.add_argument("--data.source", dest="source", help="overrides the run's data.source")
     glue.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
+    glue.add_argument("--data.max_length", dest="max_length", type=int, help="with --model (default 128)")
     glue.add_argument("--split", default="validation", choices=("train", "validation", "test"))
     glue.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
     report = commands.add_parser("report", help="write report.html from what a run left", allow_abbrev=False)
@@ -239,6 +261,7 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
             split=options.split,
             source=options.source,
             eval_batch_size=options.eval_batch_size,
+            max_length=options.max_length,
         )
     rows = [
         (name, f"{value:.6f}" if isinstance(value, float) else str(value)) for name, value in outcome["metrics"].items()

@@ -1,4 +1,4 @@
-"""Environment of every test: eight simulated devices, one BLAS thread guard, marks that skip with a word."""
+"""Environment of every test: eight simulated devices, a compilation cache, marks that skip with a word."""
 
 import importlib.util
 import os

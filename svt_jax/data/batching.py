@@ -20,11 +20,13 @@ MAX_BUCKETS = 4
 _MULTIPLE = 8
 
 
-def choose_buckets(lengths: np.ndarray, batch_size: int, max_buckets: int = MAX_BUCKETS) -> list[int]:
+def choose_buckets(
+    lengths: np.ndarray, batch_size: int, max_buckets: int = MAX_BUCKETS, *, longest: int | None = None
+) -> list[int]:
     """At most `max_buckets` lengths, multiples of 8, that minimise the expected length of a padded random batch.
 
     A batch is as long as its longest example, so with F the distribution of lengths its own is F^batch_size. The best
-    set of buckets for that distribution is found by dynamic programming.
+    set of buckets for that distribution is found by dynamic programming. None is above `longest`, the model's positions.
 
     Example:
       >>> import numpy as np
@@ -32,6 +34,8 @@ def choose_buckets(lengths: np.ndarray, batch_size: int, max_buckets: int = MAX_
       [8, 104]
     """
     rounded = -(-np.asarray(lengths) // _MULTIPLE) * _MULTIPLE
+    if longest is not None:
+        rounded = np.minimum(rounded, longest)
     candidates, counts = np.unique(rounded, return_counts=True)
     below = np.cumsum(counts) / len(rounded)
     share = np.diff(below**batch_size, prepend=0.0)  # of batches whose longest example has this length

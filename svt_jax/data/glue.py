@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 
 Split = Literal["train", "validation", "test"]
+_SCORES = (0.0, 5.0)
+"""Range of STS-B's labels, GLUE's only regression task."""
 _FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 
 
@@ -153,8 +155,10 @@ def _parse_labels(task: Task, values: list[str], path: Path, first_line: int) ->
     for line, value in enumerate(values, start=first_line):
         try:
             labels.append(float(value) if task.regression else numbers[value])
+            if task.regression and not _SCORES[0] <= labels[-1] <= _SCORES[1]:
+                raise ValueError
         except (ValueError, KeyError):
-            allowed = "a number" if task.regression else " or ".join(numbers)
+            allowed = f"a number from {_SCORES[0]:g} to {_SCORES[1]:g}" if task.regression else " or ".join(numbers)
             raise ValueError(f"{path}, line {line}: label {value!r}; allowed is {allowed}. Correct the file.") from None
     return np.asarray(labels, np.float32 if task.regression else np.int32)
 

@@ -48,7 +48,10 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Any:
         raise ValueError(
             f"{folder} has no tokenizer; one of {', '.join(files)} is needed. Save it there with save_pretrained."
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
+        raise ValueError(f"the tokenizer in {folder} cannot be read ({error}). Download it again.") from error
     if len(tokenizer) > vocab_size:
         raise ValueError(
             f"the tokenizer in {folder} has {len(tokenizer)} tokens and the model's vocab_size is {vocab_size}. "
@@ -66,6 +69,10 @@ def demo_tokenizer() -> Any:
 
 def tokenize(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
     """Token arrays of the examples, each cut to max_length tokens (the longer sentence of a pair first)."""
+    texts = 1 if examples.second is None else 2
+    least = tokenizer.num_special_tokens_to_add(pair=texts == 2) + texts
+    if max_length < least:  # the tokenizer would give up on cutting, and say nothing
+        raise ValueError(f"data.max_length is {max_length}; this task needs at least {least}. Choose a larger one.")
     pairs = () if examples.second is None else (examples.second,)
     encoded = tokenizer(examples.first, *pairs, truncation=True, max_length=max_length, return_token_type_ids=True)
     lengths = np.asarray([len(ids) for ids in encoded["input_ids"]], np.int32)

@@ -22,13 +22,14 @@ class Evaluator:
       task: gives the metrics.
       tokens: the split.
       batch_size: has no influence on the score; must divide over the mesh's data and fsdp axes.
+      longest: the model's positions, which no batch may exceed.
       mesh: devices to run on.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef, task: Task, tokens: Tokens, batch_size: int, mesh: Mesh):
+    def __init__(self, graphdef: nnx.GraphDef, task: Task, tokens: Tokens, batch_size: int, longest: int, mesh: Mesh):
         self._task, self._tokens, self._batch_size, self._mesh = task, tokens, batch_size, mesh
         # sorted by length, a batch is about as long as each of its examples
-        self._buckets = choose_buckets(tokens.lengths, batch_size=1)
+        self._buckets = choose_buckets(tokens.lengths, batch_size=1, longest=longest)
         batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
         def forward(

@@ -23,6 +23,10 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 """By name, of (labels, predictions); each lies in [-1, 1]."""
 
 
+class NonFiniteError(ArithmeticError):
+    """A number that must be finite is not: a loss, a gradient, a parameter or a prediction."""
+
+
 def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Metrics of a split's logits.
 
@@ -32,12 +36,19 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
       labels: int[N], or float[N] for regression.
     Returns:
       A plain float for each name. A correlation that is undefined, as for constant predictions, is 0 with a warning.
+    Raises:
+      NonFiniteError: if a prediction is not finite.
 
     Example:
       >>> import numpy as np
       >>> compute_metrics(["accuracy", "f1"], np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), np.array([1, 0, 0]))
       {'accuracy': 0.6666666666666666, 'f1': 0.6666666666666666}
     """
+    if not np.isfinite(logits).all():
+        raise NonFiniteError(
+            f"{np.sum(~np.isfinite(logits).all(axis=1))} of {len(logits)} predictions are not finite, so there is no score. "
+            "Lower optim.learning_rate or set optim.grad_clip."
+        )
     predictions = logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
     result = {}
     for name in names:

@@ -1,1 +1,1 @@
-"""Flax NNX encoders, the SVT slot in their layers, heads, and Hugging Face weights in and out."""
+"""Flax NNX encoders, the SVT slot in their layers, heads, and Hugging Face weights."""

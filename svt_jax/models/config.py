@@ -29,7 +29,7 @@ _UNSUPPORTED = {
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Every number of the architecture. None has a default: all come from the checkpoint's config.json."""
+    """Every number of the architecture, read from the checkpoint's config.json by `from_hf`."""
 
     model_type: str
     vocab_size: int
@@ -51,7 +51,11 @@ class EncoderConfig:
         problems = []
         if self.hidden_act not in ACTIVATIONS:
             problems.append(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
-        if self.hidden_size % self.num_attention_heads:
+        sizes = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.type == "int"}
+        problems += [f"{name} is {size!r}, not a whole number" for name, size in sizes.items() if type(size) is not int]
+        least = {name: 0 if name == "pad_token_id" else 1 for name in sizes}
+        problems += [f"{n} is {s}, less than {least[n]}" for n, s in sizes.items() if type(s) is int and s < least[n]]
+        if not problems and self.hidden_size % self.num_attention_heads:
             problems.append(
                 f"hidden_size {self.hidden_size} does not divide by num_attention_heads {self.num_attention_heads}"
             )
@@ -74,6 +78,8 @@ class EncoderConfig:
         Raises:
           ValueError: for an unsupported family or field value, or a missing field; all of them at once.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError("config.json holds no table of fields. Use the model's own file.")
         model_type = values.get("model_type")
         if model_type not in _FAMILY_DEFAULTS:
             raise ValueError(
@@ -150,15 +156,18 @@ class SVTConfig:
     """
 
     function: str = "none"
-    layers: list[int] | str = dataclasses.field(default_factory=lambda: [-1])
+    layers: tuple[int, ...] | str = (-1,)
     placement: Placement = "before_norm"
-    alpha: float | list[float] = -0.2
+    alpha: float | tuple[float, ...] = -0.2
     learnable: bool = True
     solver: Solver = "auto"
     mask_padding: bool = True
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        for name in ("layers", "alpha"):  # lists from YAML and Python: tuples keep the config hashable
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.function != "none" and self.function not in function_names():
             raise ValueError(
                 f"svt.function is {self.function!r}; allowed are none, {', '.join(function_names())}. Register your own with svt_jax.register_function."
@@ -173,7 +182,7 @@ class SVTConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"svt.dropout is {self.dropout}; it must lie in [0, 1). The published value is 0.1.")
-        for alpha in self.alpha if isinstance(self.alpha, list | tuple) else [self.alpha]:
+        for alpha in self.alpha if isinstance(self.alpha, tuple) else [self.alpha]:
             if not -1.0 < alpha < 0.0:
                 raise ValueError(f"svt.alpha is {alpha}; it must lie in (-1, 0). Start from -0.2.")
 
@@ -196,7 +205,7 @@ class SVTConfig:
         if not self.enabled:
             return {}
         layers = self._layer_numbers(num_layers)
-        alphas = self.alpha if isinstance(self.alpha, list | tuple) else [self.alpha] * len(layers)
+        alphas = self.alpha if isinstance(self.alpha, tuple) else [self.alpha] * len(layers)
         if len(alphas) != len(layers):
             raise ValueError(
                 f"svt.alpha has {len(alphas)} numbers for {len(layers)} layers {layers}. Give one number, or one per layer."

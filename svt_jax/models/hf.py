@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
-from svt_jax.models.config import SVTConfig, read_config
+from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.heads import Classifier
 from svt_jax.models.svt_layer import SVTParam
@@ -106,8 +106,9 @@ def load_classifier(
     folder = local_folder(path_or_id)
     tensors, others = _encoder_tensors(folder, svt, dtype)
     tensors = {f"encoder/{path}": tensor for path, tensor in tensors.items()}
-    head = _head_tensors(read_config(folder).model_type, others)
-    fits = _head_fits(head, num_labels)
+    config = read_config(folder)
+    head = _head_tensors(config.model_type, others)
+    fits = _head_fits(head, config, num_labels)
     if fits:
         tensors |= head
     else:
@@ -127,15 +128,17 @@ def load_classifier(
 
 def has_head(folder: Path, num_labels: int) -> bool:
     """Whether a checkpoint has a classification head of this size."""
-    return _head_fits(_head_tensors(read_config(folder).model_type, _read_tensors(folder)), num_labels)
+    config = read_config(folder)
+    return _head_fits(_head_tensors(config.model_type, _read_tensors(folder)), config, num_labels)
 
 
 def _head_tensors(family: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {ours: change(tensors[theirs]) for theirs, (ours, change) in _HEAD[family].items() if theirs in tensors}
 
 
-def _head_fits(head: Mapping[str, np.ndarray], num_labels: int) -> bool:
-    return bool(head) and all(tensor.shape[-1] == num_labels for tensor in head.values())
+def _head_fits(head: Mapping[str, np.ndarray], config: EncoderConfig, num_labels: int) -> bool:
+    shapes = {"classifier/kernel": (config.hidden_size, num_labels), "classifier/bias": (num_labels,)}
+    return {path: tensor.shape for path, tensor in head.items() if np.issubdtype(tensor.dtype, np.floating)} == shapes
 
 
 def local_folder(path_or_id: str | Path) -> Path:
@@ -196,9 +199,10 @@ def _encoder_tensors(
             problems.append(f"{full_name} {list(tensor.shape)} is not a tensor of this architecture")
     expected = _shapes(nnx.eval_shape(lambda: _new_encoder(folder, svt, dtype)))
     theirs_of = {ours: theirs for theirs, (ours, _) in table.items()}
+    optional_whole = not any(_OPTIONAL.match(path) for path in tensors)  # half a pooler is a fault, none is not
     for path, shape in expected.items():
         if path not in tensors:
-            if not _OPTIONAL.match(path):
+            if not (_OPTIONAL.match(path) and optional_whole):
                 problems.append(f"{theirs_of[path]} is missing ({path} {list(shape)})")
         elif tensors[path].shape != shape:
             problems.append(f"{theirs_of[path]} gives {list(tensors[path].shape)} for {path} {list(shape)}")
@@ -214,7 +218,10 @@ def _encoder_tensors(
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
-        files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        try:
+            files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{index} has no weight_map of tensor names to files. Download it again.") from error
     elif single.is_file():
         files = [single]
     else:

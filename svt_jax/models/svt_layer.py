@@ -28,8 +28,8 @@ class SVTConstant(nnx.Variable):
 class SVTLayer(nnx.Module):
     """Dropout, then the transformation, in float32, of each example's real tokens.
 
-    A parameter with bounds is stored unbounded, so that no step can leave the interval: for (low, high) as its logit,
-    value = low + (high - low) sigmoid(stored); for (low, inf) as its logarithm, value = low + exp(stored).
+    A parameter with bounds is stored unbounded, so that no step can leave the interval: for (low, high) as the logit of
+    its place in it, for (low, inf) as the inverse softplus of its distance from low.
     """
 
     def __init__(self, config: SVTConfig, alpha: float):
@@ -65,13 +65,18 @@ class SVTLayer(nnx.Module):
         )
 
 
+_MARGIN = 1e-6
+"""Share of an interval that is kept free at its ends: in float32 a sigmoid reaches 0 and 1, and alpha = 0 is 0/0."""
+
+
 def _unbounded(value: float, bounds: tuple[float, float] | None) -> float:
     if bounds is None:
         return value
     low, high = bounds
     if math.isinf(high):
-        return math.log(value - low)
-    return math.log((value - low) / (high - value))
+        return math.log(math.expm1(value - low - _MARGIN))
+    share = ((value - low) / (high - low) - _MARGIN) / (1.0 - 2.0 * _MARGIN)
+    return math.log(share / (1.0 - share))
 
 
 def _bounded(stored: Array, bounds: tuple[float, float] | None) -> Array:
@@ -79,5 +84,5 @@ def _bounded(stored: Array, bounds: tuple[float, float] | None) -> Array:
         return stored
     low, high = bounds
     if math.isinf(high):
-        return low + jnp.exp(stored)
-    return low + (high - low) * jax.nn.sigmoid(stored)
+        return low + _MARGIN + jax.nn.softplus(stored)
+    return low + (high - low) * (_MARGIN + (1.0 - 2.0 * _MARGIN) * jax.nn.sigmoid(stored))

@@ -304,7 +304,7 @@ def get_function(name: str, **params: Any) -> SpectralFunction:
 
 
 def register_function(name: str, cls: Callable[..., SpectralFunction]) -> None:
-    """Makes a user's own function available by name, in Python and as `svt.function` in a config.
+    """Makes a user's own function available by name, for `get_function`, `SVTConfig` and a config of this process.
 
     Args:
       name: the new name.

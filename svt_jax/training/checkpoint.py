@@ -25,9 +25,15 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run.
 
-    def __init__(self, folder: Path, keep: int = 2):
+    Args:
+      folder: of the checkpoints.
+      keep: newest ones to keep.
+      read_only: for a reader beside a run that may still be writing; never removes anything.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False):
         policies = [
             checkpoint_managers.LatestN(keep),
             checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
@@ -35,8 +41,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             best_fn=_score,  # without it metrics are not written; the policies decide what is kept
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
+        self._read_only = read_only
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     @property
@@ -70,13 +78,21 @@ class Checkpoints:
           ValueError: if there is none, or that step's is damaged.
         """
         candidates = [step] if step is not None else self.steps[::-1]
+        problems = []
         for candidate in candidates:
             try:
-                return candidate, *self._restore_step(candidate, like)
+                found = candidate, *self._restore_step(candidate, like)
             except Exception as error:  # Orbax raises bare Exception for truncated data
-                log.warning("checkpoint of step %d cannot be read (%s)", candidate, error)
+                problems.append(f"step {candidate}: {error}")
+                log.warning("the checkpoint of step %d is damaged, trying the one before", candidate)
+                continue
+            if not self._read_only:
+                for damaged in [s for s in self.steps if s > candidate]:
+                    self._manager.delete(damaged)  # Orbax would refuse to save that step again
+            return found
         raise ValueError(
-            f"no readable checkpoint in {self._manager.directory} (steps {self.steps}). Start the run again under another run.name."
+            f"no readable checkpoint in {self._manager.directory} ({'; '.join(problems) or 'there is none'}). "
+            "Restore the folder from a copy, or train under another run.name."
         )
 
     def _restore_step(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:

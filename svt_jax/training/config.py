@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from svt_jax.models.config import SVTConfig
 from svt_jax.models.hf import DTYPES
 
 
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
 def _positive(section: str, config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{section}.{name} is {value}; it must be greater than 0. Correct the config.")
+        if value is not None and not 0 < value < math.inf:  # not: NaN compares false with everything
+            raise ValueError(f"{section}.{name} is {value}; it must be greater than 0 and finite. Correct the config.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +67,7 @@ class DataConfig:
         task: demo, cola, sst2, mrpc, stsb, qnli, rte or wnli.
         source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv).
         max_length: Longer examples are cut to this many tokens.
-        buckets: Lengths that batches are padded to: auto (at most four, chosen from the data) or a list.
+        buckets: Lengths that training batches are padded to: auto (at most four, chosen from the data) or a list.
         eval_batch_size: Examples in an evaluation batch.
     """
 
@@ -111,9 +118,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _positive("optim", self, "learning_rate", "batch_size", "accumulate", "epochs", "max_steps", "grad_clip")
-        if self.svt_learning_rate is not None and self.svt_learning_rate < 0:
+        if self.svt_learning_rate is not None and not 0 <= self.svt_learning_rate < math.inf:
             raise ValueError(f"optim.svt_learning_rate is {self.svt_learning_rate}; it must be at least 0, or null.")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"optim.weight_decay is {self.weight_decay}; it must be at least 0.")
         if not 0.0 <= self.warmup_ratio < 1.0:
             raise ValueError(f"optim.warmup_ratio is {self.warmup_ratio}; it must lie in [0, 1).")
@@ -195,7 +202,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as in a YAML file."""
-        return dataclasses.asdict(self)
+        return _lists(dataclasses.asdict(self))
 
     def identity(self) -> dict[str, Any]:
         """The part that determines the result: two configs with the same identity are the same run."""

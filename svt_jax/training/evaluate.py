@@ -9,9 +9,10 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from svt_jax.data.glue import Split
+from svt_jax.data.glue import Split, Task
+from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.glue import Evaluator
-from svt_jax.models.config import SVTConfig, read_config
+from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.hf import has_head, load_classifier, local_folder
 from svt_jax.training import assemble
 from svt_jax.training.checkpoint import Checkpoints, abstract
@@ -42,24 +43,28 @@ def evaluate_run(
     """
     folder, config, encoder = read_run(run)
     data = _data_config(DataConfig(**config["data"]), source, eval_batch_size)
+    _check_labelled(data.task, split)
     task = assemble.find_task(data.task)
     if not folder.checkpoints.is_dir():
         raise ValueError(f"{run} has no checkpoints yet. Train it first.")
-    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
     step = _choose_step(checkpoints, checkpoint)
     classifier = nnx.eval_shape(
         lambda: assemble.random_classifier(
             encoder, SVTConfig(**config["svt"]), task.num_labels, dtype=config["model"]["dtype"], seed=0
         )
     )
-    mesh = make_mesh(MeshConfig())
+    try:  # the run's own mesh gives its score to the last bit; another one may differ in rounding
+        mesh = make_mesh(MeshConfig(**config["mesh"]))
+    except ValueError:
+        mesh = make_mesh(MeshConfig())
     graphdef, params, constants = split_model(classifier)
     shardings = TrainState(parameter_shardings(params, mesh), jax.tree.map(lambda _: replicated(mesh), constants), None)
     step, state, _ = checkpoints.restore(abstract(TrainState(params, constants, None), shardings), step)
     checkpoints.close()
     tokenizer = assemble.load_tokenizer(folder.model, encoder.vocab_size)
     tokens = assemble.load_tokens(data, tokenizer, encoder, split)
-    metrics = _score(graphdef, state.params, state.constants, task, tokens, data, mesh)
+    metrics = _evaluator(graphdef, task, tokens, data, encoder, mesh).score(state.params, state.constants)
     return {"task": task.name, "split": split, "run": run, "step": step, "examples": len(tokens), "metrics": metrics}
 
 
@@ -70,6 +75,7 @@ def evaluate_model(
     split: Split = "validation",
     source: str | None = None,
     eval_batch_size: int | None = None,
+    max_length: int | None = None,
 ) -> dict[str, Any]:
     """The score of a pretrained classifier (a folder or a hub id) that has a head for the task.
 
@@ -78,7 +84,8 @@ def evaluate_model(
     """
     if task is None:
         raise ValueError("--model needs --task; allowed are " + ", ".join(assemble.TASKS) + ". Add it.")
-    data = _data_config(DataConfig(task=task), source, eval_batch_size)
+    _check_labelled(task, split)
+    data = _data_config(DataConfig(task=task), source, eval_batch_size, max_length)
     found = assemble.find_task(task)
     folder = local_folder(path)
     if not has_head(folder, found.num_labels):
@@ -90,28 +97,28 @@ def evaluate_model(
     encoder = read_config(folder)
     tokens = assemble.load_tokens(data, assemble.load_tokenizer(folder, encoder.vocab_size), encoder, split)
     graphdef, params, constants = split_model(classifier)
-    metrics = _score(graphdef, params, constants, found, tokens, data, make_mesh(MeshConfig()))
+    evaluator = _evaluator(graphdef, found, tokens, data, encoder, make_mesh(MeshConfig()))
+    metrics = evaluator.score(params, constants)
     return {"task": task, "split": split, "model": path, "examples": len(tokens), "metrics": metrics}
 
 
-def _data_config(data: DataConfig, source: str | None, eval_batch_size: int | None) -> DataConfig:
-    changes: dict[str, Any] = {"source": source, "eval_batch_size": eval_batch_size}
+def _data_config(
+    data: DataConfig, source: str | None, eval_batch_size: int | None, max_length: int | None = None
+) -> DataConfig:
+    changes: dict[str, Any] = {"source": source, "eval_batch_size": eval_batch_size, "max_length": max_length}
     return dataclasses.replace(data, **{name: value for name, value in changes.items() if value is not None})
 
 
-def _score(
-    graphdef: nnx.GraphDef,
-    params: nnx.State,
-    constants: nnx.State,
-    task: Any,
-    tokens: Any,
-    data: DataConfig,
-    mesh: Mesh,
-) -> dict[str, float]:
-    if tokens.labels is None:
-        raise ValueError(f"the test split of {task.name} has no labels, so no score. Use --split validation.")
+def _check_labelled(task: str, split: Split) -> None:
+    if split == "test" and task != "demo":
+        raise ValueError(f"the test split of {task} has no labels, so no score. Use --split validation.")
+
+
+def _evaluator(
+    graphdef: nnx.GraphDef, task: Task, tokens: Tokens, data: DataConfig, encoder: EncoderConfig, mesh: Mesh
+) -> Evaluator:
     check_batch(mesh, "data.eval_batch_size", data.eval_batch_size)
-    return Evaluator(graphdef, task, tokens, data.eval_batch_size, mesh).score(params, constants)
+    return Evaluator(graphdef, task, tokens, data.eval_batch_size, encoder.max_position_embeddings, mesh)
 
 
 def _choose_step(checkpoints: Checkpoints, wanted: str) -> int | None:

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
 
 from svt_jax.data.batching import Batch, TrainingBatches, choose_buckets
 from svt_jax.evaluation.glue import Evaluator
+from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.models.heads import Classifier
 from svt_jax.training import assemble, run_folder
 from svt_jax.training.checkpoint import Checkpoints, abstract
@@ -37,50 +39,76 @@ from svt_jax.training.step import TrainState, make_train_step, split_model
 
 _LAG = 2
 """Steps between dispatch and reading a step's metrics, so that the device never waits for Python."""
-
-
-class NonFiniteError(ArithmeticError):
-    """The loss or a gradient is not a finite number."""
+_ADVICE = "Lower optim.learning_rate or set optim.grad_clip."
 
 
 class StoppedBySignalError(Exception):
-    """SIGTERM came; the state is saved."""
+    """SIGTERM or SIGINT came; the state is saved.
+
+    Attributes:
+      number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number
 
 
 @dataclasses.dataclass
 class _Clock:
-    """Seconds and examples of training alone: compilation, evaluation and waiting for saves are not in it."""
+    """Seconds and examples of training alone: compilation, evaluation and waiting for saves are not in it.
+
+    The numbers of a run's earlier processes go in, so that a resumed run reports all of it.
+    """
 
     seconds: float = 0.0
     examples: int = 0
     tokens: int = 0
     compile_seconds: float = 0.0
     compiles: int = 0
-    before: float = 0.0  # wall time of the run's earlier processes
+    wall_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self._process_start = self._start = time.perf_counter()
+        self._wall_before, self._process_start = self.wall_seconds, time.perf_counter()
+        self._start: float | None = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """What runs inside is training."""
+        self._start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stop()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """What runs inside is not training. The device must have finished its steps."""
-        self.seconds += time.perf_counter() - self._start
+        self._stop()
         try:
             yield
         finally:
             self._start = time.perf_counter()
 
-    @property
-    def training_seconds(self) -> float:
-        return self.seconds + time.perf_counter() - self._start
+    def _stop(self) -> None:
+        self.seconds, self._start = self.training_seconds, None
 
     @property
-    def wall_seconds(self) -> float:
-        return self.before + time.perf_counter() - self._process_start
+    def training_seconds(self) -> float:
+        return self.seconds + (0.0 if self._start is None else time.perf_counter() - self._start)
 
     @property
     def examples_per_second(self) -> float:
         return self.examples / max(self.training_seconds, 1e-9)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(self.training_seconds, 1e-9)
+
+    def numbers(self) -> dict[str, float]:
+        """What a checkpoint keeps of it; `_Clock(**numbers)` goes on from there."""
+        self.wall_seconds = self._wall_before + time.perf_counter() - self._process_start
+        return {**dataclasses.asdict(self), "seconds": self.training_seconds}
 
 
 class Trainer:
@@ -89,6 +117,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, console: Console | None = None):
         self.config = config
         self.console = console or Console()
+        self.folder = run_folder.find_run(config)
         self.mesh = make_mesh(config.mesh)
         self.task = assemble.find_task(config.data.task)
         rows = config.optim.batch_size * config.optim.accumulate
@@ -99,27 +128,28 @@ class Trainer:
             assemble.load_tokens(config.data, model.tokenizer, model.encoder, split)
             for split in ("train", "validation")
         )
+        positions = model.encoder.max_position_embeddings
         buckets = config.data.buckets
         if buckets == "auto":
-            buckets = choose_buckets(train_tokens.lengths, rows)
+            buckets = choose_buckets(train_tokens.lengths, rows, longest=positions)
+        elif max(buckets) > positions:
+            raise ValueError(
+                f"data.buckets is {buckets} and the model has {positions} positions. Leave the longer ones out."
+            )
         self.batches = TrainingBatches(train_tokens, rows, config.run.seed, sorted(buckets))
         self.num_layers = model.encoder.num_hidden_layers
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.num_steps = min(config.optim.epochs * self.steps_per_epoch, config.optim.max_steps or 2**62)
 
         classifier = assemble.make_classifier(config, model, self.task.num_labels)
-        # From here on nothing can fail for the config's fault, so that a wrong one leaves no folder behind.
-        self.folder = run_folder.open_run_folder(config)
-        run_folder.save_model_description(self.folder, model.encoder, model.tokenizer)
-        run_folder.write_manifest(self.folder, config, self.mesh, model.folder)
-        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
-
         self.graphdef, params, constants = split_model(classifier)
         self.optimizer = make_optimizer(config.optim, self.num_steps)
         self.schedule = learning_rate_schedule(config.optim, self.num_steps)
         self._shardings = self._state_shardings(params, constants)
         self._initial = (params, constants)
-        self.evaluator = Evaluator(self.graphdef, self.task, validation_tokens, config.data.eval_batch_size, self.mesh)
+        self.evaluator = Evaluator(
+            self.graphdef, self.task, validation_tokens, config.data.eval_batch_size, positions, self.mesh
+        )
         self._compiled: dict[int, Any] = {}
         self._step = jax.jit(
             make_train_step(
@@ -133,29 +163,31 @@ class Trainer:
             out_shardings=(self._shardings, replicated(self.mesh)),
             donate_argnums=0,
         )
-        self.clock = _Clock()
-        self._stop = threading.Event()
+        self._all_finite = jax.jit(
+            lambda state: jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(state)]))
+        )
+        self._stop_signal: int | None = None
+        # From here on nothing can fail for the config's fault: a wrong one leaves no folder behind.
+        manifest = run_folder.make_manifest(config, self.mesh, model.folder)
+        run_folder.create(self.folder, config, manifest, model.encoder, model.tokenizer)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
 
     def run(self) -> dict[str, Any]:
         """Trains to the end, from the newest checkpoint if there is one; returns what results.json holds.
 
         Raises:
           NonFiniteError: if the loss or a gradient is not finite; the last good checkpoint stays.
-          StoppedBySignalError: after SIGTERM, once the state is saved.
+          StoppedBySignalError: after SIGTERM or SIGINT, once the state is saved.
         """
-        if self.folder.results.is_file():
-            self.console.print(
-                f"{self.folder.path} is complete already; to train again choose another --run.name.", highlight=False
-            )
-            return self.folder.read_results()
         step, state, progress = self._start()
-        self.clock.before = progress["wall_time_s"]
+        self.clock = _Clock(**progress["clock"])
         writer = run_folder.MetricsWriter(self.folder, step)
         try:
             with (
-                self._stop_on_sigterm(),
+                self._stop_on_signals(),
                 jax.set_mesh(self.mesh),
                 TrainingProgress(self.console, self.num_steps, step, self.config.log.progress) as bar,
+                self.clock.running(),
             ):
                 progress = self._train(step, state, progress, writer, bar)
         finally:
@@ -177,7 +209,7 @@ class Trainer:
         params = jax.jit(lambda p: jax.tree.map(lambda x: x + 0, p), out_shardings=self._shardings.params)(params)
         constants = jax.device_put(constants, self._shardings.constants)
         optimizer = jax.jit(self.optimizer.init, out_shardings=self._shardings.optimizer)(params)
-        return 0, TrainState(params, constants, optimizer), {"wall_time_s": 0.0, "evaluations": []}
+        return 0, TrainState(params, constants, optimizer), {"clock": {}, "evaluations": []}
 
     def _state_shardings(self, params: nnx.State, constants: nnx.State) -> TrainState:
         shardings = parameter_shardings(params, self.mesh)
@@ -209,21 +241,23 @@ class Trainer:
             while len(pending) > _LAG:
                 self._read(*pending.popleft(), writer, bar)
             epoch_ends = step % self.steps_per_epoch == 0 or step == self.num_steps
-            stopping = self._stop.is_set()
+            stopping = self._stop_signal is not None
             if epoch_ends or stopping or (every and step % every == 0):
                 while pending:  # before saving: a state that is not finite must not become a checkpoint
                     self._read(*pending.popleft(), writer, bar)
                 jax.block_until_ready(state)
                 with self.clock.paused():
                     progress = self._evaluate_and_save(step, state, progress, bar, evaluate=epoch_ends)
-            if stopping and step < self.num_steps:
+            if self._stop_signal is not None and stopping and step < self.num_steps:
                 self.checkpoints.wait()
+                name = signal.Signals(self._stop_signal).name
                 raise StoppedBySignalError(
-                    f"stopped by SIGTERM after step {step}; the state is saved. Start the same command again to resume."
+                    f"stopped by {name} after step {step}; the state is saved. Start the same command again to resume.",
+                    self._stop_signal,
                 )
         with self.clock.paused():
             self.checkpoints.wait()
-        return progress
+            return {**progress, "clock": self.clock.numbers()}
 
     def _evaluate_and_save(
         self, step: int, state: TrainState, progress: dict[str, Any], bar: TrainingProgress, *, evaluate: bool
@@ -237,8 +271,10 @@ class Trainer:
             evaluations = [*evaluations, {"step": step, "metrics": metrics}]
             bar.evaluated(step, step / self.steps_per_epoch, metrics)
         bar.note("saving")
+        if not self._all_finite(state.params):
+            raise NonFiniteError(f"step {step}: a parameter is not finite after it; {self._last_good()}. {_ADVICE}")
         progress = {
-            "wall_time_s": self.clock.wall_seconds,
+            "clock": self.clock.numbers(),
             "evaluations": evaluations,
             "alpha": [float(alpha) for alpha in self._alphas(state).values()],
         }
@@ -289,7 +325,7 @@ class Trainer:
                     "alpha": {str(n): float(alpha) for n, alpha in metrics["alpha"].items()},
                     "grad_norm": grad_norm,
                     "examples_per_second": rate,
-                    "tokens_per_second": self.clock.tokens / max(self.clock.training_seconds, 1e-9),
+                    "tokens_per_second": self.clock.tokens_per_second,
                     "compiles": self.clock.compiles,
                 }
             )
@@ -303,15 +339,18 @@ class Trainer:
                 (n for n, value in zip(names, squared_norms, strict=True) if not math.isfinite(value)), "their norm"
             )
             what = f"the loss is {loss:.4g} and the gradient of {first} is not finite"
+        return f"step {step}: {what}; training needs finite numbers, {self._last_good()}. {_ADVICE}"
+
+    def _last_good(self) -> str:
         steps = self.checkpoints.steps
-        kept = f"the checkpoint of step {steps[-1]} is the last good one" if steps else "no checkpoint had been written"
-        return f"step {step}: {what}; training needs finite numbers, {kept}. Lower optim.learning_rate or set optim.grad_clip."
+        return f"the checkpoint of step {steps[-1]} is the last good one" if steps else "no checkpoint had been written"
 
     def _results(self, progress: dict[str, Any]) -> dict[str, Any]:
         last = progress["evaluations"][-1]
         main = self.task.metrics[0]
-        best = max(progress["evaluations"], key=lambda e: (e["metrics"][main], -e["step"]))
-        svt = self.config.svt
+        # of equal ones the latest, as Orbax keeps it
+        best = max(progress["evaluations"], key=lambda e: (e["metrics"][main], e["step"]))
+        svt, clock = self.config.svt, progress["clock"]
         layers = list(svt.alpha_by_layer(self.num_layers))
         return {
             "task": self.task.name,
@@ -322,21 +361,28 @@ class Trainer:
             "evaluations": progress["evaluations"],
             "svt": {"function": svt.function, "layers": layers, "alpha": progress["alpha"]},
             "train": {
-                "examples_per_second": self.clock.examples_per_second,
-                "wall_time_s": self.clock.wall_seconds,
-                "compile_time_s": self.clock.compile_seconds,
-                "compiles": self.clock.compiles,
+                "examples_per_second": clock["examples"] / max(clock["seconds"], 1e-9),
+                "wall_time_s": clock["wall_seconds"],
+                "compile_time_s": clock["compile_seconds"],
+                "compiles": clock["compiles"],
             },
             "device": run_folder.device_description(),
         }
 
     @contextlib.contextmanager
-    def _stop_on_sigterm(self) -> Iterator[None]:
+    def _stop_on_signals(self) -> Iterator[None]:
+        """SIGTERM and the first SIGINT end the run after the step; a second SIGINT ends it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield  # signals can be handled in the main thread alone
             return
-        before = signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+
+        def note(number: int, _: Any) -> None:
+            self._stop_signal = number
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -96,36 +96,59 @@ def run_name(config: TrainConfig) -> str:
     return f"{config.data.task}{model}-{function}-seed{config.run.seed}"
 
 
-def open_run_folder(config: TrainConfig) -> RunFolder:
-    """Creates the folder, or opens the one that holds this same run.
+def find_run(config: TrainConfig) -> RunFolder:
+    """The folder of this config's run, which may not exist yet; nothing is written.
 
     Raises:
-      ValueError: if the folder holds another run or foreign files, or cannot be written.
+      ValueError: if the folder holds another run or foreign files.
     """
     folder = RunFolder(Path(config.run.output_dir) / run_name(config))
     if folder.config.is_file():
-        other = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        theirs, ours = _identity(other), _flat(config.identity())
+        theirs, ours = _identity(_read_config(folder)), _flat(_plain(config.identity()))
         differing = [f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}" for key in ours if theirs.get(key) != ours[key]]
         if differing:
             raise ValueError(
-                f"{folder.path} holds another run's config ({'; '.join(differing)}); a folder holds one run. Choose another --run.name."
+                f"{folder.path} holds another run's config ({'; '.join(differing)}); a folder holds one run. "
+                "Choose another --run.name."
             )
         if config.checkpoint.resume == "never" and folder.checkpoints.is_dir():
             raise ValueError(
-                f"{folder.path} holds this run already and checkpoint.resume is 'never'. Choose another --run.name, or resume with auto."
+                f"{folder.path} holds this run already and checkpoint.resume is 'never'. "
+                "Choose another --run.name, or resume with auto."
             )
-    elif folder.path.is_dir() and any(folder.path.iterdir()):
-        raise ValueError(f"{folder.path} is not empty and holds no run. Choose another --run.name or --run.output_dir.")
+    elif folder.path.exists() and not (folder.path.is_dir() and not any(folder.path.iterdir())):
+        raise ValueError(f"{folder.path} exists and holds no run. Choose another --run.name or --run.output_dir.")
+    return folder
+
+
+def create(
+    folder: RunFolder, config: TrainConfig, manifest: dict[str, Any], encoder: EncoderConfig, tokenizer: Any
+) -> None:
+    """Writes config, manifest and model description of a run that starts, or notes in the manifest that it resumes.
+
+    Raises:
+      ValueError: if a resumed run would start from other weights, or the folder cannot be written.
+    """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        if not folder.config.is_file():
-            write_atomically(folder.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        if folder.manifest.is_file():
+            first = json.loads(folder.manifest.read_text(encoding="utf-8"))
+            if first["weights_sha256"] != manifest["weights_sha256"]:
+                raise ValueError(
+                    f"{folder.path} began with weights {first['weights_sha256']} and model.path now holds "
+                    f"{manifest['weights_sha256']}. Restore the model, or choose another --run.name."
+                )
+            manifest = {**first, "resumed": [*first.get("resumed", []), manifest]}
+        # as run: mesh, logging and checkpoint settings may change when a run is resumed
+        write_atomically(folder.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        write_atomically(folder.manifest, _json(manifest))
+        folder.model.mkdir(exist_ok=True)
+        tokenizer.save_pretrained(folder.model)
+        write_atomically(folder.model / "config.json", _json(encoder.to_hf()))
     except OSError as error:
         raise ValueError(
             f"{folder.path} cannot be written ({error.strerror}). Choose another --run.output_dir."
         ) from error
-    return folder
 
 
 def read_run(path: str | Path) -> tuple[RunFolder, dict[str, Any], EncoderConfig]:
@@ -137,19 +160,14 @@ def read_run(path: str | Path) -> tuple[RunFolder, dict[str, Any], EncoderConfig
     folder = RunFolder(Path(path))
     if not folder.config.is_file():
         raise ValueError(f"{path} holds no run (no config.yaml); allowed is a folder that train.py wrote. Check --run.")
-    return folder, yaml.safe_load(folder.config.read_text(encoding="utf-8")), read_config(folder.model)
+    config = _read_config(folder)
+    _identity(config)  # raises if it is not a run's
+    return folder, config, read_config(folder.model)
 
 
-def save_model_description(folder: RunFolder, encoder: EncoderConfig, tokenizer: Any) -> None:
-    """Writes model/: config.json and the tokenizer."""
-    folder.model.mkdir(exist_ok=True)
-    tokenizer.save_pretrained(folder.model)
-    write_atomically(folder.model / "config.json", _json(encoder.to_hf()))
-
-
-def write_manifest(folder: RunFolder, config: TrainConfig, mesh: Mesh, weights: Path | None) -> None:
-    """Writes manifest.json: what is needed to tell whether two runs are comparable."""
-    manifest = {
+def make_manifest(config: TrainConfig, mesh: Mesh, weights: Path | None) -> dict[str, Any]:
+    """What is needed to tell whether two runs are comparable."""
+    return {
         "command": sys.argv,
         "seed": config.run.seed,
         "python": sys.version.split()[0],
@@ -162,7 +180,6 @@ def write_manifest(folder: RunFolder, config: TrainConfig, mesh: Mesh, weights: 
         "weights_sha256": _hash_weights(weights),
         "git_commit": _git_commit(),
     }
-    write_atomically(folder.manifest, _json(manifest))
 
 
 def write_results(folder: RunFolder, results: dict[str, Any]) -> None:
@@ -211,9 +228,24 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as they come back from YAML."""
+    return yaml.safe_load(yaml.safe_dump(values))
+
+
+def _read_config(folder: RunFolder) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder.config} is not YAML. Choose another --run.name.") from error
+
+
 def _identity(stored: dict[str, Any]) -> dict[str, Any]:
-    values = {section: stored[section] for section in ("model", "svt", "data", "optim")}
-    return _flat({**values, "seed": stored["run"]["seed"]})
+    try:
+        values = {section: stored[section] for section in ("model", "svt", "data", "optim")}
+        return _flat({**values, "seed": stored["run"]["seed"]})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("the folder's config.yaml is not one that a run wrote. Choose another folder.") from error
 
 
 def _hash_weights(folder: Path | None) -> str | None:

@@ -85,5 +85,9 @@ def test_buckets_are_the_best_of_their_number(batch_size):
     assert expected_length(chosen, lengths, batch_size) <= expected_length(best, lengths, batch_size) * 1.01
 
 
+def test_no_bucket_is_longer_than_the_model():
+    assert choose_buckets(np.array([3, 20]), 1, longest=20) == [8, 20]
+
+
 def test_one_length_needs_one_bucket():
     assert choose_buckets(np.full(10, 12), 4) == [16]

@@ -3,6 +3,7 @@
 import collections
 
 import numpy as np
+import pytest
 
 from svt_jax.data.demo import SIZES, load_demo, vocabulary
 from svt_jax.data.tokenizer import demo_tokenizer, load_tokenizer, tokenize
@@ -30,6 +31,12 @@ def test_claim_alone_does_not_tell_the_label():
         votes[claim].append(label)
     guesses = np.array([round(np.mean(votes[c])) if votes[c] else 0 for c in held_out.second])
     assert (guesses == held_out.labels).mean() < 0.6
+
+
+def test_too_short_a_length_is_an_error():
+    with pytest.raises(ValueError, match="data.max_length is 4; this task needs at least 5"):
+        tokenize(load_demo("validation"), demo_tokenizer(), 4)
+    assert tokenize(load_demo("validation"), demo_tokenizer(), 5).lengths.max() == 5
 
 
 def test_the_tokenizer_knows_every_word_and_survives_saving(tmp_path):

@@ -80,6 +80,13 @@ def test_malformed_files_are_errors_that_name_the_place(tmp_path, text, words):
         load_examples(TASKS["rte"], write(tmp_path, text), "train")
 
 
+@pytest.mark.parametrize("score", ["nan", "5.1", "-1", "high"])
+def test_scores_outside_their_range_are_errors(tmp_path, score):
+    source = write(tmp_path, f"sentence1\tsentence2\tscore\na\tb\t{score}\n", "STS-B/train.tsv")
+    with pytest.raises(ValueError, match=f"line 2: label '{score}'; allowed is a number from 0 to 5"):
+        load_examples(TASKS["stsb"], source, "train")
+
+
 def test_missing_folder_file_and_wrong_encoding_are_errors(tmp_path):
     with pytest.raises(ValueError, match="data.source '.*nowhere' is not a folder; allowed are 'hub'"):
         load_examples(TASKS["rte"], str(tmp_path / "nowhere"), "train")

@@ -29,6 +29,9 @@ def test_classifier_dropout_falls_back_to_hidden_dropout():
         ({"model_type": "gpt2"}, "model_type 'gpt2'; supported are bert"),
         ({**BERT, "position_embedding_type": "relative_key", "is_decoder": True}, "position_embedding_type is 'relative_key'.*is_decoder is True"),
         ({**BERT, "hidden_act": "mish"}, "hidden_act 'mish' is not one of gelu, gelu_new"),
+        ({**BERT, "num_attention_heads": 0}, "num_attention_heads is 0, less than 1"),
+        ({**BERT, "hidden_size": "768"}, "hidden_size is '768', not a whole number"),
+        ([], "holds no table"),
         ({**BERT, "num_attention_heads": 7}, "hidden_size 768 does not divide by num_attention_heads 7"),
         ({**BERT, "hidden_dropout_prob": 1.5}, r"hidden_dropout_prob 1.5 is not in \[0, 1\)"),
     ],
@@ -38,9 +41,22 @@ def test_unsupported_values_are_errors_that_name_them(values, words):
         EncoderConfig.from_hf(values)
 
 
+def test_the_config_is_hashable_and_lists_are_as_good_as_tuples():
+    assert SVTConfig().layers == (-1,)
+    listed = SVTConfig("soft_decay", layers=[0, 1], alpha=[-0.1, -0.2])
+    assert hash(listed) == hash(SVTConfig("soft_decay", layers=(0, 1), alpha=(-0.1, -0.2)))
+
+
 @pytest.mark.parametrize(
     ("layers", "chosen"),
-    [([-1], [5]), ((0, -1), [0, 5]), ("all", [0, 1, 2, 3, 4, 5]), ("every:2", [1, 3, 5]), ("every:4", [3])],
+    [
+        ((-1,), [5]),
+        ([-1], [5]),
+        ((0, -1), [0, 5]),
+        ("all", [0, 1, 2, 3, 4, 5]),
+        ("every:2", [1, 3, 5]),
+        ("every:4", [3]),
+    ],
 )
 def test_layers_are_chosen_by_number_or_by_word(layers, chosen):
     assert list(SVTConfig("soft_decay", layers=layers).alpha_by_layer(6)) == chosen

@@ -141,6 +141,24 @@ def test_the_head_is_loaded_when_it_fits_and_drawn_from_the_seed_otherwise(check
     assert not np.array_equal(drawn[0], drawn[2])
 
 
+@pytest.mark.parametrize(
+    "head",
+    [{"classifier.weight": (2, 7), "classifier.bias": (2,)}, {"classifier.weight": (2, 12)}],
+    ids=["width", "no bias"],
+)
+def test_a_head_that_is_not_whole_is_not_loaded(checkpoint, caplog, head):
+    rewrite(checkpoint, lambda t: t.update({name: np.ones(shape, np.float32) for name, shape in head.items()}))
+    classifier = svt_jax.load_classifier(checkpoint, num_labels=2)
+    assert "starts from random values" in caplog.text
+    assert classifier(IDS).shape == (2, 2)
+
+
+def test_half_a_pooler_is_an_error(checkpoint):
+    rewrite(checkpoint, lambda t: t.pop("pooler.dense.bias"))
+    with pytest.raises(ValueError, match="pooler.dense.bias is missing"):
+        svt_jax.load_encoder(checkpoint)
+
+
 def test_a_model_with_svt_has_the_same_weights_and_its_own_alpha(checkpoint):
     config = svt_jax.SVTConfig("soft_decay", layers=[0, 1], alpha=[-0.2, -0.7])
     encoder = svt_jax.load_encoder(checkpoint, svt=config)
@@ -159,6 +177,8 @@ def test_a_model_with_svt_has_the_same_weights_and_its_own_alpha(checkpoint):
             "not a readable safetensors file",
         ),
         (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "holds no table of fields"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "has no weight_map"),
     ],
 )
 def test_a_broken_folder_is_an_error_that_says_what_to_do(checkpoint, prepare, words):

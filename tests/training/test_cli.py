@@ -38,7 +38,7 @@ def test_lists_words_and_null_are_read_by_type():
     )
     assert (config.svt.layers, config.svt.alpha, config.run.name, config.data.buckets) == (
         "every:2",
-        [-0.1, -0.2],
+        (-0.1, -0.2),
         None,
         [16, 128],
     )
@@ -72,6 +72,45 @@ def test_bad_input_is_one_line_and_status_2_and_leaves_no_folder(tmp_path, capsy
     assert error.count("\n") == 1
     assert re.search(words, error), error
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("svt:\n", "section svt is None|svt"),
+        ("svt: 3\n", "svt"),
+        ("learning_rate: 1e-4\n", "unknown key 'learning_rate'.*Did you mean optim.learning_rate"),
+        ("svt: {alpha: big}\n", "svt.alpha is big; allowed is one of float"),
+        ("optim: {learning_rate: .nan}\n", "optim.learning_rate is nan; it must be greater than 0 and finite"),
+        ("optim: {learning_rate: [\n", "error: "),
+    ],
+)
+def test_odd_config_files_are_one_line_and_status_2(tmp_path, capsys, text, words):
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    assert cli.train(["--config", str(file), "--run.output_dir", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(words, error), error
+
+
+@pytest.mark.parametrize("text", ["foo: 1\n", "", "[", "run: 3\n"])
+def test_a_folder_with_a_foreign_config_is_refused(tmp_path, capsys, text):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "config.yaml").write_text(text)
+    arguments = ["--config", str(ROOT / "configs" / "demo.yaml"), "--run.output_dir", str(tmp_path)]
+    assert cli.train(arguments) == 2
+    assert cli.evaluate(["glue", "--run", str(tmp_path / "demo")]) == 2
+    assert capsys.readouterr().err.count("error: ") == 2
+    assert (tmp_path / "demo" / "config.yaml").read_text() == text
+
+
+def test_without_a_config_the_demos_is_the_base(capsys):
+    demo = ROOT / "configs" / "demo.yaml"
+    assert cli.train(["--optim.epochs", "0"], default_config=demo) == 2
+    assert cli.train(["--svt.layers", "[9]"], default_config=demo) == 2  # it is on in demo.yaml
+    assert "svt.layers is [9]" in capsys.readouterr().err
 
 
 def test_an_unknown_key_in_a_file_names_its_section(tmp_path, capsys):

@@ -24,7 +24,7 @@ def test_the_mesh_takes_all_devices():
         make_mesh(MeshConfig(data=2))
 
 
-def test_a_dimension_that_does_not_divide_is_named_with_both_numbers(monkeypatch):
+def test_a_dimension_that_does_not_divide_is_named_with_both_numbers():
     params = jax.eval_shape(parameters)
     mesh = jax.make_mesh(
         (1, 1, 5), ("data", "fsdp", "tensor"), devices=jax.devices()[:5], axis_types=(jax.sharding.AxisType.Auto,) * 3

@@ -127,20 +127,20 @@ def wait_for_step(process, run, step):
     raise AssertionError(f"step {step} never came: {process.communicate()}")
 
 
-EVERY = ["--checkpoint.every_steps", "2", "--log.every_steps", "1"]
+EVERY = ["--checkpoint.every_steps", "3", "--log.every_steps", "1"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_and_resumed_run_ends_with_the_same_bits(finished, tmp_path, how):
     process = start(tmp_path, *EVERY)
     wait_for_step(process, tmp_path / "run", 5)
     process.send_signal(how)
     _, errors = process.communicate(timeout=100)
-    if how == signal.SIGTERM and process.returncode == 143:
-        assert "stopped by SIGTERM" in errors
-    else:  # it may have been through before the signal came
-        assert process.returncode in (-how, 0)
+    expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+    assert process.returncode == expected[how], errors
+    if how != signal.SIGKILL:
+        assert f"stopped by {how.name} after step" in errors
     assert train(tmp_path, *EVERY) == 0
     assert_same_bits(finished, tmp_path / "run")
     without_times = lambda run: [
@@ -153,7 +153,9 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(finished, tmp_path, ho
     assert scores[0] == scores[1]
 
 
-def test_a_run_interrupted_between_steps_resumes_to_the_same_bits(finished, tmp_path, monkeypatch):
+@pytest.fixture
+def interrupted_at_seven(tmp_path, monkeypatch):
+    """A run that died after step 7, its last checkpoint being that of step 6."""
     from svt_jax.training import loop
 
     class Killed(BaseException):
@@ -170,9 +172,13 @@ def test_a_run_interrupted_between_steps_resumes_to_the_same_bits(finished, tmp_
         patch.setattr(loop.Trainer, "_read", kill_at_seven)
         with pytest.raises(Killed):
             train(tmp_path, *EVERY)
-    assert Checkpoints(RunFolder(tmp_path / "run").checkpoints).steps[-1] == 6
+    assert Checkpoints(RunFolder(tmp_path / "run").checkpoints, read_only=True).steps[-1] == 6
+    return tmp_path / "run"
+
+
+def test_a_run_interrupted_between_steps_resumes_to_the_same_bits(finished, tmp_path, interrupted_at_seven):
     assert train(tmp_path, *EVERY) == 0
-    assert_same_bits(finished, tmp_path / "run")
+    assert_same_bits(finished, interrupted_at_seven)
 
 
 @pytest.mark.slow
@@ -191,10 +197,37 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_status_3(tmp_path, capsys)
     assert re.search(
         r"error: step \d+: the loss is .*training needs finite numbers, .*Lower optim.learning_rate", message
     )
-    for step in Checkpoints(RunFolder(tmp_path / "run").checkpoints).steps:
-        arrays = raw_arrays(tmp_path / "run")[1]
-        assert step < int(re.search(r"step (\d+)", message)[1])
-        assert all(np.all(np.isfinite(a)) for name, a in arrays.items() if name.startswith("params"))
+    failed_at = int(re.search(r"step (\d+)", message)[1])
+    assert all(step < failed_at for step in Checkpoints(RunFolder(tmp_path / "run").checkpoints).steps)
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_written_anew(finished, tmp_path, interrupted_at_seven, caplog):
+    newest = Checkpoints(RunFolder(interrupted_at_seven).checkpoints, read_only=True).steps[-1]
+    for file in (interrupted_at_seven / "checkpoints" / str(newest) / "params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    assert train(tmp_path, *EVERY) == 0
+    assert f"the checkpoint of step {newest} is damaged" in caplog.text
+    assert_same_bits(finished, tmp_path / "run")
+
+
+def test_a_run_started_again_keeps_its_manifest_and_notes_the_resumption(tmp_path, interrupted_at_seven):
+    first = json.loads((interrupted_at_seven / "manifest.json").read_text())
+    assert train(tmp_path, *EVERY) == 0
+    again = json.loads((interrupted_at_seven / "manifest.json").read_text())
+    assert len(again.pop("resumed")) == 1
+    assert again == first
+    results = RunFolder(interrupted_at_seven).read_results()
+    assert results["train"]["examples_per_second"] > 0
+
+
+def test_a_reader_leaves_an_unfinished_save_alone(finished):
+    unfinished = finished / "checkpoints" / "99.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    assert cli.evaluate(["glue", "--run", str(finished), "--checkpoint", "best"]) == 0
+    assert unfinished.is_dir()
+    unfinished.rmdir()
 
 
 @pytest.mark.slow
