@@ -4,6 +4,7 @@ from svt_jax.models.config import SVTConfig
 from svt_jax.models.hf import load_classifier, load_encoder
 from svt_jax.spectral import measures
 from svt_jax.spectral.base import SpectralFunction, static_field
+from svt_jax.spectral.corpus import AllButTheTop, SpectralMap, Whitening
 from svt_jax.spectral.functions import (
     Average,
     Identity,
@@ -17,6 +18,7 @@ from svt_jax.spectral.functions import (
 from svt_jax.spectral.transform import svt
 
 __all__ = [
+    "AllButTheTop",
     "Average",
     "Identity",
     "Linear",
@@ -25,6 +27,8 @@ __all__ = [
     "SoftDecay",
     "SoftExponential",
     "SpectralFunction",
+    "SpectralMap",
+    "Whitening",
     "get_function",
     "load_classifier",
     "load_encoder",

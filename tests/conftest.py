@@ -1,7 +1,9 @@
 """Environment of every test: eight simulated devices, a compilation cache, marks that skip with a word."""
 
+import functools
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # Before JAX starts. On jax 0.10 a batched LAPACK call of reference code in a test can hang a small thread pool.
@@ -15,6 +17,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +52,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def shared() -> Path:
     """The folder of reference data and goldens."""
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    """Reads a file of goldens by its name, whole: an npz that stays open is a warning, and warnings are errors."""
+
+    @functools.cache
+    def read(name: str) -> dict[str, np.ndarray]:
+        with np.load(SHARED / "golden" / name) as arrays:
+            return dict(arrays)
+
+    return read
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_alpha_is_trained_inside_its_interval_or_not_at_all():
 def test_alpha_receives_a_gradient():
     graphdef, params = nnx.split(encoder(SVTConfig("soft_decay")))
     loss = lambda p: jnp.sum(nnx.merge(graphdef, p)(IDS, MASK).last_hidden_state[:, 0] ** 3)
-    gradients = {"/".join(map(str, k)): v.get_value() for k, v in nnx.to_flat_state(jax.grad(loss)(params))}
+    gradients = {"/".join(map(str, k)): v.get_value() for k, v in nnx.to_flat_state(jax.jit(jax.grad(loss))(params))}
     assert gradients["layers/2/svt/parameters/alpha"] != 0.0
     assert all(np.all(np.isfinite(g)) for g in gradients.values())
 

@@ -12,15 +12,10 @@ X = RNG.normal(size=(3, 9, 6)).astype(np.float32) + 1.0
 MASK = np.arange(9) < np.array([[9], [5], [2]])
 
 
-@pytest.fixture
-def golden(shared):
-    return np.load(shared / "golden" / "metrics.npz")
-
-
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["TOKa", "TOKb", "TOKc", "TOKd"])
 def test_token_measures_equal_the_published(golden, name):
-    get = lambda key: golden[f"{name}.f32.{key}"]
+    get = lambda key: golden("metrics.npz")[f"{name}.f32.{key}"]
     x, real = jnp.asarray(get("x")), int(get("nopad_len"))
     mask = jnp.arange(x.shape[0]) < real
     ours = [[f(x), f(x, mask)] for f in (measures.token_uniformity, measures.cls_uniformity)]
@@ -33,7 +28,7 @@ def test_token_measures_equal_the_published(golden, name):
 @pytest.mark.parametrize("name", ["TOKa", "TOKb", "TOKc", "TOKd"])
 def test_spectrum_summary_equals_the_published_on_the_same_singular_values(golden, name):
     """The published code leaves the smallest singular value out, so it is given the spectrum without that."""
-    get = lambda key: golden[f"{name}.f64.{key}"]
+    get = lambda key: golden("metrics.npz")[f"{name}.f64.{key}"]
     summary = measures.spectrum_summary(jnp.diag(jnp.asarray(get("vis_svals"), jnp.float32)))
     _, skewness, kurtosis = get("vis_var_skew_kurt")
     assert float(summary.skewness) == pytest.approx(skewness, rel=1e-4, abs=1e-5)
@@ -44,7 +39,7 @@ def test_spectrum_summary_equals_the_published_on_the_same_singular_values(golde
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["EMBa", "EMBb"])
 def test_embedding_measures_equal_the_published(golden, name):
-    get = lambda key: golden[f"{name}.f32.{key}"]
+    get = lambda key: golden("metrics.npz")[f"{name}.f32.{key}"]
     x = jnp.asarray(get("x"))
     assert float(measures.rbf_distance(x)) == pytest.approx(float(get("sts_rbf_t2")), rel=2e-5)
     for k in (1, 3, 10):

@@ -37,8 +37,8 @@ def relative_error(ours, reference):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("f64", 1e-12), ("f32", 5e-5)])
 @pytest.mark.parametrize("case", ["A", "B", "C", "D", "G"])
 @pytest.mark.parametrize("alpha", [-0.2, -0.5, -0.8])
-def test_equals_the_authors_code_with_gradients(shared, x64, case, alpha, dtype, tolerance):
-    golden = np.load(shared / "golden" / "spectral.npz")
+def test_equals_the_authors_code_with_gradients(golden, x64, case, alpha, dtype, tolerance):
+    golden = golden("spectral.npz")
     values = {name: golden[f"{case}.{dtype}.soft_decay.alpha{alpha}.{name}"] for name in ("out", "gx", "galpha")}
     x, cotangent = (jnp.asarray(golden[f"{case}.{dtype}.{name}"]) for name in ("x", "cot"))
     function = svt_jax.SoftDecay(alpha=jnp.asarray(alpha, x.dtype), eps=1e-7)

@@ -18,7 +18,6 @@ from svt_jax import cli
 from svt_jax.training.checkpoint import Checkpoints
 from svt_jax.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.xdist_group("train")  # one worker: the finished run is made once
 ROOT = Path(__file__).parents[2]
 SHORT = ["--config", str(ROOT / "configs" / "demo.yaml"), "--optim.max_steps", "12", "--log.every_steps", "3"]
 
@@ -131,15 +130,15 @@ EVERY = ["--checkpoint.every_steps", "3", "--log.every_steps", "1"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_and_resumed_run_ends_with_the_same_bits(finished, tmp_path, how):
     process = start(tmp_path, *EVERY)
     wait_for_step(process, tmp_path / "run", 5)
     process.send_signal(how)
     _, errors = process.communicate(timeout=100)
-    expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+    expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143}
     assert process.returncode == expected[how], errors
-    if how != signal.SIGKILL:
+    if how == signal.SIGTERM:
         assert f"stopped by {how.name} after step" in errors
     assert train(tmp_path, *EVERY) == 0
     assert_same_bits(finished, tmp_path / "run")
@@ -228,10 +227,3 @@ def test_a_reader_leaves_an_unfinished_save_alone(finished):
     assert cli.evaluate(["glue", "--run", str(finished), "--checkpoint", "best"]) == 0
     assert unfinished.is_dir()
     unfinished.rmdir()
-
-
-@pytest.mark.slow
-def test_the_demo_reaches_its_goal(tmp_path):
-    assert cli.train(["--config", str(ROOT / "configs" / "demo.yaml"), "--run.output_dir", str(tmp_path)]) == 0
-    results = RunFolder(tmp_path / "demo").read_results()
-    assert results["metrics"]["validation"]["accuracy"] >= 0.9
