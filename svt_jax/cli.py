@@ -104,6 +104,7 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
         results = folder.read_results()
     else:
         results = Trainer(config, console).run()
+    if not folder.report.is_file():  # also after a run that was killed between its results and its report
         write_report(folder)
     rows = [(f"validation {name}", f"{value:.4f}") for name, value in results["metrics"]["validation"].items()]
     rows.append(("best", f"step {results['best']['step']}, " + _scores(results["best"]["metrics"])))
@@ -124,7 +125,7 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
     ]
     console.print(results_table(f"{config.data.task}: {folder.path}", rows))
     for path in (folder.results, folder.metrics, folder.report, folder.checkpoints):
-        print(f"wrote {path}")
+        print(f"see {path}")
     return 0
 
 
