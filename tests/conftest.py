@@ -9,7 +9,9 @@ from pathlib import Path
 # Before JAX starts. On jax 0.10 a batched LAPACK call of reference code in a test can hang a small thread pool.
 os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Many tests compile the same programs, in several worker processes.
+# Most of the time goes into compiling programs that run once: a third less without the optimizations. And many tests
+# compile the same programs, in several worker processes.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"))
 
 import jax

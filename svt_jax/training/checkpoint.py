@@ -13,11 +13,17 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from flax import nnx
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint import checkpoint_managers, type_handlers
 
 from svt_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
+
+# By default Orbax cuts each replicated array into one slice a device, and compiles a program for every slice: the first
+# save of 80 small arrays from 8 devices took 28 s, against 0.3 s when slices below 1 MiB are not cut.
+type_handlers.register_type_handler(
+    jax.Array, type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20), override=True
+)
 
 
 def _score(metrics: dict[str, float]) -> float:

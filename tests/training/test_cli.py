@@ -106,10 +106,11 @@ def test_a_folder_with_a_foreign_config_is_refused(tmp_path, capsys, text):
     assert (tmp_path / "demo" / "config.yaml").read_text() == text
 
 
-def test_without_a_config_the_demos_is_the_base(capsys):
+def test_without_a_config_the_demos_is_the_base(tmp_path, capsys):
     demo = ROOT / "configs" / "demo.yaml"
     assert cli.train(["--optim.epochs", "0"], default_config=demo) == 2
-    assert cli.train(["--svt.layers", "[9]"], default_config=demo) == 2  # it is on in demo.yaml
+    arguments = ["--svt.layers", "[9]", "--run.output_dir", str(tmp_path)]  # it is on in demo.yaml
+    assert cli.train(arguments, default_config=demo) == 2
     assert "svt.layers is [9]" in capsys.readouterr().err
 
 

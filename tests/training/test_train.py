@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,10 +153,12 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(finished, tmp_path, ho
     assert scores[0] == scores[1]
 
 
-@pytest.fixture
-def interrupted_at_seven(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def died_after_seven(tmp_path_factory):
     """A run that died after step 7, its last checkpoint being that of step 6."""
     from svt_jax.training import loop
+
+    folder = tmp_path_factory.mktemp("died")
 
     class Killed(BaseException):
         pass
@@ -167,17 +170,28 @@ def interrupted_at_seven(tmp_path, monkeypatch):
             raise Killed
         return original(self, step, *rest)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Trainer, "_read", kill_at_seven)
         with pytest.raises(Killed):
-            train(tmp_path, *EVERY)
-    assert Checkpoints(RunFolder(tmp_path / "run").checkpoints, read_only=True).steps[-1] == 6
-    return tmp_path / "run"
+            train(folder, *EVERY)
+    assert Checkpoints(RunFolder(folder / "run").checkpoints, read_only=True).steps[-1] == 6
+    return folder / "run"
+
+
+@pytest.fixture
+def interrupted_at_seven(died_after_seven, tmp_path):
+    return Path(shutil.copytree(died_after_seven, tmp_path / "run"))
 
 
 def test_a_run_interrupted_between_steps_resumes_to_the_same_bits(finished, tmp_path, interrupted_at_seven):
+    first = json.loads((interrupted_at_seven / "manifest.json").read_text())
     assert train(tmp_path, *EVERY) == 0
     assert_same_bits(finished, interrupted_at_seven)
+    again = json.loads((interrupted_at_seven / "manifest.json").read_text())
+    assert len(again.pop("resumed")) == 1
+    assert again == first
+    results = RunFolder(interrupted_at_seven).read_results()
+    assert results["train"]["examples_per_second"] > 0
 
 
 @pytest.mark.slow
@@ -209,16 +223,6 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_written_anew(finished, t
     assert train(tmp_path, *EVERY) == 0
     assert f"the checkpoint of step {newest} is damaged" in caplog.text
     assert_same_bits(finished, tmp_path / "run")
-
-
-def test_a_run_started_again_keeps_its_manifest_and_notes_the_resumption(tmp_path, interrupted_at_seven):
-    first = json.loads((interrupted_at_seven / "manifest.json").read_text())
-    assert train(tmp_path, *EVERY) == 0
-    again = json.loads((interrupted_at_seven / "manifest.json").read_text())
-    assert len(again.pop("resumed")) == 1
-    assert again == first
-    results = RunFolder(interrupted_at_seven).read_results()
-    assert results["train"]["examples_per_second"] > 0
 
 
 def test_a_reader_leaves_an_unfinished_save_alone(finished):
