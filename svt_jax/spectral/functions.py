@@ -29,16 +29,28 @@ def _largest(spectrum: Array) -> Array:
     return jnp.max(spectrum, axis=-1, keepdims=True)
 
 
-def _log_ratio(u: Array) -> Array:
-    """-ln(1 - u)/u, which is 1 at u = 0; exact to rounding, with its derivatives, on both sides of it."""
+@jax.custom_jvp
+def _soft_log(s: Array, alpha: Array) -> Array:
+    """-ln(1 - alpha s)/alpha, which is s at alpha = 0; with derivatives that lose no digits at small alpha s."""
+    zero = alpha == 0
+    return jnp.where(zero, s, -jnp.log1p(-alpha * s) / jnp.where(zero, 1.0, alpha))
+
+
+@_soft_log.defjvp
+def _soft_log_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (s, alpha), (ds, dalpha) = primals, tangents
+    u = alpha * s
+    slope = 1.0 / (1.0 - u)
+    # d/dalpha = s^2 k(u), k(u) = (ln(1 - u) + u/(1 - u))/u^2 = 1/2 + 2/3 u + 3/4 u^2 + ..., a difference of equals at small u
     small = jnp.abs(u) < 0.05
     v = jnp.where(small, -1.0, u)
-    series = 1.0 + u * (1 / 2 + u * (1 / 3 + u * (1 / 4 + u * (1 / 5 + u * (1 / 6 + u * (1 / 7 + u / 8))))))
-    return jnp.where(small, series, -jnp.log1p(-v) / v)
+    series = functools.reduce(lambda total, n: total * u + (1.0 - 1.0 / n), range(12, 1, -1), jnp.zeros_like(u))
+    k = jnp.where(small, series, (jnp.log1p(-v) + v / (1.0 - v)) / (v * v))
+    return _soft_log(s, alpha), slope * ds + s * s * k * dalpha
 
 
 def _exp_ratio(u: Array) -> Array:
-    """(exp(u) - 1)/u, which is 1 at u = 0; as `_log_ratio`."""
+    """(exp(u) - 1)/u, which is 1 at u = 0; exact to rounding, with its derivatives, on both sides of it."""
     small = jnp.abs(u) < 0.05
     v = jnp.where(small, 1.0, u)
     series = 1.0 + u / 2 * (1.0 + u / 3 * (1.0 + u / 4 * (1.0 + u / 5 * (1.0 + u / 6 * (1.0 + u / 7)))))
@@ -108,11 +120,10 @@ class SoftDecay(SpectralFunction):
     def _decay(self, sigma: Array) -> Array:
         alpha = self.alpha
         if self.centered:
-            scaled = sigma / (1.0 - alpha * alpha + self.eps)
-            return scaled * _log_ratio(alpha * scaled)
+            return _soft_log(sigma / (1.0 - alpha * alpha + self.eps), alpha)
         if self.eps:
             return -jnp.log1p(-alpha * (sigma + alpha) + self.eps) / alpha
-        return (sigma + alpha) * _log_ratio(alpha * (sigma + alpha))
+        return _soft_log(sigma + alpha, alpha)
 
 
 class SoftExponential(SpectralFunction):
@@ -149,7 +160,7 @@ class SoftExponential(SpectralFunction):
         largest = _largest(spectrum)
         # Each branch sees an alpha of its own sign, so that neither leaves its domain where the other is chosen.
         down, up = jnp.minimum(self.alpha, 0.0), jnp.maximum(self.alpha, 0.0)
-        decay = lambda s: (s + down) * _log_ratio(down * (s + down))
+        decay = lambda s: _soft_log(s + down, down)
 
         def growth(s: Array) -> Array:  # f(s) exp(-up sigma_1), for f itself would overflow
             small = up * s < 1.0

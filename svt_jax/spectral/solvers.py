@@ -1,6 +1,10 @@
-r"""How the decomposition is got: `svd` (the reference) or `gram` (an eigendecomposition of the smaller Gram matrix).
+r"""How the decomposition is got. Both solvers return the same thing, a `Decomposition`.
 
-Both return the same thing for X in R^{L x D} with L <= D: U [L, L], sigma [L] and V^T [L, D], X = U diag(sigma) V^T.
+  svd   LAPACK's (or the accelerator's) singular value decomposition: the reference.
+  gram  U from the eigenvectors of X X^T, diag(sigma) V^T = U^T X: two matrix products and one small symmetric
+        eigenproblem, several times faster. X X^T squares the condition number: U mixes directions whose singular values
+        are below about 1e-2 sigma_1 in float32 (docs/accuracy.md). A second pass, on diag(sigma) V^T, does not undo
+        it: LAPACK's float32 eigenvectors of that graded matrix are no better.
 
 `per_matrix` is the package's only door to LAPACK-backed decompositions. It exists for three reasons, each of them seen:
 
@@ -15,7 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +35,15 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def choose_solver(solver: str, function: SpectralFunction) -> str:
-    """`svd` or `gram` for `auto`; the solver itself otherwise.
+    """The solver that `auto` stands for with this function; the solver itself otherwise.
 
-    `gram` squares the condition number: in float32 the directions below about 3e-4 sigma_1 are noise. That is harmless
-    when the function vanishes at zero (noise stays small), and ruins one that does not. So `auto` is `gram` for
-    functions that vanish at zero and `svd` for the others.
+    `gram` has lost the directions of small singular values. That is harmless when the function vanishes at zero (what is
+    small stays small) and ruins one that does not, which lifts those directions: at condition number 1e3 SoftDecay(-0.6)
+    is off by 7e-3, its centred form by 4e-5 (docs/accuracy.md). So `auto` is `gram` for functions that vanish at zero
+    and `svd` for the others, whatever the shape: `gram` is the faster one at every shape (`python -m benchmarks.svt`).
+
+    Raises:
+      ValueError: for an unknown solver.
 
     Example:
       >>> from svt_jax import SoftDecay
@@ -49,15 +57,30 @@ def choose_solver(solver: str, function: SpectralFunction) -> str:
     return solver
 
 
-def decompose(x: Array, solver: str) -> tuple[Array, Array, Array]:
-    """Singular value decomposition of each matrix.
+class Decomposition(NamedTuple):
+    """X = U diag(sigma) V^T for X [..., L, D] with L <= D, where V^T = diag(unit) `rows`.
+
+    V^T itself is not formed: `gram` gets diag(sigma) V^T first, and the scaling costs less on the L x L matrices that it
+    is multiplied with.
+
+    Attributes:
+      u: [..., L, L], orthogonal.
+      sigma: [..., L] >= 0, descending (for `gram` up to rounding).
+      rows: [..., L, D].
+      unit: [..., L]. 0 where `gram` finds sigma = 0: V's column is unknown there, and taken as 0.
+    """
+
+    u: Array
+    sigma: Array
+    rows: Array
+    unit: Array
+
+
+def decompose(x: Array, solver: str) -> Decomposition:
+    """Singular value decomposition of each matrix of x, float32 or float64 [..., L, D] with L <= D, finite.
 
     Args:
-      x: float32 or float64 [..., L, D] with L <= D, finite.
       solver: "svd" or "gram".
-    Returns:
-      U [..., L, L], sigma [..., L] >= 0 (descending; for `gram` up to rounding), V^T [..., L, D]. Where sigma is 0,
-      `gram` gives a zero row of V^T and `svd` any orthonormal one.
     """
     return {"svd": _svd, "gram": _gram}[solver](x)
 
@@ -67,20 +90,27 @@ def _thin_svd(x: Array) -> tuple[Array, Array, Array]:
     return u, sigma, vt
 
 
-def _svd(x: Array) -> tuple[Array, Array, Array]:
-    return per_matrix(_thin_svd, x)
+def _svd(x: Array) -> Decomposition:
+    u, sigma, vt = per_matrix(_thin_svd, x)
+    return Decomposition(u, sigma, vt, jnp.ones_like(sigma))
 
 
-def _gram(x: Array) -> tuple[Array, Array, Array]:
+def _descending_eigh(gram: Array) -> tuple[Array, Array]:
+    vectors, negated = jax.lax.linalg.eigh(-gram, symmetrize_input=False)  # LAPACK sorts ascending
+    return vectors, negated
+
+
+def _gram(x: Array) -> Decomposition:
     largest_entry = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
     scale = jnp.where(largest_entry > 0, largest_entry, 1.0)  # keeps squares of 1e+-18 inside float32
     scaled = x / scale
-    _, u = per_matrix(jnp.linalg.eigh, product(scaled, scaled.mT))
-    u = u[..., ::-1]  # eigh sorts ascending
-    projected = product(u.mT, scaled)  # = diag(sigma) V^T: row norms are better singular values than eigenvalues' roots
-    sigma = jnp.linalg.norm(projected, axis=-1)
-    inverse = jnp.where(sigma > 0, 1.0 / jnp.where(sigma > 0, sigma, 1.0), 0.0)
-    return u, sigma * scale[..., 0], projected * inverse[..., None]
+    u, negated = per_matrix(_descending_eigh, product(scaled, scaled.mT))
+    rows = product(u.mT, scaled)  # = diag(sigma) V^T: row norms are better singular values than eigenvalues' roots
+    # LAPACK reports a failure as NaN. (And were the eigenvalues not used at all, XLA would give their buffer to the next
+    # matrix's call, and the calls would wait for each other.)
+    sigma = jnp.where(jnp.isnan(negated), jnp.nan, jnp.linalg.norm(rows, axis=-1))
+    unit = jnp.where(sigma > 0, 1.0 / jnp.where(sigma > 0, sigma, 1.0), 0.0)
+    return Decomposition(u, sigma * scale[..., 0], rows, unit)
 
 
 def product(a: Array, b: Array) -> Array:
@@ -104,7 +134,7 @@ def _batched(decomposition: Callable[[Array], Any]) -> Callable[[Array], Any]:
     @jax.custom_batching.custom_vmap
     def call(x: Array) -> Any:
         hangs = jax.version.__version_info__ < (0, 11, 1) and jax.default_backend() == "cpu"
-        local = functools.partial(jax.lax.map, decomposition) if hangs else jax.vmap(decomposition)
+        local = functools.partial(_one_by_one, decomposition) if hangs else jax.vmap(decomposition)
         mesh = jax.sharding.get_abstract_mesh()
         axes = () if mesh.empty else tuple(a for a in BATCH_AXES if a in mesh.axis_names)
         shards = 1
@@ -122,6 +152,25 @@ def _batched(decomposition: Callable[[Array], Any]) -> Callable[[Array], Any]:
         return out, jax.tree.map(lambda _: True, out)
 
     return call
+
+
+_UNROLLED = 32
+"""Calls of one matrix in a row that XLA may run side by side; those of a loop's short body run one after the other."""
+
+
+def _one_by_one(decomposition: Callable[[Array], Any], x: Array) -> Any:
+    """`jax.vmap(decomposition)(x)` by calls of one matrix each."""
+
+    def unrolled(part: Array) -> Any:
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[decomposition(matrix) for matrix in part])
+
+    loops = x.shape[0] // _UNROLLED if x.shape[0] > _UNROLLED else 0
+    looped, rest = x[: loops * _UNROLLED], x[loops * _UNROLLED :]
+    parts = [unrolled(rest)] if rest.shape[0] else []
+    if loops:
+        chunks = jax.lax.map(unrolled, looped.reshape(loops, _UNROLLED, *x.shape[1:]))
+        parts.insert(0, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), chunks))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 @functools.cache

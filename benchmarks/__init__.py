@@ -1,0 +1,1 @@
+"""Reproducible benchmarks: `python -m benchmarks.<name>` from the root of the repository."""

@@ -1,0 +1,64 @@
+"""Paired timings: the candidates take turns within one process, so that a noisy machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+import numpy as np
+
+Candidates = dict[str, Callable[[], Any]]
+
+
+def paired(candidates: Candidates, repeats: int) -> dict[str, np.ndarray]:
+    """Seconds of each candidate, [repeats], called in turns after one call that is not counted.
+
+    A candidate returns when its work is done; arrays of JAX are waited for.
+    """
+    for call in candidates.values():
+        jax.block_until_ready(call())
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    gc.disable()
+    for _ in range(repeats):
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds[name].append(time.perf_counter() - start)
+    gc.enable()
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def ratio(seconds: dict[str, np.ndarray], slow: str, fast: str) -> float:
+    """How many times longer `slow` takes: the median over turns, each turn's two timings being neighbours."""
+    return float(np.median(seconds[slow] / seconds[fast]))
+
+
+def table(header: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; numbers with three digits."""
+    cells = [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def environment() -> dict[str, Any]:
+    """What a number depends on besides the code: versions, cores, device."""
+    packages = {}
+    for package in ("jax", "flax", "numpy", "torch", "transformers", "sentence-transformers"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = None
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "device": jax.devices()[0].device_kind,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
