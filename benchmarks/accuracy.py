@@ -18,7 +18,7 @@ import numpy as np
 import svt_jax
 from benchmarks.timing import environment, table
 from svt_jax.spectral.base import SpectralFunction
-from svt_jax.spectral.solvers import choose_solver
+from svt_jax.spectral.solvers import Solver, choose_solver
 
 KAPPAS = [10.0**k for k in range(1, 7)]
 FUNCTIONS: dict[str, SpectralFunction] = {
@@ -45,11 +45,11 @@ def matrices(kappa: float, seed: int = 0, shape: tuple[int, int, int] = (8, 64, 
     return ((u * sigma) @ v.swapaxes(1, 2)).astype(np.float32).astype(np.float64)
 
 
-def errors(x: np.ndarray, function: SpectralFunction, solver: str) -> tuple[float, float]:
+def errors(x: np.ndarray, function: SpectralFunction, solver: Solver) -> tuple[float, float]:
     """(error of the value, error of the gradient) of float32 against float64."""
     cotangent = np.random.default_rng(1).normal(size=x.shape)
 
-    def run(dtype: type, solver: str) -> tuple[np.ndarray, np.ndarray]:
+    def run(dtype: type, solver: Solver) -> tuple[np.ndarray, np.ndarray]:
         out, vjp = jax.vjp(lambda x: svt_jax.svt(x, function, solver=solver), jnp.asarray(x, dtype))
         return np.asarray(out), np.asarray(vjp(jnp.asarray(cotangent, dtype))[0])
 

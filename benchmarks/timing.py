@@ -49,7 +49,7 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
 
 def environment() -> dict[str, Any]:
     """What a number depends on besides the code: versions, cores, device."""
-    packages = {}
+    packages: dict[str, str | None] = {}
     for package in ("jax", "flax", "numpy", "torch", "transformers", "sentence-transformers"):
         try:
             packages[package] = version(package)

@@ -1,6 +1,7 @@
 """Float32 against float64 by condition number: the figures of docs/accuracy.md, at their limits."""
 
 import pytest
+
 from benchmarks.accuracy import DOCUMENT, FUNCTIONS, errors, matrices
 
 # (value, gradient); that of SoftDecay(-0.9, centred) with gram is in the document: 4e-4 and 5e-3
