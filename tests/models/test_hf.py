@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 import svt_jax
 from svt_jax.models.config import EncoderConfig
-from svt_jax.models.hf import _BERT, local_folder
+from svt_jax.models.files import local_folder
+from svt_jax.models.names import _BERT
 
 SMALL = {
     "model_type": "bert",
@@ -35,7 +36,7 @@ def checkpoint_tensors(config, seed=0):
     }
     tensors = {}
     for name in _BERT:
-        for n in range(config["num_hidden_layers"]) if "{}" in name else [0]:
+        for n in range(config["num_hidden_layers"]) if "{layer}" in name else [0]:
             if "embeddings." in name and "LayerNorm" not in name:
                 shape = (rows[name.split(".")[1].removesuffix("_embeddings")], d)
             elif "intermediate" in name:
@@ -44,7 +45,7 @@ def checkpoint_tensors(config, seed=0):
                 shape = (d,)
             else:
                 shape = (d, f) if "output.dense" in name and "attention" not in name else (d, d)
-            tensors[name.format(n)] = (rng.normal(size=shape) * 0.3).astype(np.float32)
+            tensors[name.format(layer=n)] = (rng.normal(size=shape) * 0.3).astype(np.float32)
     return tensors
 
 
@@ -188,7 +189,7 @@ def test_a_broken_folder_is_an_error_that_says_what_to_do(checkpoint, prepare, w
 
 
 def test_a_path_that_is_nowhere_is_an_error():
-    with pytest.raises(ValueError, match="is not a folder here, and the hub does not give it"):
+    with pytest.raises(ValueError, match="is not a folder here, and no hub id; allowed are .* Check the path"):
         local_folder("no/such/model/folder")
 
 
