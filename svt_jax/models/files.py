@@ -44,7 +44,8 @@ def local_folder(path_or_id: str | Path) -> Path:
 
     try:
         folder = download(_SMALL + _SAFETENSORS)
-        return folder if any(map(folder.glob, _SAFETENSORS)) else download(_PICKLES)
+        has_weights = any(any(folder.glob(pattern)) for pattern in _SAFETENSORS)
+        return folder if has_weights else download(_PICKLES)
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if isinstance(error, HFValidationError):
             why, what = "no hub id", "Check the path"

@@ -322,6 +322,31 @@ def test_a_cache_without_weights_says_so(tmp_path, monkeypatch, checkpoint):
         svt_jax.load_encoder("owner/tiny-bert")
 
 
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_the_hub_is_asked_for_pickles_only_where_there_is_nothing_else(tmp_path, monkeypatch, weights):
+    import fnmatch
+
+    import huggingface_hub
+
+    downloaded = []
+
+    def snapshot_download(name, allow_patterns):
+        here = [
+            file
+            for file in (weights, "config.json", "onnx/model.onnx")
+            if any(fnmatch.fnmatch(file, p) for p in allow_patterns)
+        ]
+        downloaded.append(here)
+        for file in here:
+            (tmp_path / file).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert local_folder("owner/tiny-bert") == tmp_path
+    safe = [["model.safetensors", "config.json"]]
+    assert downloaded == (safe if weights == "model.safetensors" else [["config.json"], ["pytorch_model.bin"]])
+
+
 class Malicious:
     def __init__(self, path):
         self.path = path
