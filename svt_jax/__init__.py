@@ -1,6 +1,7 @@
 """Singular value transformations for transformer encoders in JAX."""
 
 from svt_jax.models.config import SVTConfig
+from svt_jax.models.export import export_hf
 from svt_jax.models.hf import load_classifier, load_encoder
 from svt_jax.spectral import measures
 from svt_jax.spectral.base import SpectralFunction, static_field
@@ -29,6 +30,7 @@ __all__ = [
     "SpectralFunction",
     "SpectralMap",
     "Whitening",
+    "export_hf",
     "get_function",
     "load_classifier",
     "load_encoder",

@@ -16,9 +16,9 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def run_block(code, *, preamble=""):
+def run_block(code, *, preamble="", cwd=None):
     done = subprocess.run(
-        [sys.executable, "-c", preamble + code], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", preamble + code], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -31,9 +31,10 @@ def test_the_transformation_example_runs():
 
 
 @pytest.mark.model
-def test_the_encoder_example_runs(minilm):
-    out = run_block(blocks("python")[1], preamble=f"MODEL = {str(minilm)!r}\n")
+def test_the_encoder_example_runs(minilm, tmp_path):
+    out = run_block(blocks("python")[1], preamble=f"MODEL = {str(minilm)!r}\n", cwd=tmp_path)
     assert "(1, 4, 384) (1, 384)" in out
+    assert re.search(r"\{5: Array\(-0.(2|1999)", out)
 
 
 def test_no_other_python_block_goes_untested():

@@ -4,32 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from svt_jax.models.families import FAMILIES, UNSUPPORTED
 from svt_jax.spectral.functions import function_names
 from svt_jax.spectral.solvers import SOLVERS, Solver
 
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
-"""Values of `hidden_act` we compute. `gelu` is the exact one (erf); the next two are its tanh approximation."""
+ACTIVATIONS = (
+    "gelu",
+    "gelu_new",
+    "gelu_fast",
+    "gelu_accurate",
+    "gelu_pytorch_tanh",
+    "gelu_python_tanh",
+    "gelu_python",
+    "relu",
+    "silu",
+    "swish",
+)
+"""Values of `hidden_act` we compute. `gelu` and `gelu_python` are exact (erf); the other GELUs are one tanh form."""
+
+Head = Literal["pooled", "tanh", "relu"]
 
 Placement = Literal["before_norm", "after_norm", "replace_norm", "output"]
 PLACEMENTS = ("before_norm", "after_norm", "replace_norm", "output")
 
-# Fields of a config.json that would change a number in a way we do not compute, with the only value we accept.
-_UNSUPPORTED = {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "is_encoder_decoder": False,
-    "chunk_size_feed_forward": 0,
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Every number of the architecture, read from the checkpoint's config.json by `from_hf`."""
+    """Every number of the architecture, read from the checkpoint's config.json by `from_hf`; the defaults are BERT's.
+
+    Attributes:
+      type_vocab_size: 0 for a model without token types.
+      embedding_size: width of the embedding tables, which a dense layer maps to hidden_size; None without that layer.
+      num_hidden_groups: how many groups of layers have weights of their own, the layers of a group sharing them; None
+        where each layer has its own.
+      inner_group_num: layers in a row that make one of the `num_hidden_layers`.
+      sinusoidal_pos_embds: positions start as sines and cosines (Vaswani et al., 2017, section 3.5).
+      positions_skip_padding: position numbers begin at pad_token_id + 1 and count the tokens that are not padding
+        themselves, whatever the attention mask says; padding has number pad_token_id.
+      pooler: tanh(W x + b) of the first token.
+      attention_output_dropout, feed_forward_dropout: whether hidden_dropout_prob acts there.
+      head: of the classifier. pooled: a dense layer on the pooled output. tanh and relu: two dense layers on the first
+        token with that between them; tanh has a dropout in front of both.
+    """
 
     model_type: str
     vocab_size: int
@@ -46,28 +67,92 @@ class EncoderConfig:
     classifier_dropout: float
     initializer_range: float
     pad_token_id: int
+    embedding_size: int | None = None
+    num_hidden_groups: int | None = None
+    inner_group_num: int = 1
+    sinusoidal_pos_embds: bool = False
+    positions_skip_padding: bool = False
+    pooler: bool = True
+    attention_output_dropout: bool = True
+    feed_forward_dropout: bool = True
+    head: Head = "pooled"
 
     def __post_init__(self) -> None:
         problems = []
+        names = FAMILIES[self.model_type].fields if self.model_type in FAMILIES else {}
+        for field in dataclasses.fields(self):
+            name, value = names.get(field.name, (field.name,))[0], getattr(self, field.name)
+            if value is None and "None" in field.type:
+                continue
+            if field.type.startswith("int"):
+                smallest = 0 if field.name in ("pad_token_id", "type_vocab_size") else 1
+                if type(value) is not int:
+                    problems.append(f"{name} is {value!r}, not a whole number")
+                elif value < smallest:
+                    problems.append(f"{name} is {value}, less than {smallest}")
+            elif field.type == "float":
+                below = 1.0 if "dropout" in field.name else math.inf
+                if type(value) not in (int, float):
+                    problems.append(f"{name} is {value!r}, not a number")
+                elif not 0.0 <= value < below:
+                    problems.append(f"{name} {value} is not in [0, {below:g})")
+            elif field.type == "bool" and type(value) is not bool:
+                problems.append(f"{name} is {value!r}, not true or false")
         if self.hidden_act not in ACTIVATIONS:
-            problems.append(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
-        sizes = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.type == "int"}
-        problems += [f"{name} is {size!r}, not a whole number" for name, size in sizes.items() if type(size) is not int]
-        least = {name: 0 if name == "pad_token_id" else 1 for name in sizes}
-        problems += [f"{n} is {s}, less than {least[n]}" for n, s in sizes.items() if type(s) is int and s < least[n]]
-        if not problems and self.hidden_size % self.num_attention_heads:
+            problems.append(
+                f"{names.get('hidden_act', ('hidden_act',))[0]} {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}"
+            )
+        if not problems:
+            problems += self._contradictions()
+        if problems:
+            raise ValueError(f"config.json: {'; '.join(problems)}. Use a checkpoint with supported values.")
+
+    def _contradictions(self) -> list[str]:
+        problems = []
+        if self.hidden_size % self.num_attention_heads:
             problems.append(
                 f"hidden_size {self.hidden_size} does not divide by num_attention_heads {self.num_attention_heads}"
             )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                problems.append(f"{name} {getattr(self, name)} is not in [0, 1)")
-        if problems:
-            raise ValueError(f"config.json: {'; '.join(problems)}. Use a checkpoint with supported values.")
+        if (self.num_hidden_groups or 1) > self.num_hidden_layers:
+            problems.append(
+                f"num_hidden_groups {self.num_hidden_groups} is more than num_hidden_layers {self.num_hidden_layers}"
+            )
+        if self.max_tokens < 1:
+            problems.append(
+                f"max_position_embeddings {self.max_position_embeddings} leaves no position after pad_token_id {self.pad_token_id}"
+            )
+        return problems
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.max_position_embeddings - (self.pad_token_id + 1 if self.positions_skip_padding else 0)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that a token passes, and by whose number an SVT is placed; some may share their weights."""
+        return self.num_hidden_layers * self.inner_group_num
+
+    @property
+    def weight_groups(self) -> list[tuple[int, int]]:
+        """For each layer the weights it has: number of the group, and of the layer in it. Equal pairs are shared.
+
+        Example:
+          >>> albert = EncoderConfig.from_hf({"model_type": "albert", "num_hidden_layers": 3, "num_hidden_groups": 2})
+          >>> albert.weight_groups
+          [(0, 0), (0, 0), (1, 0)]
+        """
+        groups = self.num_hidden_groups or self.num_hidden_layers
+        # the quotient as ALBERT's code rounds it
+        return [
+            (int(n / (self.num_hidden_layers / groups)), inner)
+            for n in range(self.num_hidden_layers)
+            for inner in range(self.inner_group_num)
+        ]
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any]) -> EncoderConfig:
@@ -76,66 +161,65 @@ class EncoderConfig:
         Fields that the file leaves out have the defaults that transformers gives this family.
 
         Raises:
-          ValueError: for an unsupported family or field value, or a missing field; all of them at once.
+          ValueError: for an unsupported family or field value; all of them at once.
         """
         if not isinstance(values, Mapping):
             raise ValueError("config.json holds no table of fields. Use the model's own file.")
         model_type = values.get("model_type")
-        if model_type not in _FAMILY_DEFAULTS:
+        if model_type not in FAMILIES:
             raise ValueError(
-                f"config.json: model_type {model_type!r}; supported are {', '.join(_FAMILY_DEFAULTS)}. "
+                f"config.json: model_type {model_type!r}; supported are {', '.join(FAMILIES)}. "
                 "Choose a checkpoint of one of these."
             )
-        merged = {**_FAMILY_DEFAULTS[model_type], **{k: v for k, v in values.items() if v is not None}}
+        family = FAMILIES[model_type]
+        given = {name: value for name, value in values.items() if value is not None}
+        given |= {family.synonyms[name]: value for name, value in given.items() if name in family.synonyms}
         problems = [
-            f"{name} is {merged[name]!r} and only {only!r} is supported"
-            for name, only in _UNSUPPORTED.items()
-            if merged.get(name, only) != only
+            f"{name} is {given[name]!r} and only {only!r} is supported"
+            for name, only in UNSUPPORTED.items()
+            if given.get(name, only) != only
         ]
-        merged.setdefault("classifier_dropout", merged["hidden_dropout_prob"])
-        names = [f.name for f in dataclasses.fields(cls)]
-        problems += [f"{name} is missing" for name in names if name not in merged]
         if problems:
             raise ValueError(f"config.json: {'; '.join(problems)}. Use a checkpoint with supported values.")
-        return cls(**{name: merged[name] for name in names})
+        fields = {ours: given.get(theirs, default) for ours, (theirs, default) in family.fields.items()}
+        if fields["classifier_dropout"] is None:
+            fields["classifier_dropout"] = fields["hidden_dropout_prob"]
+        return cls(model_type=model_type, **fields, **family.fixed)
 
     def to_hf(self) -> dict[str, Any]:
         """The fields of a config.json that transformers reads back as the same model."""
-        return dataclasses.asdict(self)
-
-
-# transformers writes a config.json without the fields that have its class's default values.
-_FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
-    "bert": {
-        "vocab_size": 30522,
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "hidden_act": "gelu",
-        "max_position_embeddings": 512,
-        "type_vocab_size": 2,
-        "layer_norm_eps": 1e-12,
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1,
-        "initializer_range": 0.02,
-        "pad_token_id": 0,
-    },
-}
+        fields = FAMILIES[self.model_type].fields
+        return {"model_type": self.model_type, **{theirs: getattr(self, ours) for ours, (theirs, _) in fields.items()}}
 
 
 def read_config(folder: Path) -> EncoderConfig:
     """The EncoderConfig of a local model folder."""
+    return EncoderConfig.from_hf(_read_fields(folder))
+
+
+def read_svt(folder: Path) -> SVTConfig | None:
+    """The SVTConfig that `export_hf` wrote into a model folder's config.json, if it did."""
+    stored = _read_fields(folder).get("svt_jax")
+    if stored is None:
+        return None
+    try:
+        return SVTConfig(**stored["svt"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'}: svt_jax is none that this version wrote ({error}). Pass svt, or export the model again."
+        ) from error
+
+
+def _read_fields(folder: Path) -> Any:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(
             f"{folder} has no config.json; a model folder holds config.json, model.safetensors and a tokenizer. Check the path."
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}). Download the model again.") from error
-    return EncoderConfig.from_hf(values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The encoder: post-norm transformer layers as in BERT, with an optional SVT slot in each.
 
+One encoder is BERT, RoBERTa, DistilBERT and ALBERT: they differ by the fields of `EncoderConfig`.
+
   attention  a = LN(x + drop(W_o softmax(q k^T / sqrt(H) + mask) v))
   feed-forward  h = drop(W_2 act(W_1 a))
   output  LN(h + a), or one of the placements of `SVTConfig` where the layer has an SVT
@@ -7,7 +9,7 @@
 Numbers equal Hugging Face's PyTorch models within float32 rounding. Parameters are float32; `dtype` is that of the
 computation, except that layer norm, softmax and SVT are always in float32.
 
-Shape letters: `B` batch, `L` tokens, `D` hidden, `N` heads, `H` head size, `F` feed-forward.
+Shape letters: `B` batch, `L` tokens, `D` hidden, `N` heads, `H` head size, `F` feed-forward, `E` embedding size.
 
 References: Devlin et al., "BERT", 2019, arXiv 1810.04805; Vaswani et al., 2017, arXiv 1706.03762, section 3.
 """
@@ -18,6 +20,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from svt_jax.models.config import EncoderConfig, Placement, SVTConfig
@@ -35,7 +38,7 @@ class EncoderOutput:
     Attributes:
       last_hidden_state: [B, L, D].
       pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler.
-      hidden_states: the embeddings' output and each layer's, num_layers + 1 arrays [B, L, D], or None if not asked for.
+      hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
     """
 
     last_hidden_state: Array
@@ -44,24 +47,49 @@ class EncoderOutput:
 
 
 class Embeddings(nnx.Module):
-    """Sum of word, position and token type embeddings, layer norm, dropout."""
+    """Sum of word, position and token type embeddings, layer norm, dropout; then a dense layer where E is not D."""
 
     def __init__(self, config: EncoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        def table(rows: int) -> nnx.Embed:
-            init = nnx.initializers.normal(config.initializer_range)
-            return nnx.Embed(rows, config.hidden_size, embedding_init=init, dtype=dtype, rngs=rngs)
+        size = config.embedding_size or config.hidden_size
+        normal = nnx.initializers.normal(config.initializer_range)
+
+        def table(rows: int, init: nnx.Initializer = normal) -> nnx.Embed:
+            return nnx.Embed(rows, size, embedding_init=init, dtype=dtype, rngs=rngs)
 
         self.word = table(config.vocab_size)
-        self.position = table(config.max_position_embeddings)
-        self.token_type = table(config.type_vocab_size)
-        self.norm = layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
+        self.position = table(config.max_position_embeddings, _sinusoids if config.sinusoidal_pos_embds else normal)
+        self.token_type = table(config.type_vocab_size) if config.type_vocab_size else None
+        self.norm = layer_norm(size, epsilon=config.layer_norm_eps, rngs=rngs)
+        self.projection = (
+            linear(size, config.hidden_size, initializer_range=config.initializer_range, dtype=dtype, rngs=rngs)
+            if config.embedding_size is not None
+            else None
+        )
+        self._pad_token_id = config.pad_token_id if config.positions_skip_padding else None
         self._dropout = config.hidden_dropout_prob
         self._dtype = dtype
 
     def __call__(self, input_ids: Array, token_type_ids: Array, *, rngs: nnx.Rngs | None) -> Array:
-        positions = self.position.embedding[...][: input_ids.shape[1]].astype(self._dtype)
-        x = self.word(input_ids) + self.token_type(token_type_ids) + positions  # [B, L, D]
-        return dropout(self.norm(x).astype(self._dtype), self._dropout, rngs)
+        positions = self._positions(input_ids)
+        x = self.word(input_ids)  # [B, L, E]
+        if self.token_type is not None:
+            x = x + self.token_type(token_type_ids)
+        x = dropout(self.norm(x + positions).astype(self._dtype), self._dropout, rngs)
+        return x if self.projection is None else self.projection(x)  # [B, L, D]
+
+    def _positions(self, input_ids: Array) -> Array:
+        if self._pad_token_id is None:
+            return self.position.embedding[...][: input_ids.shape[1]].astype(self._dtype)  # [L, E]
+        real = (input_ids != self._pad_token_id).astype(jnp.int32)
+        return self.position(jnp.cumsum(real, axis=1) * real + self._pad_token_id)  # [B, L, E]
+
+
+def _sinusoids(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+    """Row p: sin(p / 10000^(2i/E)) in column 2i, the cosine in column 2i + 1; in float64, as transformers does."""
+    rows, size = shape
+    columns = np.arange(size)
+    angles = np.arange(rows)[:, None] / 10000.0 ** (2 * (columns // 2) / size)
+    return jnp.asarray(np.where(columns % 2, np.cos(angles), np.sin(angles)), dtype)
 
 
 class SelfAttention(nnx.Module):
@@ -89,26 +117,45 @@ class SelfAttention(nnx.Module):
 
 
 class EncoderLayer(nnx.Module):
-    """One layer; `alpha` is where its SVT starts, None for a layer without."""
+    """One layer.
 
-    def __init__(self, config: EncoderConfig, svt: SVTConfig, alpha: float | None, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    Args:
+      alpha: where its SVT starts; None for a layer without.
+      shared: a layer whose weights this one has too; its SVT is its own all the same.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        svt: SVTConfig,
+        alpha: float | None,
+        *,
+        shared: EncoderLayer | None = None,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
         def dense(in_size: int, out_size: int) -> nnx.Linear:
             return linear(in_size, out_size, initializer_range=config.initializer_range, dtype=dtype, rngs=rngs)
 
-        self.attention = SelfAttention(config, dtype=dtype, rngs=rngs)
-        self.attention_norm = layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
-        self.up = dense(config.hidden_size, config.intermediate_size)
-        self.down = dense(config.intermediate_size, config.hidden_size)
-        self.output_norm = layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
+        def norm() -> nnx.LayerNorm:
+            return layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
+
+        # Shared weights are the same objects: NNX keeps them once, under the first layer's path.
+        self.attention: SelfAttention = shared.attention if shared else SelfAttention(config, dtype=dtype, rngs=rngs)
+        self.attention_norm: nnx.LayerNorm = shared.attention_norm if shared else norm()
+        self.up: nnx.Linear = shared.up if shared else dense(config.hidden_size, config.intermediate_size)
+        self.down: nnx.Linear = shared.down if shared else dense(config.intermediate_size, config.hidden_size)
+        self.output_norm: nnx.LayerNorm = shared.output_norm if shared else norm()
         self.svt = None if alpha is None else SVTLayer(svt, alpha)
         self._placement: Placement = svt.placement
         self._activation = ACTIVATION_FUNCTIONS[config.hidden_act]
-        self._dropout = config.hidden_dropout_prob
+        self._attention_dropout = config.hidden_dropout_prob if config.attention_output_dropout else 0.0
+        self._feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
 
     def __call__(self, x: Array, mask: Array, bias: Array, *, rngs: nnx.Rngs | None) -> Array:
-        attended = dropout(self.attention(x, bias, rngs=rngs), self._dropout, rngs)
+        attended = dropout(self.attention(x, bias, rngs=rngs), self._attention_dropout, rngs)
         x = self.attention_norm(attended + x).astype(x.dtype)
-        h = dropout(self.down(self._activation(self.up(x))), self._dropout, rngs)
+        h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, rngs)
         return shard_batch(self._output(h, x, mask, rngs).astype(x.dtype))
 
     def _output(self, h: Array, x: Array, mask: Array, rngs: nnx.Rngs | None) -> Array:
@@ -150,13 +197,16 @@ class Encoder(nnx.Module):
         self, config: EncoderConfig, svt: SVTConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
     ):
         svt = svt or SVTConfig()
-        alphas = svt.alpha_by_layer(config.num_hidden_layers)
+        alphas = svt.alpha_by_layer(config.num_layers)
         self.config, self.svt_config = config, svt
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
-        self.layers = nnx.List(
-            [EncoderLayer(config, svt, alphas.get(n), dtype=dtype, rngs=rngs) for n in range(config.num_hidden_layers)]
-        )
-        self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
+        self.layers: nnx.List[EncoderLayer] = nnx.List([])
+        first: dict[tuple[int, int], EncoderLayer] = {}
+        for n, group in enumerate(config.weight_groups):
+            layer = EncoderLayer(config, svt, alphas.get(n), shared=first.get(group), dtype=dtype, rngs=rngs)
+            first.setdefault(group, layer)
+            self.layers.append(layer)
+        self.pooler = Pooler(config, dtype=dtype, rngs=rngs) if config.pooler else None
 
     def __call__(
         self,
@@ -170,18 +220,18 @@ class Encoder(nnx.Module):
         """Encodes a batch.
 
         Args:
-          input_ids: int[B, L], L at most max_position_embeddings.
+          input_ids: int[B, L], L at most the config's max_tokens.
           attention_mask: [B, L], 1 or true for real tokens; all real if left out.
-          token_type_ids: int[B, L]; zeros if left out.
+          token_type_ids: int[B, L]; zeros if left out. A model without token types takes no notice of them.
           rngs: with a `dropout` stream; dropout is off without.
           output_hidden_states: also return every layer's output.
         Raises:
           ValueError: if the sequence is longer than the model's positions.
         """
         input_ids = jnp.asarray(input_ids)
-        if input_ids.shape[1] > self.config.max_position_embeddings:
+        if input_ids.shape[1] > self.config.max_tokens:
             raise ValueError(
-                f"input_ids has {input_ids.shape[1]} tokens and the model {self.config.max_position_embeddings} positions. "
+                f"input_ids has {input_ids.shape[1]} tokens and the model {self.config.max_tokens} positions. "
                 "Truncate the input."
             )
         mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
@@ -194,7 +244,8 @@ class Encoder(nnx.Module):
         for layer in self.layers:
             x = layer(x, mask, bias, rngs=rngs)
             states.append(x)
-        return EncoderOutput(x, self.pooler(x), tuple(states) if output_hidden_states else None)
+        pooled = None if self.pooler is None else self.pooler(x)
+        return EncoderOutput(x, pooled, tuple(states) if output_hidden_states else None)
 
     @property
     def alphas(self) -> dict[int, Array]:

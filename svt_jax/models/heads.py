@@ -13,21 +13,31 @@ Array = jax.Array
 
 
 class Classifier(nnx.Module):
-    """An encoder and the head of transformers' BertForSequenceClassification: dropout, then one dense layer on `pooled`.
+    """An encoder and the head of transformers' <Family>ForSequenceClassification, by `EncoderConfig.head`.
+
+      pooled  W drop(pooled) + b                                       BERT, ALBERT
+      tanh    W drop(tanh(V drop(x[:, 0]) + a)) + b                    RoBERTa
+      relu    W drop(relu(V x[:, 0] + a)) + b                          DistilBERT
 
     Args:
-      encoder: with a pooler.
+      encoder: its pooler is removed where the head has no use for it, as transformers does.
       num_labels: classes; 1 for regression.
       rngs: for the head's random initialisation.
     """
 
     def __init__(self, encoder: Encoder, num_labels: int, *, rngs: nnx.Rngs):
         config = encoder.config
+
+        def dense(out_size: int) -> nnx.Linear:  # logits are float32 whatever the body's dtype
+            scale = config.initializer_range
+            return linear(config.hidden_size, out_size, initializer_range=scale, dtype=jnp.float32, rngs=rngs)
+
         self.encoder = encoder
-        # Logits are float32 whatever the body's dtype.
-        self.classifier = linear(
-            config.hidden_size, num_labels, initializer_range=config.initializer_range, dtype=jnp.float32, rngs=rngs
-        )
+        if config.head != "pooled":
+            encoder.pooler = None
+        self.dense = dense(config.hidden_size) if config.head != "pooled" else None
+        self.classifier = dense(num_labels)
+        self._head = config.head
         self._dropout = config.classifier_dropout
 
     def __call__(
@@ -39,6 +49,14 @@ class Classifier(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """Logits [B, num_labels], float32; arguments as those of the encoder."""
-        pooled = self.encoder(input_ids, attention_mask, token_type_ids, rngs=rngs).pooled
-        assert pooled is not None, "this family's head works on the pooled output"
-        return self.classifier(dropout(pooled.astype(jnp.float32), self._dropout, rngs))
+        out = self.encoder(input_ids, attention_mask, token_type_ids, rngs=rngs)
+        if self.dense is None:
+            assert out.pooled is not None, "this family's head works on the pooled output"
+            x = out.pooled.astype(jnp.float32)
+        else:
+            x = out.last_hidden_state[:, 0].astype(jnp.float32)  # [B, D]
+            if self._head == "tanh":
+                x = jnp.tanh(self.dense(dropout(x, self._dropout, rngs)))
+            else:
+                x = jax.nn.relu(self.dense(x))
+        return self.classifier(dropout(x, self._dropout, rngs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,12 +14,21 @@ from svt_jax.spectral.solvers import BATCH_AXES
 
 Array = jax.Array
 
+# jax.nn.gelu's own default is the tanh form
+_exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
+_tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
+
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # jax.nn.gelu's own default is the tanh form
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu": _exact_gelu,
+    "gelu_python": _exact_gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_fast": _tanh_gelu,
+    "gelu_accurate": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "gelu_python_tanh": _tanh_gelu,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
 }
 
 

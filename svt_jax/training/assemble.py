@@ -14,8 +14,9 @@ from svt_jax.data.glue import TASKS, Examples, Split, Task, load_examples
 from svt_jax.data.tokenizer import Tokens, demo_tokenizer, load_tokenizer, tokenize
 from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.encoder import Encoder
+from svt_jax.models.files import local_folder
 from svt_jax.models.heads import Classifier
-from svt_jax.models.hf import DTYPES, load_classifier, local_folder
+from svt_jax.models.hf import DTYPES, load_classifier
 from svt_jax.training.config import DataConfig, TrainConfig
 
 DEMO_ENCODER = EncoderConfig(
@@ -54,12 +55,12 @@ def load_split(config: DataConfig, split: Split) -> Examples:
 
 def load_tokens(config: DataConfig, tokenizer: Any, encoder: EncoderConfig, split: Split) -> Tokens:
     """The token arrays of a split, no longer than the model allows."""
-    if config.max_length > encoder.max_position_embeddings and config.task != "demo":
+    if config.max_length > encoder.max_tokens and config.task != "demo":
         raise ValueError(
-            f"data.max_length is {config.max_length} and the model has {encoder.max_position_embeddings} positions. "
+            f"data.max_length is {config.max_length} and the model has {encoder.max_tokens} positions. "
             "Choose a smaller data.max_length."
         )
-    return tokenize(load_split(config, split), tokenizer, min(config.max_length, encoder.max_position_embeddings))
+    return tokenize(load_split(config, split), tokenizer, min(config.max_length, encoder.max_tokens))
 
 
 @dataclasses.dataclass(frozen=True)

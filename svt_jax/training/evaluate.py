@@ -13,7 +13,8 @@ from svt_jax.data.glue import Split, Task
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
-from svt_jax.models.hf import has_head, load_classifier, local_folder
+from svt_jax.models.files import local_folder
+from svt_jax.models.hf import has_head, load_classifier
 from svt_jax.training import assemble
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.config import DataConfig, MeshConfig
@@ -118,7 +119,7 @@ def _evaluator(
     graphdef: nnx.GraphDef, task: Task, tokens: Tokens, data: DataConfig, encoder: EncoderConfig, mesh: Mesh
 ) -> Evaluator:
     check_batch(mesh, "data.eval_batch_size", data.eval_batch_size)
-    return Evaluator(graphdef, task, tokens, data.eval_batch_size, encoder.max_position_embeddings, mesh)
+    return Evaluator(graphdef, task, tokens, data.eval_batch_size, encoder.max_tokens, mesh)
 
 
 def _choose_step(checkpoints: Checkpoints, wanted: str) -> int | None:

@@ -128,7 +128,7 @@ class Trainer:
             assemble.load_tokens(config.data, model.tokenizer, model.encoder, split)
             for split in ("train", "validation")
         )
-        positions = model.encoder.max_position_embeddings
+        positions = model.encoder.max_tokens
         buckets = config.data.buckets
         if buckets == "auto":
             buckets = choose_buckets(train_tokens.lengths, rows, longest=positions)
@@ -137,7 +137,7 @@ class Trainer:
                 f"data.buckets is {buckets} and the model has {positions} positions. Leave the longer ones out."
             )
         self.batches = TrainingBatches(train_tokens, rows, config.run.seed, sorted(buckets))
-        self.num_layers = model.encoder.num_hidden_layers
+        self.num_layers = model.encoder.num_layers
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.num_steps = min(config.optim.epochs * self.steps_per_epoch, config.optim.max_steps or 2**62)
 

@@ -26,6 +26,7 @@ import yaml
 from jax.sharding import Mesh
 
 from svt_jax.models.config import EncoderConfig, read_config
+from svt_jax.models.files import weight_files
 from svt_jax.training.config import TrainConfig
 
 _PACKAGES = (
@@ -252,7 +253,7 @@ def _hash_weights(folder: Path | None) -> str | None:
     if folder is None:
         return None
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         with file.open("rb") as data:
             while block := data.read(1 << 20):
                 digest.update(block)

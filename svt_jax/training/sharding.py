@@ -20,7 +20,7 @@ _RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"attention/out/kernel$", PartitionSpec("tensor", "fsdp")),
     (r"up/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"down/kernel$", PartitionSpec("tensor", "fsdp")),
-    (r"pooler/dense/kernel$", PartitionSpec("fsdp", None)),
+    (r"(dense|projection)/kernel$", PartitionSpec("fsdp", None)),  # of the pooler, the head, the embeddings
     (r"", PartitionSpec()),
 )
 

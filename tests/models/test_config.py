@@ -1,8 +1,15 @@
 """Reading config.json and choosing layers: what is supported, and what is an error that names itself."""
 
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
+import tiny
 
 from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.families import FAMILIES, UNSUPPORTED
 
 BERT = {"model_type": "bert"}
 
@@ -39,6 +46,122 @@ def test_classifier_dropout_falls_back_to_hidden_dropout():
 def test_unsupported_values_are_errors_that_name_them(values, words):
     with pytest.raises(ValueError, match=words):
         EncoderConfig.from_hf(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model_type": "distilbert", "n_heads": 0, "activation": "mish"}, "n_heads is 0.*activation 'mish' is not one"),
+        ({"model_type": "distilbert", "sinusoidal_pos_embds": 1}, "sinusoidal_pos_embds is 1, not true or false"),
+        ({"model_type": "albert", "num_hidden_groups": 13}, "num_hidden_groups 13 is more than num_hidden_layers 12"),
+        ({"model_type": "albert", "classifier_dropout_prob": 1.0}, r"classifier_dropout_prob 1.0 is not in \[0, 1\)"),
+        ({"model_type": "albert", "embedding_size": 0}, "embedding_size is 0, less than 1"),
+        ({"model_type": "roberta", "max_position_embeddings": 2}, "2 leaves no position after pad_token_id 1"),
+        ({"model_type": "roberta", "layer_norm_eps": "1e-5"}, "layer_norm_eps is '1e-5', not a number"),
+        ({"model_type": "bert", "pruned_heads": {"0": [1]}}, "pruned_heads is {'0': .1.} and only {} is supported"),
+    ],
+)  # fmt: skip
+def test_errors_name_fields_as_the_familys_file_does(values, words):
+    with pytest.raises(ValueError, match=words):
+        EncoderConfig.from_hf(values)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults_are_those_of_transformers(family):
+    import transformers
+
+    theirs = getattr(transformers, f"{FAMILIES[family].class_name}Config")()
+    assert EncoderConfig.from_hf({"model_type": family}) == EncoderConfig.from_hf(theirs.to_dict())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_reads_back_every_field(family):
+    import transformers
+
+    config = EncoderConfig.from_hf(tiny.fields(family, hidden_dropout_prob=0.25, classifier_dropout=0.125))
+    assert EncoderConfig.from_hf(config.to_hf()) == config
+    theirs = getattr(transformers, f"{FAMILIES[family].class_name}Config")(**config.to_hf())
+    for ours, (name, default) in FAMILIES[family].fields.items():
+        assert getattr(theirs, name) == getattr(config, ours), name
+        if ours in {**tiny.SIZES, "hidden_dropout_prob": 0, "classifier_dropout": 0}:
+            assert getattr(theirs, name) != default, f"{name} tests nothing"
+
+
+def test_a_second_name_of_a_field_counts_as_in_transformers():
+    import transformers
+
+    values = {"model_type": "distilbert", "hidden_size": 24, "n_heads": 2}
+    assert EncoderConfig.from_hf(values).hidden_size == transformers.DistilBertConfig(**values).dim == 24
+
+
+# Fields that transformers' code of a family reads, and that change none of our numbers: sizes and losses of heads that we
+# take from the weights or not at all, ways to compute the same, other tasks.
+HARMLESS = {"num_labels", "problem_type", "use_cache", "chunk_size_feed_forward", "qa_dropout", "_attn_implementation"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_field_that_transformers_reads_is_known(family):
+    """A new version that computes with a new field shows here; other fields of a config.json do nothing there either."""
+    root = Path(importlib.util.find_spec("transformers").origin).parent
+    code = (root / "models" / family / f"modeling_{family}.py").read_text(encoding="utf-8")
+    read = set(re.findall(r"\bconfig\.(\w+)", code))
+    names = {name for name, _ in FAMILIES[family].fields.values()}
+    assert len(read) > 15
+    assert read <= names | HARMLESS | UNSUPPORTED.keys() | FAMILIES[family].synonyms.keys()
+
+
+@pytest.mark.parametrize(("family", "tokens"), [("bert", 512), ("roberta", 510), ("distilbert", 512), ("albert", 512)])
+def test_the_longest_sequence_leaves_out_positions_that_no_token_has(family, tokens):
+    assert EncoderConfig.from_hf({"model_type": family}).max_tokens == tokens
+
+
+@pytest.mark.parametrize(("layers", "groups", "inner"), [(12, 1, 1), (3, 2, 1), (4, 2, 2), (5, 3, 1), (6, 6, 1)])
+def test_albert_layers_share_weights_by_group(layers, groups, inner):
+    values = {
+        "model_type": "albert",
+        "num_hidden_layers": layers,
+        "num_hidden_groups": groups,
+        "inner_group_num": inner,
+    }
+    config = EncoderConfig.from_hf(values)
+    expected = [(int(n / (layers / groups)), i) for n in range(layers) for i in range(inner)]  # modeling_albert.py
+    assert config.weight_groups == expected
+    assert config.num_layers == layers * inner
+    assert {group for group, _ in expected} == set(range(groups))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_field_changes_a_number_of_its_family(family):
+    """Shapes show the sizes; what is left must show in the output, or it was parsed and ignored."""
+    base = tiny.encoder(family)
+    out = base(tiny.IDS).last_hidden_state
+    changes = {"hidden_act": "relu", "num_attention_heads": 4, "layer_norm_eps": 0.1, "pad_token_id": 5}
+    shows = {
+        "bert": {
+            "hidden_act",
+            "num_attention_heads",
+            "layer_norm_eps",
+        },  # which row is frozen in PyTorch is pad_token_id
+        "roberta": {"hidden_act", "num_attention_heads", "layer_norm_eps", "pad_token_id"},
+        "distilbert": {"hidden_act", "num_attention_heads"},
+        "albert": {"hidden_act", "num_attention_heads", "layer_norm_eps"},
+    }[family]
+    for name, value in changes.items():
+        if name in FAMILIES[family].fields:
+            other = tiny.encoder(family, **{name: value})
+            assert (name in shows) != np.array_equal(other(tiny.IDS).last_hidden_state, out), name
+
+
+def test_sinusoidal_positions_are_where_a_new_distilbert_starts():
+    from flax import nnx
+
+    from svt_jax.models.encoder import Encoder
+
+    config = EncoderConfig.from_hf(tiny.fields("distilbert", sinusoidal_pos_embds=True))
+    table = np.asarray(Encoder(config, rngs=nnx.Rngs(0)).embeddings.position.embedding[...])
+    angles = [[p / np.power(10000, 2 * (j // 2) / 12) for j in range(12)] for p in range(16)]
+    np.testing.assert_allclose(table[:, 0::2], np.sin(angles)[:, 0::2], atol=1e-7)
+    np.testing.assert_allclose(table[:, 1::2], np.cos(angles)[:, 1::2], atol=1e-7)
 
 
 def test_the_config_is_hashable_and_lists_are_as_good_as_tuples():

@@ -130,16 +130,6 @@ def test_too_long_a_sequence_is_an_error():
         encoder()(np.zeros((1, 21), np.int32))
 
 
-def test_bfloat16_stays_close_to_float32():
-    svt = SVTConfig("soft_decay")
-    full, half = encoder(svt), encoder(svt, dtype=jnp.bfloat16)
-    out = half(IDS, MASK)
-    assert out.last_hidden_state.dtype == jnp.bfloat16
-    assert all(v.get_value().dtype == jnp.float32 for _, v in nnx.to_flat_state(nnx.state(half)))
-    error = np.abs(np.asarray(out.last_hidden_state, np.float32) - last_hidden_state(full))
-    assert error.max() < 0.1
-
-
 def test_fields_that_change_a_number_do():
     """A field that is parsed and ignored would be worse than an error (sizes show in the weights' shapes)."""
     base = encoder()

@@ -2,15 +2,20 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import svt_jax
 from svt_jax.models.config import EncoderConfig
-from svt_jax.models.hf import _BERT, local_folder
+from svt_jax.models.families import FAMILIES
+from svt_jax.models.files import local_folder
+from svt_jax.models.hf import has_head
+from svt_jax.models.names import _BERT
 
 SMALL = {
     "model_type": "bert",
@@ -35,7 +40,7 @@ def checkpoint_tensors(config, seed=0):
     }
     tensors = {}
     for name in _BERT:
-        for n in range(config["num_hidden_layers"]) if "{}" in name else [0]:
+        for n in range(config["num_hidden_layers"]) if "{layer}" in name else [0]:
             if "embeddings." in name and "LayerNorm" not in name:
                 shape = (rows[name.split(".")[1].removesuffix("_embeddings")], d)
             elif "intermediate" in name:
@@ -44,7 +49,7 @@ def checkpoint_tensors(config, seed=0):
                 shape = (d,)
             else:
                 shape = (d, f) if "output.dense" in name and "attention" not in name else (d, d)
-            tensors[name.format(n)] = (rng.normal(size=shape) * 0.3).astype(np.float32)
+            tensors[name.format(layer=n)] = (rng.normal(size=shape) * 0.3).astype(np.float32)
     return tensors
 
 
@@ -188,8 +193,257 @@ def test_a_broken_folder_is_an_error_that_says_what_to_do(checkpoint, prepare, w
 
 
 def test_a_path_that_is_nowhere_is_an_error():
-    with pytest.raises(ValueError, match="is not a folder here, and the hub does not give it"):
+    with pytest.raises(ValueError, match="is not a folder here, and no hub id; allowed are .* Check the path"):
         local_folder("no/such/model/folder")
+
+
+# Tensors of a pretraining checkpoint that a base model has no place for, and the output embeddings among them.
+PRETRAINING = {
+    "bert": (["cls.predictions.bias", "cls.seq_relationship.weight"], "cls.predictions.decoder.weight"),
+    "roberta": (["lm_head.bias", "lm_head.dense.weight"], "lm_head.decoder.weight"),
+    "distilbert": (["vocab_transform.weight", "vocab_layer_norm.bias"], "vocab_projector.weight"),
+    "albert": (["predictions.bias", "sop_classifier.classifier.weight"], "predictions.decoder.weight"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_left_out_are_named(tmp_path, caplog, family):
+    svt_jax.export_hf(tiny.encoder(family), tmp_path)
+    names, _ = PRETRAINING[family]
+    rewrite(tmp_path, lambda t: t.update({name: np.zeros((2, 2), np.float32) for name in [*names, "qa_outputs.bias"]}))
+    svt_jax.load_encoder(tmp_path)
+    assert f"left out, as this model has no such part: {', '.join(sorted([*names, 'qa_outputs.bias']))}" in caplog.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_word_embeddings_may_be_kept_as_the_output_they_are_tied_to(tmp_path, family):
+    model = tiny.encoder(family)
+    svt_jax.export_hf(model, tmp_path)
+    _, output = PRETRAINING[family]
+    rewrite(tmp_path, lambda t: t.update({output: t.pop("embeddings.word_embeddings.weight")}))
+    again = svt_jax.load_encoder(tmp_path)
+    np.testing.assert_array_equal(again.embeddings.word.embedding[...], model.embeddings.word.embedding[...])
+
+
+@pytest.mark.parametrize("family", ["roberta", "albert"])
+def test_each_familys_pooler_may_be_missing_but_not_halved(tmp_path, caplog, family):
+    svt_jax.export_hf(tiny.encoder(family), tmp_path)
+    name = {"roberta": "pooler.dense", "albert": "pooler"}[family]
+    rewrite(tmp_path, lambda t: t.pop(f"{name}.bias"))
+    with pytest.raises(ValueError, match=rf"{name}.bias is missing \(pooler/dense/bias \[12\]\)"):
+        svt_jax.load_encoder(tmp_path)
+    rewrite(tmp_path, lambda t: t.pop(f"{name}.weight"))
+    assert svt_jax.load_encoder(tmp_path)(IDS).pooled.shape == (2, 12)
+    assert "has no pooler: it starts from random values" in caplog.text
+
+
+def test_robertas_classifier_has_no_pooler(tmp_path, caplog):
+    svt_jax.export_hf(tiny.encoder("roberta"), tmp_path)
+    classifier = svt_jax.load_classifier(tmp_path, num_labels=2)
+    assert classifier.encoder.pooler is None
+    assert "left out, as this model has no such part: pooler.dense.bias, pooler.dense.weight" in caplog.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_of_each_family_is_loaded_whole_or_not_at_all(tmp_path, caplog, family):
+    model = tiny.classifier(family, num_labels=2)
+    svt_jax.export_hf(model, tmp_path)
+    assert has_head(tmp_path, 2)
+    assert not has_head(tmp_path, 3)
+    names = sorted(n for n in load_file(tmp_path / "model.safetensors") if "classifier" in n)
+    rewrite(tmp_path, lambda t: t.pop(names[0]))
+    assert not has_head(tmp_path, 2)
+    drawn = svt_jax.load_classifier(tmp_path, num_labels=2)
+    assert f"left out, as this model has no such part: {', '.join(names[1:])}" in caplog.text
+    assert not np.array_equal(drawn.classifier.kernel[...], model.classifier.kernel[...])
+
+
+def test_every_discrepancy_of_shared_weights_is_reported_too(tmp_path):
+    svt_jax.export_hf(tiny.encoder("albert", num_hidden_groups=2, inner_group_num=2), tmp_path)
+    layer = "encoder.albert_layer_groups.{}.albert_layers.{}"
+
+    def damage(tensors):
+        del tensors[f"{layer.format(1, 0)}.ffn.bias"]
+        tensors[f"{layer.format(0, 1)}.ffn.bias"] = np.zeros(3, np.float32)
+        tensors[f"{layer.format(2, 0)}.ffn.bias"] = np.zeros(20, np.float32)
+        tensors["encoder.embedding_hidden_mapping_in.bias"] = np.zeros(12, np.int64)
+        tensors["albert.pooler.bias"] = tensors["pooler.bias"]
+
+    rewrite(tmp_path, damage)
+    with pytest.raises(ValueError, match="albert.pooler.bias is given twice|pooler.bias is given twice"):
+        svt_jax.load_encoder(tmp_path)
+    rewrite(tmp_path, lambda t: t.pop("albert.pooler.bias"))
+    with pytest.raises(ValueError) as raised:
+        svt_jax.load_encoder(tmp_path)
+    message = str(raised.value)
+    assert f"{layer.format(1, 0)}.ffn.bias is missing (layers/2/up/bias [20])" in message
+    assert f"{layer.format(0, 1)}.ffn.bias gives [3] for layers/1/up/bias [20]" in message
+    assert f"{layer.format(2, 0)}.ffn.bias [20] is not a tensor of this architecture" in message
+    assert "encoder.embedding_hidden_mapping_in.bias is int64, not floating point" in message
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [({"x": "gone.safetensors"}, "files that are not beside it: gone.safetensors"), ({"x": "../a"}, "not beside it: .*/../a")],
+)  # fmt: skip
+def test_an_index_of_files_that_are_not_there_is_an_error(checkpoint, index, words):
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(ValueError, match=words):
+        svt_jax.load_encoder(checkpoint)
+
+
+def cached(tmp_path, monkeypatch, checkpoint, names):
+    """A download cache as huggingface_hub lays it out, with these files of the checkpoint."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path / "cache" / "models--owner--tiny-bert"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    for name in names:
+        shutil.copy(checkpoint / name, snapshot / name)
+
+
+def test_a_hub_id_is_read_from_the_cache_when_offline(tmp_path, monkeypatch, checkpoint):
+    cached(tmp_path, monkeypatch, checkpoint, ["config.json", "model.safetensors"])
+    loaded = svt_jax.load_encoder("owner/tiny-bert")
+    assert np.array_equal(loaded(IDS).last_hidden_state, svt_jax.load_encoder(checkpoint)(IDS).last_hidden_state)
+    with pytest.raises(
+        ValueError, match="cache .*cache does not have it, and HF_HUB_OFFLINE is set.*hf download owner/o"
+    ):
+        svt_jax.load_encoder("owner/other")
+
+
+def test_a_cache_without_weights_says_so(tmp_path, monkeypatch, checkpoint):
+    cached(tmp_path, monkeypatch, checkpoint, ["config.json"])
+    with pytest.raises(ValueError, match="has no model.safetensors .found: config.json."):
+        svt_jax.load_encoder("owner/tiny-bert")
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_the_hub_is_asked_for_pickles_only_where_there_is_nothing_else(tmp_path, monkeypatch, weights):
+    import fnmatch
+
+    import huggingface_hub
+
+    downloaded = []
+
+    def snapshot_download(name, allow_patterns):
+        here = [
+            file
+            for file in (weights, "config.json", "onnx/model.onnx")
+            if any(fnmatch.fnmatch(file, p) for p in allow_patterns)
+        ]
+        downloaded.append(here)
+        for file in here:
+            (tmp_path / file).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert local_folder("owner/tiny-bert") == tmp_path
+    safe = [["model.safetensors", "config.json"]]
+    assert downloaded == (safe if weights == "model.safetensors" else [["config.json"], ["pytorch_model.bin"]])
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.fixture
+def malicious(checkpoint):
+    """A checkpoint whose pickle makes a file when it is unpickled; (folder, that file)."""
+    import pickle
+
+    (checkpoint / "model.safetensors").unlink()
+    trace = checkpoint / "it_ran"
+    (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Malicious(trace)}))
+    pickle.loads((checkpoint / "pytorch_model.bin").read_bytes())["weight"].close()
+    assert trace.exists()  # it is one
+    trace.unlink()
+    return checkpoint, trace
+
+
+def test_a_pickle_is_not_opened_without_pytorch(malicious, monkeypatch):
+    folder, trace = malicious
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    with pytest.raises(ValueError, match="PyTorch is not installed. Install it, or convert the model"):
+        svt_jax.load_encoder(folder)
+    assert not trace.exists()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_malicious_pickle_does_not_run(malicious, zipped):
+    import torch
+
+    folder, trace = malicious
+    if zipped:
+        torch.save({"weight": Malicious(trace)}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin holds more than tensors, or is damaged"):
+        svt_jax.load_encoder(folder)
+    assert not trace.exists()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("sharded", [False, True])
+def test_pytorch_files_give_the_same_model(checkpoint, sharded):
+    import torch
+
+    plain = svt_jax.load_encoder(checkpoint)(IDS)
+    tensors = {name: torch.tensor(value) for name, value in load_file(checkpoint / "model.safetensors").items()}
+    (checkpoint / "model.safetensors").unlink()
+    half = len(tensors) // 2 if sharded else len(tensors)
+    names = list(tensors)
+    first = {n: torch.nn.Parameter(tensors[n]) for n in names[:half]}
+    if sharded:
+        torch.save(first, checkpoint / "pytorch_model-1.bin")
+        torch.save({n: tensors[n] for n in names[half:]}, checkpoint / "pytorch_model-2.bin")
+        where = {n: f"pytorch_model-{1 if n in first else 2}.bin" for n in names}
+        (checkpoint / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    else:
+        torch.save(first, checkpoint / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert np.array_equal(plain.last_hidden_state, svt_jax.load_encoder(checkpoint)(IDS).last_hidden_state)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"junk", "is damaged"), (b"", "is damaged"), ("list", "holds no table of tensors")]
+)
+def test_a_pytorch_file_that_is_none_is_an_error(checkpoint, content, words):
+    import torch
+
+    (checkpoint / "model.safetensors").unlink()
+    if content == "list":
+        torch.save([torch.zeros(2)], checkpoint / "pytorch_model.bin")
+    else:
+        (checkpoint / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        svt_jax.load_encoder(checkpoint)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_weights_of_another_precision_are_read_as_float32(checkpoint, dtype):
+    import torch
+    from safetensors.torch import save_file as save_torch
+
+    tensors = {
+        n: torch.tensor(v).to(getattr(torch, dtype)) for n, v in load_file(checkpoint / "model.safetensors").items()
+    }
+    save_torch(tensors, checkpoint / "model.safetensors")
+    first = svt_jax.load_encoder(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    torch.save(tensors, checkpoint / "pytorch_model.bin")
+    second = svt_jax.load_encoder(checkpoint)
+    expected = tensors["embeddings.word_embeddings.weight"].float().numpy()
+    for encoder in (first, second):
+        np.testing.assert_array_equal(encoder.embeddings.word.embedding[...], expected)
 
 
 def torch_outputs(model, ids, mask, types):
@@ -206,41 +460,6 @@ def assert_parity(ours, theirs):
     np.testing.assert_allclose(ours.pooled, theirs.pooler_output.numpy(), atol=1e-4, rtol=0)
 
 
-VARIANTS = [
-    {},
-    {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5},
-    {"hidden_act": "relu", "num_hidden_layers": 1, "type_vocab_size": 1},
-    {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 96, "layer_norm_eps": 1e-3},
-    {"hidden_act": "silu", "num_hidden_layers": 4, "num_attention_heads": 1},
-]
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("fields", VARIANTS, ids=range(len(VARIANTS)))
-def test_equals_pytorch_on_random_models(tmp_path, fields):
-    """As long as the model allows, with rows of half that and of one real token."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.BertConfig(**{**SMALL, **fields, "initializer_range": 0.3})
-    theirs = transformers.BertModel(config, add_pooling_layer=True).eval()
-    for parameter in theirs.parameters():  # biases and norms too, which start as zeros and ones
-        torch.nn.init.normal_(parameter, std=0.3)
-    theirs.save_pretrained(tmp_path)
-    rng = np.random.default_rng(0)
-    length = config.max_position_embeddings
-    ids = rng.integers(0, config.vocab_size, (4, length))
-    types = rng.integers(0, config.type_vocab_size, (4, length))
-    mask = (np.arange(length) < np.array([[length], [max(1, length // 2)], [1], [length]])).astype(np.int64)
-    encoder = svt_jax.load_encoder(tmp_path)
-    ours = encoder(ids, mask, types, output_hidden_states=True)
-    assert_parity(ours, torch_outputs(theirs, ids, mask, types))
-    if not fields:  # a sequence of one token
-        one = ids[:, :1], mask[:, :1], types[:, :1]
-        assert_parity(encoder(*one, output_hidden_states=True), torch_outputs(theirs, *one))
-
-
 @pytest.mark.parity
 @pytest.mark.model
 def test_equals_pytorch_on_the_real_model(minilm):
@@ -253,20 +472,6 @@ def test_equals_pytorch_on_the_real_model(minilm):
     arguments = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
     ours = svt_jax.load_encoder(minilm)(*arguments, output_hidden_states=True)
     assert_parity(ours, torch_outputs(theirs, *arguments))
-
-
-@pytest.mark.parity
-def test_classifier_equals_pytorch(tmp_path):
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    theirs = transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, num_labels=3)).eval()
-    theirs.save_pretrained(tmp_path)
-    ours = svt_jax.load_classifier(tmp_path, num_labels=3)
-    with torch.no_grad():
-        expected = theirs(torch.tensor(IDS)).logits.numpy()
-    np.testing.assert_allclose(ours(IDS), expected, atol=1e-5)
 
 
 @pytest.mark.model

@@ -1,0 +1,87 @@
+"""Weights out: a folder that transformers loads as the same model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from flax import nnx
+from safetensors.numpy import save_file
+
+from svt_jax.models.encoder import Encoder
+from svt_jax.models.families import FAMILIES
+from svt_jax.models.files import Tensors
+from svt_jax.models.heads import Classifier
+from svt_jax.models.names import encoder_names, head_names, prefix, svt_name
+
+
+def export_hf(model: Encoder | Classifier, folder: str | Path, *, svt: Literal["drop", "keep"] | None = None) -> None:
+    """Writes config.json and model.safetensors, which transformers loads as <Family>Model or <Family>ForSequenceClassification.
+
+    Args:
+      model: an encoder, or one with a head.
+      folder: made if it does not exist; a tokenizer may lie in it already.
+      svt: what to do with a transformation, which transformers cannot express. drop: leave it out; transformers computes
+        the plain model then, with other numbers. keep: the same, and its parameters and settings lie beside the rest;
+        transformers says that it does not know them, `load_encoder` and `load_classifier` read them back.
+    Raises:
+      ValueError: if the model has a transformation and `svt` is not given, if the folder holds a model, or if it cannot
+        be written.
+    """
+    if svt not in (None, "drop", "keep"):
+        raise ValueError(f"svt is {svt!r}; allowed are 'drop' and 'keep'. Leave it out for a model without SVT.")
+    encoder = model.encoder if isinstance(model, Classifier) else model
+    if encoder.svt_config.enabled and svt is None:
+        raise ValueError(
+            f"the model has svt.function {encoder.svt_config.function}, which transformers cannot compute; pass svt='drop' to "
+            "export without it, or svt='keep' to put its parameters beside the others for svt_jax to read."
+        )
+    folder = Path(folder)
+    files = [folder / "config.json", folder / "model.safetensors", folder / "model.safetensors.index.json"]
+    if present := [file.name for file in files if file.exists()]:
+        raise ValueError(
+            f"{folder} has {', '.join(present)} already, and nothing is overwritten. Choose another folder."
+        )
+    keep = svt == "keep" and encoder.svt_config.enabled
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # the config last: a folder that has one is whole
+        save_file(_tensors(model, keep_svt=keep), folder / "model.safetensors", metadata={"format": "pt"})
+        text = json.dumps(_config(model, keep_svt=keep), indent=2) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written ({error.strerror}). Choose another folder.") from error
+
+
+def _config(model: Encoder | Classifier, *, keep_svt: bool) -> dict[str, Any]:
+    encoder = model.encoder if isinstance(model, Classifier) else model
+    class_name = FAMILIES[encoder.config.model_type].class_name
+    fields: dict[str, Any] = {"architectures": [f"{class_name}Model"], **encoder.config.to_hf(), "dtype": "float32"}
+    if isinstance(model, Classifier):
+        labels = [f"LABEL_{n}" for n in range(model.classifier.out_features)]
+        fields |= {
+            "architectures": [f"{class_name}ForSequenceClassification"],
+            "id2label": {str(n): label for n, label in enumerate(labels)},
+            "label2id": {label: n for n, label in enumerate(labels)},
+        }
+    if keep_svt:
+        fields["svt_jax"] = {"svt": dataclasses.asdict(encoder.svt_config)}
+    return fields
+
+
+def _tensors(model: Encoder | Classifier, *, keep_svt: bool) -> Tensors:
+    arrays = {"/".join(map(str, key)): np.asarray(v.get_value()) for key, v in nnx.to_flat_state(nnx.state(model))}
+    if isinstance(model, Classifier):
+        config, ahead = model.encoder.config, "encoder/"
+        names = {prefix(config) + theirs: (ahead + ours, c) for theirs, (ours, c) in encoder_names(config).items()}
+        names |= head_names(config)
+    else:
+        ahead, names = "", encoder_names(model.config)
+    tensors = {theirs: change(arrays.pop(ours)) for theirs, (ours, change) in names.items() if ours in arrays}
+    if keep_svt:
+        tensors |= {svt_name(path.removeprefix(ahead)): array for path, array in arrays.items()}
+    # safetensors' NumPy writer would write another order's bytes of an array that is not contiguous
+    return {name: np.array(array, np.float32, order="C") for name, array in tensors.items()}

@@ -1,0 +1,138 @@
+"""The files of a model: the folder of a path or a hub id, and the tensors in it, as NumPy arrays.
+
+PyTorch is not needed, except for `pytorch_model.bin`, which only its weights-only reader may open: a pickle can run code.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+Tensors = dict[str, np.ndarray]
+
+_SMALL = [
+    "config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+]
+_SAFETENSORS = ["model*.safetensors", "model.safetensors.index.json"]
+_PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+
+
+def local_folder(path_or_id: str | Path) -> Path:
+    """The local folder of a model: the path itself, or the hub's download cache for an id such as google-bert/bert-base-uncased.
+
+    Raises:
+      ValueError: if it is neither a folder nor a model that the hub (or its cache, when offline) has.
+    """
+    if Path(path_or_id).is_dir():
+        return Path(path_or_id)
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    def download(patterns: list[str]) -> Path:
+        return Path(snapshot_download(str(path_or_id), allow_patterns=patterns))
+
+    try:
+        folder = download(_SMALL + _SAFETENSORS)
+        has_weights = any(any(folder.glob(pattern)) for pattern in _SAFETENSORS)
+        return folder if has_weights else download(_PICKLES)
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if isinstance(error, HFValidationError):
+            why, what = "no hub id", "Check the path"
+        elif constants.HF_HUB_OFFLINE:
+            why = f"the hub's cache {constants.HF_HUB_CACHE} does not have it, and HF_HUB_OFFLINE is set"
+            what = f"Check the name, or unset HF_HUB_OFFLINE and run: hf download {path_or_id}"
+        else:
+            why, what = f"the hub does not give it ({type(error).__name__})", "Check the name and the network"
+        raise ValueError(
+            f"model.path {str(path_or_id)!r} is not a folder here, and {why}; "
+            f"allowed are a folder with config.json, model.safetensors and a tokenizer, or a hub id. {what}."
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model's weights; safetensors before pickles, a sharded index before a single file.
+
+    Raises:
+      ValueError: if there are none, or the index is damaged.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index, single = folder / f"{name}.index.json", folder / name
+        if index.is_file():
+            try:
+                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+                files = sorted(folder / name for name in names)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{index} has no weight_map of tensor names to files. Download it again.") from error
+            outside = [str(file) for file in files if file.parent != folder]
+            missing = [file.name for file in files if not file.is_file()]
+            if outside or missing:
+                raise ValueError(
+                    f"{index} names files that are not beside it: {', '.join(outside or missing)}. Download the model again."
+                )
+            return files
+        if single.is_file():
+            return [single]
+    found = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+    raise ValueError(
+        f"{folder} has no model.safetensors (found: {found}); a model folder holds config.json, model.safetensors and a "
+        "tokenizer. Convert other formats with transformers' save_pretrained."
+    )
+
+
+def read_tensors(folder: Path) -> Tensors:
+    """All tensors of a model folder by their name.
+
+    Raises:
+      ValueError: if there are no weights, a file is damaged, or a tensor is in two files.
+    """
+    tensors: Tensors = {}
+    for file in weight_files(folder):
+        read: Callable[[Path], Tensors] = _read_pickle if file.suffix == ".bin" else _read_safetensors
+        new = read(file)
+        if twice := sorted(tensors.keys() & new.keys()):
+            raise ValueError(f"{file} gives again {', '.join(twice)}. Download the model again.")
+        tensors |= new
+    return tensors
+
+
+def _read_safetensors(file: Path) -> Tensors:
+    try:
+        with safe_open(file, "numpy") as reader:
+            return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is not a readable safetensors file ({error}). Download it again.") from error
+
+
+def _read_pickle(file: Path) -> Tensors:
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(
+            f"{file} is a pickle, which could run any code, so only PyTorch's weights-only reader opens it, and PyTorch is "
+            "not installed. Install it, or convert the model to model.safetensors with transformers' save_pretrained."
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about storage types of old files
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file ends in exceptions of many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{file} holds more than tensors, or is damaged ({reason}). Use a model.safetensors of the model, or download it again."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{file} holds no table of tensors. Use a model.safetensors of the model.")
+    # NumPy has no bfloat16; float32 holds it exactly
+    plain = {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in state.items()}
+    return {str(name): value.detach().numpy() for name, value in plain.items()}

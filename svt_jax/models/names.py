@@ -1,0 +1,163 @@
+"""Names of weights: what a Hugging Face checkpoint calls each tensor of ours, one table a family.
+
+A table gives Hugging Face's name -> (our path, how the tensor changes). The change is its own inverse, so the same table
+serves loading and export. {layer} stands for the number of the layer, {group} and {inner} for ALBERT's two numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from svt_jax.models.config import EncoderConfig
+
+Change = Callable[[np.ndarray], np.ndarray]
+Names = dict[str, tuple[str, Change]]
+
+
+def _same(tensor: np.ndarray) -> np.ndarray:
+    return tensor
+
+
+def _transposed(tensor: np.ndarray) -> np.ndarray:  # PyTorch's Linear keeps [out, in], ours [in, out]
+    return np.ascontiguousarray(tensor.T)
+
+
+def _dense(theirs: str, ours: str) -> Names:
+    return {f"{theirs}.weight": (f"{ours}/kernel", _transposed), f"{theirs}.bias": (f"{ours}/bias", _same)}
+
+
+def _norm(theirs: str, ours: str) -> Names:
+    return {f"{theirs}.weight": (f"{ours}/scale", _same), f"{theirs}.bias": (f"{ours}/bias", _same)}
+
+
+def _embedding(theirs: str, ours: str) -> Names:
+    return {f"{theirs}.weight": (f"{ours}/embedding", _same)}
+
+
+_WORD = "embeddings.word_embeddings.weight"
+_EMBEDDINGS: Names = {
+    **_embedding("embeddings.word_embeddings", "embeddings/word"),
+    **_embedding("embeddings.position_embeddings", "embeddings/position"),
+    **_embedding("embeddings.token_type_embeddings", "embeddings/token_type"),
+    **_norm("embeddings.LayerNorm", "embeddings/norm"),
+}
+_BERT: Names = {
+    **_EMBEDDINGS,
+    **_dense("encoder.layer.{layer}.attention.self.query", "layers/{layer}/attention/query"),
+    **_dense("encoder.layer.{layer}.attention.self.key", "layers/{layer}/attention/key"),
+    **_dense("encoder.layer.{layer}.attention.self.value", "layers/{layer}/attention/value"),
+    **_dense("encoder.layer.{layer}.attention.output.dense", "layers/{layer}/attention/out"),
+    **_norm("encoder.layer.{layer}.attention.output.LayerNorm", "layers/{layer}/attention_norm"),
+    **_dense("encoder.layer.{layer}.intermediate.dense", "layers/{layer}/up"),
+    **_dense("encoder.layer.{layer}.output.dense", "layers/{layer}/down"),
+    **_norm("encoder.layer.{layer}.output.LayerNorm", "layers/{layer}/output_norm"),
+    **_dense("pooler.dense", "pooler/dense"),
+}
+_DISTILBERT: Names = {
+    **{theirs: entry for theirs, entry in _EMBEDDINGS.items() if "token_type" not in theirs},
+    **_dense("transformer.layer.{layer}.attention.q_lin", "layers/{layer}/attention/query"),
+    **_dense("transformer.layer.{layer}.attention.k_lin", "layers/{layer}/attention/key"),
+    **_dense("transformer.layer.{layer}.attention.v_lin", "layers/{layer}/attention/value"),
+    **_dense("transformer.layer.{layer}.attention.out_lin", "layers/{layer}/attention/out"),
+    **_norm("transformer.layer.{layer}.sa_layer_norm", "layers/{layer}/attention_norm"),
+    **_dense("transformer.layer.{layer}.ffn.lin1", "layers/{layer}/up"),
+    **_dense("transformer.layer.{layer}.ffn.lin2", "layers/{layer}/down"),
+    **_norm("transformer.layer.{layer}.output_layer_norm", "layers/{layer}/output_norm"),
+}
+_SHARED = "encoder.albert_layer_groups.{group}.albert_layers.{inner}"
+_ALBERT: Names = {
+    **_EMBEDDINGS,
+    **_dense("encoder.embedding_hidden_mapping_in", "embeddings/projection"),
+    **_dense(f"{_SHARED}.attention.query", "layers/{layer}/attention/query"),
+    **_dense(f"{_SHARED}.attention.key", "layers/{layer}/attention/key"),
+    **_dense(f"{_SHARED}.attention.value", "layers/{layer}/attention/value"),
+    **_dense(f"{_SHARED}.attention.dense", "layers/{layer}/attention/out"),
+    **_norm(f"{_SHARED}.attention.LayerNorm", "layers/{layer}/attention_norm"),
+    **_dense(f"{_SHARED}.ffn", "layers/{layer}/up"),
+    **_dense(f"{_SHARED}.ffn_output", "layers/{layer}/down"),
+    **_norm(f"{_SHARED}.full_layer_layer_norm", "layers/{layer}/output_norm"),
+    **_dense("pooler", "pooler/dense"),
+}
+_ENCODERS = {"bert": _BERT, "roberta": _BERT, "distilbert": _DISTILBERT, "albert": _ALBERT}
+_HEADS = {
+    "bert": _dense("classifier", "classifier"),
+    "roberta": {**_dense("classifier.dense", "dense"), **_dense("classifier.out_proj", "classifier")},
+    "distilbert": {**_dense("pre_classifier", "dense"), **_dense("classifier", "classifier")},
+    "albert": _dense("classifier", "classifier"),
+}
+
+# Tensors of a checkpoint that are no weight of the encoder: heads for other tasks.
+_OTHER_HEADS = {
+    "bert": r"cls|classifier|qa_outputs",
+    "roberta": r"lm_head|classifier|qa_outputs",
+    "distilbert": r"vocab_transform|vocab_layer_norm|vocab_projector|pre_classifier|classifier|qa_outputs",
+    "albert": r"predictions|sop_classifier|classifier|qa_outputs",
+}
+_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # numbers that every model of the family has alike
+# The output embeddings of the masked language model, which are the word embeddings; some files keep only these.
+_TIED = {
+    "bert": "cls.predictions.decoder.weight",
+    "roberta": "lm_head.decoder.weight",
+    "distilbert": "vocab_projector.weight",
+    "albert": "predictions.decoder.weight",
+}
+
+
+def encoder_names(config: EncoderConfig) -> Names:
+    """The encoder's tensors as a base model's checkpoint names them; those of its pooler included."""
+    names: Names = {}
+    first: dict[tuple[int, int], int] = {}  # NNX keeps shared weights under the first layer's path
+    for layer, pair in enumerate(config.weight_groups):
+        first.setdefault(pair, layer)
+    for theirs, (ours, change) in _ENCODERS[config.model_type].items():
+        for (group, inner), layer in first.items():
+            name = theirs.format(layer=layer, group=group, inner=inner)
+            names[name] = (ours.format(layer=layer), change)
+    return names
+
+
+def head_names(config: EncoderConfig) -> Names:
+    """The classification head's tensors."""
+    return _HEADS[config.model_type]
+
+
+def prefix(config: EncoderConfig) -> str:
+    """What a checkpoint with a head has in front of the encoder's names."""
+    return f"{config.model_type}."
+
+
+def base_name(config: EncoderConfig, name: str) -> str:
+    """A tensor's name without the prefix, and as it is spelt today."""
+    # TensorFlow-era checkpoints call layer norm's parameters gamma and beta
+    name = name.removeprefix(prefix(config))
+    return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+
+
+def is_head(config: EncoderConfig, name: str) -> bool:
+    """Whether a tensor that is none of the encoder's is of a head."""
+    return re.match(rf"({_OTHER_HEADS[config.model_type]})\.", name) is not None
+
+
+def is_buffer(name: str) -> bool:
+    return name in _BUFFERS
+
+
+def with_tied(config: EncoderConfig, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Adds word embeddings that are kept only as the output embeddings which they are tied to."""
+    tied = _TIED[config.model_type]
+    if _WORD not in tensors and tied in tensors:
+        return {**tensors, _WORD: tensors[tied]}
+    return tensors
+
+
+def svt_name(path: str) -> str:
+    """Our own name for a parameter in the SVT slot.
+
+    Example:
+      >>> svt_name("layers/11/svt/parameters/alpha")
+      'svt.layers.11.parameters.alpha'
+    """
+    return "svt." + ".".join(part for part in path.split("/") if part != "svt")
