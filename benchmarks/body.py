@@ -1,0 +1,147 @@
+"""How long a training step and inference take, beside transformers in PyTorch: `python -m benchmarks.body`.
+
+Random weights of a real size, full batches without padding, in turns within one process on the same cores:
+
+  minilm      6 layers of 384, 12 heads, batch 32 x 128 tokens
+  bert-base   12 layers of 768, 12 heads, batch 8 x 128 tokens
+
+A training step is forward with dropout, backward and AdamW on every parameter; for ours also with SoftDecay in the last
+layer, published (solver svd) and centred (gram). Inference is the logits of one batch. Compilation is timed apart.
+PyTorch's rows are left out where it is not installed. Prints tables and one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.timing import Candidates, environment, paired, ratio, table
+from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.training.assemble import random_classifier
+from svt_jax.training.config import OptimConfig
+from svt_jax.training.optimizer import make_optimizer
+from svt_jax.training.step import TrainState, make_train_step, split_model
+
+TOKENS = 128
+SIZES: dict[str, tuple[dict[str, int], int]] = {  # fields of a config.json, batch
+    "minilm": ({"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}, 32),
+    "bert-base": ({}, 8),
+}
+SVTS = {
+    "off": SVTConfig(),
+    "soft_decay (svd)": SVTConfig("soft_decay"),
+    "centered_soft_decay (gram)": SVTConfig("centered_soft_decay"),
+}
+
+
+def make_batch(vocabulary: int, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "input_ids": rng.integers(1, vocabulary, (batch, TOKENS)).astype(np.int32),
+        "attention_mask": np.ones((batch, TOKENS), np.int32),
+        "token_type_ids": np.zeros((batch, TOKENS), np.int32),
+        "labels": rng.integers(0, 2, batch).astype(np.int32),
+        "weights": np.ones(batch, np.float32),
+    }
+
+
+def our_training(
+    config: EncoderConfig, svt: SVTConfig, batch: dict[str, np.ndarray]
+) -> tuple[Callable[[], Any], float]:
+    """One step on a state that the calls hand on, and the seconds of tracing and compiling it."""
+    graphdef, params, constants = split_model(random_classifier(config, svt, 2, dtype="float32", seed=0))
+    optimizer = make_optimizer(OptimConfig(), 1000)
+    state = TrainState(params, constants, optimizer.init(params))
+    step = make_train_step(graphdef, optimizer, seed=0, accumulate=1, regression=False)
+    arrays = {name: jnp.asarray(values) for name, values in batch.items()}
+    start = time.perf_counter()
+    compiled = jax.jit(step, donate_argnums=0).lower(state, arrays, np.int32(0)).compile()
+    seconds = time.perf_counter() - start
+    holder = [state]
+
+    def run() -> Any:
+        holder[0], metrics = compiled(holder[0], arrays, np.int32(0))
+        return metrics["loss"]
+
+    return run, seconds
+
+
+def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray]) -> Callable[[], Any]:
+    model = random_classifier(config, SVTConfig(), 2, dtype="float32", seed=0)
+    graphdef, params, constants = split_model(model)
+    from flax import nnx
+
+    arrays = [jnp.asarray(batch[name]) for name in ("input_ids", "attention_mask", "token_type_ids")]
+    compiled = jax.jit(lambda p, c, *a: nnx.merge(graphdef, p, c)(*a)).lower(params, constants, *arrays).compile()
+    return lambda: compiled(params, constants, *arrays)
+
+
+def torch_candidates(fields: dict[str, int], batch: dict[str, np.ndarray]) -> Candidates:
+    try:
+        import torch
+        from transformers import BertConfig, BertForSequenceClassification
+    except ImportError:
+        print("PyTorch is not installed: its rows are left out.")
+        return {}
+    model = BertForSequenceClassification(BertConfig(**fields, num_labels=2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
+    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+    inputs = {name: torch.tensor(batch[name], dtype=torch.long) for name in names}
+
+    def train() -> None:
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        model(**inputs).loss.backward()
+        optimizer.step()
+
+    def infer() -> None:
+        model.eval()
+        with torch.inference_mode():
+            model(**{name: inputs[name] for name in names[:3]})
+
+    return {"training, PyTorch": train, "inference, PyTorch": infer}
+
+
+def measure(name: str, repeats: int) -> dict[str, Any]:
+    fields, size = SIZES[name]
+    config = EncoderConfig.from_hf({"model_type": "bert", **fields})
+    batch = make_batch(config.vocab_size, size)
+    candidates, compile_seconds = torch_candidates(fields, batch), {}
+    for label, svt in SVTS.items():
+        row = f"training, SVT {label}"
+        candidates[row], compile_seconds[row] = our_training(config, svt, batch)
+    candidates["inference"] = our_inference(config, batch)
+    seconds = paired(candidates, repeats)
+    plain = "training, SVT off"
+    rows = []
+    for row, values in seconds.items():
+        peer = f"{row.split(',')[0]}, PyTorch"
+        times = ratio(seconds, peer, row) if peer in seconds and row != peer else ""
+        rows.append(
+            [row, 1e3 * float(np.median(values)), size / float(np.median(values)), times, compile_seconds.get(row, "")]
+        )
+    print(f"\n{name}: batch {size} x {TOKENS} tokens, {repeats} turns")
+    print(table(["", "median ms", "examples/s", "times PyTorch's rate", "compile s"], rows))
+    shares = {label: 1.0 - ratio(seconds, plain, f"training, SVT {label}") for label in SVTS if label != "off"}
+    print("SVT's share of a training step: " + ", ".join(f"{label} {share:.1%}" for label, share in shares.items()))
+    return {"model": name, "median_s": {n: float(np.median(v)) for n, v in seconds.items()}, "svt_share": shares}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each candidate")
+    arguments = parser.parse_args()
+    results = [measure(name, arguments.repeats) for name in arguments.models]
+    print("\n" + json.dumps({"environment": environment(), "results": results}))
+
+
+if __name__ == "__main__":
+    main()
