@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from svt_jax.spectral.functions import function_names
+from svt_jax.spectral.registry import function_names
 from svt_jax.spectral.solvers import SOLVERS, Solver
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")

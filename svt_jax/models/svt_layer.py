@@ -11,7 +11,7 @@ from flax import nnx
 from svt_jax.models.config import SVTConfig
 from svt_jax.models.layers import dropout, shard_batch
 from svt_jax.spectral.base import SpectralFunction
-from svt_jax.spectral.functions import get_function
+from svt_jax.spectral.registry import get_function
 from svt_jax.spectral.transform import svt
 
 Array = jax.Array
