@@ -13,14 +13,15 @@ from svt_jax.spectral.functions import (
     LogShift,
     SoftDecay,
     SoftExponential,
-    get_function,
-    register_function,
 )
+from svt_jax.spectral.peers import ContraNorm, TokenAllButTheTop, TokenOperation, TokenWhitening
+from svt_jax.spectral.registry import get_function, register_function
 from svt_jax.spectral.transform import svt
 
 __all__ = [
     "AllButTheTop",
     "Average",
+    "ContraNorm",
     "Identity",
     "Linear",
     "LogShift",
@@ -29,6 +30,9 @@ __all__ = [
     "SoftExponential",
     "SpectralFunction",
     "SpectralMap",
+    "TokenAllButTheTop",
+    "TokenOperation",
+    "TokenWhitening",
     "Whitening",
     "export_hf",
     "get_function",

@@ -112,7 +112,7 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
         alphas = ", ".join(
             f"layer {n}: {a:.4f}" for n, a in zip(results["svt"]["layers"], results["svt"]["alpha"], strict=False)
         )
-        rows.append(("svt", f"{results['svt']['function']}; alpha {alphas}"))
+        rows.append(("svt", results["svt"]["function"] + (f"; alpha {alphas}" if alphas else "")))
     else:
         rows.append(("svt", "none"))
     seconds = results["train"]

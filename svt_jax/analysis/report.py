@@ -45,7 +45,8 @@ def render_report(run: Path) -> str:
         "best": f"step {results['best']['step']}: {best}",
         "transformation": svt["function"]
         if not svt["layers"]
-        else f"{svt['function']} in layers {svt['layers']}, alpha {[round(a, 4) for a in svt['alpha']]}",
+        else f"{svt['function']} in layers {svt['layers']}"
+        + (f", alpha {[round(a, 4) for a in svt['alpha']]}" if svt["alpha"] else ""),
         "steps": f"{results['steps']} ({results['epochs']:.2f} epochs)",
         "speed": f"{results['train']['examples_per_second']:.1f} examples/s, {results['train']['wall_time_s']:.0f} s in all",
         "device": results["device"],

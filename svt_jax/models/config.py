@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from svt_jax.models.families import FAMILIES, UNSUPPORTED
-from svt_jax.spectral.functions import function_names
+from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.peers import TokenOperation
+from svt_jax.spectral.registry import function_names, get_function
 from svt_jax.spectral.solvers import SOLVERS, Solver
 
 ACTIVATIONS = (
@@ -227,16 +229,19 @@ class SVTConfig:
     """Which transformation acts, and where.
 
     Attributes:
-        function: Spectral function by name; `none` switches the transformation off, exactly.
+        function: Spectral function, or a peer of it, by name; `none` switches the transformation off, exactly.
         layers: Layers that get one: a list (negative numbers count from the end), `all`, or `every:K` (each K-th).
         placement: Where in the layer. With h the feed-forward output after its dropout, x its input, drop this
             section's dropout: before_norm LN(SVT(drop(h + x)) + x); after_norm SVT(drop(LN(h + x) + x));
             replace_norm SVT(drop(h + x)); output SVT(layer output).
-        alpha: Where alpha of SoftDecay starts: one number in (-1, 0), or one per chosen layer.
+        alpha: Where the function's alpha starts: one number inside its bounds, (-1, 0) for SoftDecay, or one per chosen
+            layer. A function without alpha does not read it.
         learnable: Train the function's parameters.
         solver: auto, svd or gram.
         mask_padding: Keep padding out of the decomposition. False reproduces the published code.
         dropout: Dropout in front of the transformation while training; the published code has 0.1.
+        params: The function's other parameters by name, as in {gamma: 5.0} for log_shift; where they start, if they are
+            trained. Those left out have their defaults.
     """
 
     function: str = "none"
@@ -247,6 +252,7 @@ class SVTConfig:
     solver: Solver = "auto"
     mask_padding: bool = True
     dropout: float = 0.1
+    params: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)  # a dict has no hash
 
     def __post_init__(self) -> None:
         for name in ("layers", "alpha"):  # lists from YAML and Python: tuples keep the config hashable
@@ -266,9 +272,40 @@ class SVTConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"svt.dropout is {self.dropout}; it must lie in [0, 1). The published value is 0.1.")
+        if not isinstance(self.params, Mapping) or not all(isinstance(name, str) for name in self.params):
+            raise ValueError(
+                f"svt.params is {self.params!r}; allowed is a table of names and values, as in {{gamma: 5.0}}. Correct the config."
+            )
+        object.__setattr__(self, "params", dict(self.params))
+        low, high, usual = -1.0, 0.0, -0.2
+        if self.enabled:
+            function = self._function_but_alpha()
+            if hasattr(function, "alpha"):
+                (low, high), usual = function.bounds.get("alpha", (-math.inf, math.inf)), function.alpha
         for alpha in self.alpha if isinstance(self.alpha, tuple) else [self.alpha]:
-            if not -1.0 < alpha < 0.0:
-                raise ValueError(f"svt.alpha is {alpha}; it must lie in (-1, 0). Start from -0.2.")
+            if not low < alpha < high:
+                raise ValueError(f"svt.alpha is {alpha}; it must lie in ({low:g}, {high:g}). Start from {usual}.")
+
+    def _function_but_alpha(self) -> SpectralFunction | TokenOperation:
+        others = {name: value for name, value in self.params.items() if name != "alpha"}
+        try:
+            function = get_function(self.function, **others)
+        except ValueError as error:
+            raise ValueError(f"svt.params: {error}") from error
+        if "alpha" in self.params:
+            advice = "Set svt.alpha instead" if hasattr(function, "alpha") else f"{self.function} has none: remove it"
+            raise ValueError(f"svt.params holds alpha, which is not set there. {advice}.")
+        return function
+
+    def make_function(self, alpha: float) -> SpectralFunction | TokenOperation:
+        """The function of a layer at the start of training; `alpha` counts where it has one.
+
+        Example:
+          >>> SVTConfig("soft_decay", params={"eps": 1e-7}).make_function(alpha=-0.3)
+          SoftDecay(alpha=-0.3, centered=False, eps=1e-07)
+        """
+        function = self._function_but_alpha()
+        return get_function(self.function, alpha=alpha, **self.params) if hasattr(function, "alpha") else function
 
     @property
     def enabled(self) -> bool:

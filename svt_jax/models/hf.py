@@ -31,8 +31,8 @@ def load_encoder(path_or_id: str | Path, *, svt: SVTConfig | None = None, dtype:
     Args:
       path_or_id: a folder with config.json and model.safetensors (or a sharded index), or a hub id. A `pytorch_model.bin`
         is read where PyTorch is installed.
-      svt: the transformation to put into it; parameters start from `svt.alpha`. None: the one that `export_hf` kept in
-        the folder with its parameters, if there is one.
+      svt: the transformation to put into it; parameters start from `svt.alpha` and `svt.params`. None: the one that
+        `export_hf` kept in the folder with its parameters, if there is one.
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
     Returns:
       The module, called as encoder(input_ids, attention_mask, token_type_ids).

@@ -1,4 +1,4 @@
-"""The NNX module that owns a spectral function's parameters and applies `svt` to hidden states."""
+"""The NNX module that owns the parameters of a spectral function or a peer, and applies it to hidden states."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flax import nnx
 from svt_jax.models.config import SVTConfig
 from svt_jax.models.layers import dropout, shard_batch
 from svt_jax.spectral.base import SpectralFunction
-from svt_jax.spectral.functions import get_function
+from svt_jax.spectral.peers import TokenOperation
 from svt_jax.spectral.transform import svt
 
 Array = jax.Array
@@ -33,9 +33,7 @@ class SVTLayer(nnx.Module):
     """
 
     def __init__(self, config: SVTConfig, alpha: float):
-        function = get_function(config.function)
-        if hasattr(function, "alpha"):
-            function = get_function(config.function, alpha=alpha)
+        function = config.make_function(alpha)
         kind = SVTParam if config.learnable else SVTConstant
         leaves, self._treedef = jax.tree_util.tree_flatten_with_path(function)
         self._names = tuple(jax.tree_util.keystr(path, simple=True) for path, _ in leaves)
@@ -50,8 +48,8 @@ class SVTLayer(nnx.Module):
         self._config = config
 
     @property
-    def function(self) -> SpectralFunction:
-        """The spectral function with its present parameters."""
+    def function(self) -> SpectralFunction | TokenOperation:
+        """The function with its present parameters."""
         values = [
             _bounded(self.parameters[name][...], bounds) for name, bounds in zip(self._names, self._bounds, strict=True)
         ]
@@ -66,7 +64,8 @@ class SVTLayer(nnx.Module):
 
 
 _MARGIN = 1e-6
-"""Share of an interval that is kept free at its ends: in float32 a sigmoid reaches 0 and 1, and alpha = 0 is 0/0."""
+"""Share of an interval that is kept free at its ends: in float32 a sigmoid reaches 0 and 1, and alpha = 0 is 0/0. A
+value that is nearer to an end starts at twice the margin."""
 
 
 def _unbounded(value: float, bounds: tuple[float, float] | None) -> float:
@@ -74,8 +73,10 @@ def _unbounded(value: float, bounds: tuple[float, float] | None) -> float:
         return value
     low, high = bounds
     if math.isinf(high):
-        return math.log(math.expm1(value - low - _MARGIN))
+        distance = max(value - low - _MARGIN, _MARGIN)
+        return distance + math.log(-math.expm1(-distance))  # log(exp(distance) - 1), which overflows
     share = ((value - low) / (high - low) - _MARGIN) / (1.0 - 2.0 * _MARGIN)
+    share = min(max(share, _MARGIN), 1.0 - _MARGIN)
     return math.log(share / (1.0 - share))
 
 

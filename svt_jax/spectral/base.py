@@ -1,4 +1,4 @@
-"""What a spectral function is: the base class that makes a subclass a dataclass and a pytree.
+"""What a spectral function is, and the base class that makes any parametric function a dataclass and a pytree.
 
 A spectral function maps the singular values sigma_1 >= ... >= sigma_R of one matrix to new ones, phi_i. It acts element
 by element, once a few statistics of the whole spectrum (its largest value, its mean) are known:
@@ -16,6 +16,7 @@ Shape letters used in this package: `B` batch, `L` tokens, `D` hidden size, `R` 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
@@ -25,69 +26,31 @@ Array = jax.Array
 
 
 def static_field(*, default: Any) -> Any:
-    """A field of a spectral function that is not differentiated: a flag or a constant of the formula."""
+    """A field of a parametric function that is not differentiated: a flag or a constant of the formula."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static_field,))
-class SpectralFunction:
-    """Base class: subclass it, annotate the parameters, write `__call__`.
-
-    A subclass becomes a frozen dataclass and a JAX pytree by itself. Fields are differentiable parameters unless they
-    are made with `static_field`.
-
-    Class attributes:
-      vanishes_at_zero: True when g(0) = 0 for every spectrum. Then the transformation is continuous at rank-deficient
-        input and zero singular values need no special care; otherwise null directions are kept null.
-      bounds: open interval (low, high) for each parameter that has one. Values given as numbers are checked against
-        it, and a module that trains the parameter keeps it inside through a smooth bijection.
-
-    Example:
-      >>> import jax.numpy as jnp, svt_jax
-      >>> class SquareRoot(svt_jax.SpectralFunction):
-      ...     vanishes_at_zero = True
-      ...     def __call__(self, values, spectrum):
-      ...         largest = jnp.max(spectrum, axis=-1, keepdims=True)
-      ...         return jnp.sqrt(values * largest)
-      >>> SquareRoot()(jnp.array([4.0, 1.0]), jnp.array([4.0, 1.0]))
-      Array([4., 2.], dtype=float32)
-    """
-
-    vanishes_at_zero: ClassVar[bool] = False
-    bounds: ClassVar[dict[str, tuple[float, float]]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        dataclasses.dataclass(frozen=True)(cls)
-        jax.tree_util.register_pytree_with_keys(
-            cls, _flatten_with_keys, lambda aux, leaves: _unflatten(cls, aux, leaves)
-        )
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in self.bounds.items():
-            value = getattr(self, name)
-            if isinstance(value, jax.core.Tracer):
-                continue
-            if not np.all((np.asarray(value) > low) & (np.asarray(value) < high)):
-                raise ValueError(
-                    f"{name} of {type(self).__name__} must lie in ({low}, {high}), got {value}. "
-                    f"Start from {_default(type(self), name)}."
-                )
-
-    def __call__(self, values: Array, spectrum: Array) -> Array:
-        """New singular values g(values; spectrum).
-
-        Args:
-          values: float[..., N] >= 0, where to evaluate g; element by element.
-          spectrum: float[..., R], the singular values of the matrix; null directions are exactly 0.
-        Returns:
-          float[..., N].
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define __call__(values, spectrum)")
-
-
-def _default(cls: type, name: str) -> Any:
-    return next(f.default for f in dataclasses.fields(cls) if f.name == name)
+def _problem(function: Parametric, field: dataclasses.Field) -> str | None:
+    """What is wrong with the value of a field, if anything."""
+    value, default = getattr(function, field.name), field.default
+    if isinstance(value, jax.core.Tracer):
+        return None
+    static = field.metadata.get("static", False)
+    numbers: tuple[type, ...] = (int, float, np.number) if static else (int, float, np.number, np.ndarray, jax.Array)
+    what = f"{field.name} of {type(function).__name__}"
+    hint = "" if default is dataclasses.MISSING else f" Start from {default}."
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else f"{what} must be true or false, got {value!r}.{hint}"
+    if not isinstance(default, numbers) and field.name not in function.bounds:
+        return None  # a field of the user's own kind
+    if isinstance(value, bool) or not isinstance(value, numbers):
+        return f"{what} must be a number, got {value!r}.{hint}"
+    if static and isinstance(default, int) and not isinstance(value, (int, np.integer)):
+        return f"{what} must be a whole number, got {value!r}.{hint}"
+    low, high = function.bounds.get(field.name, (-math.inf, math.inf))
+    if not np.all((np.asarray(value) > low) & (np.asarray(value) < high)):  # not: NaN compares false with everything
+        return f"{what} must lie in ({low}, {high}), got {value}.{hint}"
+    return None
 
 
 def _split_fields(function: Any) -> tuple[list[str], list[str]]:
@@ -109,3 +72,66 @@ def _unflatten(cls: type, aux: tuple[Any, ...], leaves: Any) -> Any:
     for name, value in [*zip(parameters, leaves, strict=True), *zip(static, aux, strict=True)]:
         object.__setattr__(function, name, value)
     return function
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static_field,))
+class Parametric:
+    """Base of `SpectralFunction` and `TokenOperation`: annotate the parameters, and the class is a frozen dataclass and
+    a JAX pytree.
+
+    Fields are differentiable parameters unless they are made with `static_field`. Values given as numbers are checked:
+    against the field's bounds, and for being what the field's default is (a number, a whole number, a flag).
+
+    Class attributes:
+      bounds: open interval (low, high) for each parameter that has one. A module that trains the parameter keeps it
+        inside through a smooth bijection.
+
+    Raises:
+      ValueError: for a value of another kind than the default, or outside the bounds; all of them at once.
+    """
+
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True)(cls)
+        jax.tree_util.register_pytree_with_keys(
+            cls, _flatten_with_keys, lambda aux, leaves: _unflatten(cls, aux, leaves)
+        )
+
+    def __post_init__(self) -> None:
+        problems = [_problem(self, field) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        if any(problems):
+            raise ValueError(" ".join(problem for problem in problems if problem))
+
+
+class SpectralFunction(Parametric):
+    """Base class: subclass it, annotate the parameters, write `__call__`.
+
+    Class attributes (besides `bounds`, see `Parametric`):
+      vanishes_at_zero: True when g(0) = 0 for every spectrum. Then the transformation is continuous at rank-deficient
+        input and zero singular values need no special care; otherwise null directions are kept null.
+
+    Example:
+      >>> import jax.numpy as jnp, svt_jax
+      >>> class SquareRoot(svt_jax.SpectralFunction):
+      ...     vanishes_at_zero = True
+      ...     def __call__(self, values, spectrum):
+      ...         largest = jnp.max(spectrum, axis=-1, keepdims=True)
+      ...         return jnp.sqrt(values * largest)
+      >>> SquareRoot()(jnp.array([4.0, 1.0]), jnp.array([4.0, 1.0]))
+      Array([4., 2.], dtype=float32)
+    """
+
+    vanishes_at_zero: ClassVar[bool] = False
+
+    def __call__(self, values: Array, spectrum: Array) -> Array:
+        """New singular values g(values; spectrum).
+
+        Args:
+          values: float[..., N] >= 0, where to evaluate g; element by element.
+          spectrum: float[..., R], the singular values of the matrix; null directions are exactly 0.
+        Returns:
+          float[..., N].
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(values, spectrum)")

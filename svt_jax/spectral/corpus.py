@@ -210,7 +210,7 @@ class SpectralMap(CorpusMap):
             raise ValueError(
                 f"a map with the function {name}, which is not svt_jax's own, cannot be saved. Save its matrix."
             )
-        values = {f.name: getattr(self.function, f.name) for f in dataclasses.fields(self.function)}  # type: ignore[arg-type]
+        values = {f.name: getattr(self.function, f.name) for f in dataclasses.fields(self.function)}
         return {"function": name, "parameters": {k: v if isinstance(v, bool) else float(v) for k, v in values.items()}}
 
     @classmethod

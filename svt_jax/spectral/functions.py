@@ -1,4 +1,4 @@
-"""Spectral functions, what happens to the singular values; and the registry that finds them by name.
+"""Spectral functions: what happens to the singular values. `registry.py` finds them by name.
 
 Every function keeps the order of the singular values. "Vanishes at zero" below means that zero singular values stay
 zero by the formula itself, so that the transformation is continuous where the rank drops.
@@ -11,10 +11,7 @@ References:
 
 from __future__ import annotations
 
-import difflib
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -269,60 +266,3 @@ class Identity(SpectralFunction):
 
     def __call__(self, values: Array, spectrum: Array) -> Array:
         return values
-
-
-_REGISTRY: dict[str, Callable[..., SpectralFunction]] = {
-    "soft_decay": SoftDecay,
-    "centered_soft_decay": functools.partial(SoftDecay, centered=True),
-    "soft_exponential": SoftExponential,
-    "log_shift": LogShift,
-    "linear": Linear,
-    "average": Average,
-    "identity": Identity,
-}
-
-
-def function_names() -> tuple[str, ...]:
-    """Names that `get_function` knows, registered ones included."""
-    return tuple(_REGISTRY)
-
-
-def get_function(name: str, **params: Any) -> SpectralFunction:
-    """Makes a spectral function by its name.
-
-    Args:
-      name: one of `function_names()`.
-      **params: the function's parameters; those left out have their defaults.
-    Raises:
-      ValueError: for an unknown name or parameter, or a value outside its bounds.
-
-    Example:
-      >>> get_function("soft_decay", alpha=-0.5)
-      SoftDecay(alpha=-0.5, centered=False, eps=0.0)
-    """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        raise ValueError(
-            f"unknown spectral function {name!r}; known are {', '.join(_REGISTRY)}. "
-            + (f"Did you mean {near[0]!r}?" if near else "Add your own with svt_jax.register_function.")
-        )
-    try:
-        return _REGISTRY[name](**params)
-    except TypeError as error:
-        raise ValueError(
-            f"spectral function {name!r}: {error}. Leave the parameter out or correct its name."
-        ) from error
-
-
-def register_function(name: str, cls: Callable[..., SpectralFunction]) -> None:
-    """Makes a user's own function available by name, for `get_function`, `SVTConfig` and a config of this process.
-
-    Args:
-      name: the new name.
-      cls: a subclass of `SpectralFunction`, or anything callable that returns an instance.
-    Raises:
-      ValueError: if the name is taken.
-    """
-    if name in _REGISTRY:
-        raise ValueError(f"a spectral function {name!r} is registered already. Choose another name.")
-    _REGISTRY[name] = cls

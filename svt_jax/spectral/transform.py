@@ -24,12 +24,16 @@ References:
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from svt_jax.spectral.base import SpectralFunction
 from svt_jax.spectral.solvers import Solver, choose_solver, decompose, product
+
+if TYPE_CHECKING:  # which builds on this file
+    from svt_jax.spectral.peers import TokenOperation
 
 Array = jax.Array
 
@@ -38,12 +42,14 @@ _TINY = 1e-18
 divide by its square, which float32 can still hold."""
 
 
-def svt(x: Array, function: SpectralFunction, *, mask: Array | None = None, solver: Solver = "auto") -> Array:
+def svt(
+    x: Array, function: SpectralFunction | TokenOperation, *, mask: Array | None = None, solver: Solver = "auto"
+) -> Array:
     """Transforms the singular values of each token matrix.
 
     Args:
       x: float[..., L, D], finite where `mask` is true.
-      function: the spectral function; differentiable in its parameters.
+      function: the spectral function, or a token operation (`peers`) to apply instead; differentiable in its parameters.
       mask: bool[..., L], true for real tokens. The others do not take part and come back as zeros.
       solver: "svd", "gram" or "auto" (see `solvers.choose_solver`). Work is done in float32 (float64 for
         float64 input) whatever x's dtype.
@@ -61,6 +67,8 @@ def svt(x: Array, function: SpectralFunction, *, mask: Array | None = None, solv
              [0.   , 0.826, 0.   ],
              [0.   , 0.   , 0.   ]], dtype=float32)
     """
+    if not isinstance(function, SpectralFunction):
+        return function(x, mask=mask, solver=solver)
     x = jnp.asarray(x)
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(

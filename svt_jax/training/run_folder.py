@@ -106,7 +106,11 @@ def find_run(config: TrainConfig) -> RunFolder:
     folder = RunFolder(Path(config.run.output_dir) / run_name(config))
     if folder.config.is_file():
         theirs, ours = _identity(_read_config(folder)), _flat(_plain(config.identity()))
-        differing = [f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}" for key in ours if theirs.get(key) != ours[key]]
+        differing = [
+            f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}"
+            for key in ours | theirs
+            if theirs.get(key) != ours.get(key)
+        ]
         if differing:
             raise ValueError(
                 f"{folder.path} holds another run's config ({'; '.join(differing)}); a folder holds one run. "

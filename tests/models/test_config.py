@@ -170,6 +170,22 @@ def test_the_config_is_hashable_and_lists_are_as_good_as_tuples():
     assert hash(listed) == hash(SVTConfig("soft_decay", layers=(0, 1), alpha=(-0.1, -0.2)))
 
 
+def test_params_are_compared_and_copied_and_leave_the_config_hashable():
+    given = {"gamma": 5.0}
+    config = SVTConfig("log_shift", params=given)
+    assert hash(config) == hash(SVTConfig("log_shift", params={"gamma": 5.0}))
+    assert config == SVTConfig("log_shift", params={"gamma": 5.0})
+    assert config != SVTConfig("log_shift", params={"gamma": 6.0})
+    given["gamma"] = 6.0
+    assert config.params == {"gamma": 5.0}
+
+
+def test_alphas_bounds_are_the_functions_own():
+    assert SVTConfig("soft_exponential", alpha=0.5).make_function(0.5).alpha == 0.5
+    with pytest.raises(ValueError, match=r"svt.alpha is 1.5; it must lie in \(-1, 1\). Start from 0.0"):
+        SVTConfig("soft_exponential", alpha=1.5)
+
+
 @pytest.mark.parametrize(
     ("layers", "chosen"),
     [
@@ -198,8 +214,17 @@ def test_layers_are_chosen_by_number_or_by_word(layers, chosen):
         ({"function": "softdecay"}, "allowed are none, soft_decay"),
         ({"dropout": 1.0}, r"\[0, 1\)"),
         ({"solver": "qr"}, "allowed are auto, svd, gram"),
+        ({"params": 3}, r"svt.params is 3; allowed is a table"),
+        ({"params": {1: 2}}, r"svt.params is {1: 2}; allowed is a table"),
+        ({"params": {"gamma": 1.0}}, "svt.params: spectral function 'soft_decay'.*'gamma'; its parameters are alpha, centered, eps"),
+        ({"params": {"eps": "x", "centered": 1}}, "centered of SoftDecay must be true or false, got 1.*eps of SoftDecay must be a number, got 'x'"),
+        ({"params": {"eps": float("nan")}}, "svt.params: eps of SoftDecay must lie in .* got nan"),
+        ({"params": {"alpha": -0.1}}, "svt.params holds alpha, which is not set there. Set svt.alpha instead"),
+        ({"function": "contra_norm", "params": {"alpha": -0.1}}, "svt.params holds alpha.*contra_norm has none"),
+        ({"function": "centered_soft_decay", "params": {"centered": False}}, "its parameters are alpha, eps"),
+        ({"function": "log_shift", "params": {"gamma": -1}}, r"gamma of LogShift must lie in \(0.0, inf\), got -1. Start from 1.0"),
     ],
-)
+)  # fmt: skip
 def test_impossible_choices_are_errors(fields, words):
     with pytest.raises(ValueError, match=words):
         SVTConfig(**{"function": "soft_decay", **fields}).alpha_by_layer(6)

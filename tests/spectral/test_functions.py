@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import svt_jax
-from svt_jax.spectral import functions
+from svt_jax.spectral import registry
 
 SIGMA = jnp.array([20.0, 5.0, 1.0, 0.05])
 
@@ -47,6 +47,17 @@ def test_alpha_outside_its_interval_is_an_error(alpha):
         svt_jax.SoftDecay(alpha=alpha)
 
 
+def test_values_of_another_kind_are_errors_all_at_once():
+    with pytest.raises(
+        ValueError, match="alpha of SoftDecay must be a number, got 'x'.*centered .* true or false, got 0"
+    ):
+        svt_jax.SoftDecay(alpha="x", centered=0)
+    with pytest.raises(ValueError, match="gamma of LogShift must be a number, got True"):
+        svt_jax.LogShift(gamma=True)
+    batch = np.array([-0.2, -0.5])
+    assert svt_jax.SoftDecay(alpha=batch).alpha is batch
+
+
 def test_a_gradient_may_hold_values_outside_the_bounds():
     grad = jax.grad(lambda f: jnp.sum(f(SIGMA, SIGMA)))(svt_jax.SoftDecay(alpha=-0.2))
     assert isinstance(grad, svt_jax.SoftDecay)
@@ -69,7 +80,7 @@ def test_get_function_knows_the_names_and_says_so_otherwise():
 
 
 def test_a_users_function_is_one_class_and_one_call(monkeypatch):
-    monkeypatch.setattr(functions, "_REGISTRY", dict(functions._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
     class Power(svt_jax.SpectralFunction):
         exponent: float = 0.5

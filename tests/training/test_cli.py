@@ -9,6 +9,7 @@ import yaml
 
 from svt_jax import cli
 from svt_jax.training.config import TrainConfig
+from svt_jax.training.run_folder import find_run
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -45,6 +46,30 @@ def test_lists_words_and_null_are_read_by_type():
 
 
 @pytest.mark.parametrize(
+    "arguments", [["--svt.params", "{gamma: 5.0}"], ["--svt.params.gamma", "5.0"], ["--svt.params.gamma=5"]]
+)
+def test_params_come_from_a_file_or_the_command_line_and_go_through_config_yaml(tmp_path, arguments):
+    file = tmp_path / "a.yaml"
+    file.write_text("svt: {function: log_shift, params: {gamma: 2.0}}\n")
+    assert cli.parse_config(["--config", str(file)]).svt.params == {"gamma": 2.0}
+    config = cli.parse_config(["--config", str(file), *arguments])
+    assert config.svt.params == {"gamma": 5.0}
+    file.write_text(yaml.safe_dump(config.to_dict()))
+    assert cli.parse_config(["--config", str(file)]) == config
+
+
+def test_a_run_with_other_params_is_another_run(tmp_path):
+    arguments = ["--svt.function", "log_shift", "--run.name", "a", "--run.output_dir", str(tmp_path)]
+    first = cli.parse_config([*arguments, "--svt.params.gamma", "5.0"])
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text(yaml.safe_dump(first.to_dict()))
+    assert find_run(first).path == tmp_path / "a"
+    for others, change in (([], "svt.params.gamma 5.0 -> None"), (["--svt.params.gamma", "6"], "gamma 5.0 -> 6")):
+        with pytest.raises(ValueError, match=change):
+            find_run(cli.parse_config([*arguments, *others]))
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--optim.learnin_rate", "1"], "unknown key 'optim.learnin_rate'; allowed are optim.learning_rate, .*Did you mean optim.learning_rate?"),
@@ -53,6 +78,9 @@ def test_lists_words_and_null_are_read_by_type():
         (["--optim.epochs", "0"], "optim.epochs is 0; it must be greater than 0"),
         (["--svt.alpha", "0.5"], r"svt.alpha is 0.5; it must lie in \(-1, 0\)"),
         (["--svt.function", "softdecay"], "svt.function is 'softdecay'; allowed are none, soft_decay"),
+        (["--svt.function", "log_shift", "--svt.params", "{gama: 5}"], "svt.params: spectral function 'log_shift'.*'gama'; its parameters are gamma"),
+        (["--svt.function", "all_but_the_top", "--svt.params.directions", "2.5"], "directions of TokenAllButTheTop must be a whole number, got 2.5"),
+        (["--svt.params", "3"], "svt.params is '3'; allowed is dict"),
         (["--svt.placement", "x"], "svt.placement is 'x'; allowed is .*before_norm"),
         (["--config", "no.yaml"], "config file '.*no.yaml' does not exist"),
         (["--data.task", "rte"], "model.path is 'demo' and data.task is 'rte'"),

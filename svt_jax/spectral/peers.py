@@ -1,0 +1,280 @@
+r"""Peers of the transformation: other published remedies against token uniformity, for the same slot.
+
+Each maps the token matrix of one input to another of its shape. They are no functions of singular values alone, so they
+are `TokenOperation`s and not `SpectralFunction`s; `svt(x, operation, mask=mask)` and `svt.function` in a config take
+either. Two of them first subtract the mean of the n real tokens, X_c = X - 1 m^T, m = 1/n sum_i x_i.
+
+References:
+  ContraNorm: Guo, Wang, Du, Wang, "ContraNorm: A Contrastive Learning Perspective on Oversmoothing and Beyond", ICLR
+  2023, arXiv 2303.06562. Whitening: Su et al., 2021, arXiv 2103.15316. All-but-the-top: Mu, Viswanath, ICLR 2018, arXiv
+  1702.01417. The last two were proposed for sets of embeddings, and `corpus.py` has them for that.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from svt_jax.spectral.base import Parametric, SpectralFunction, static_field
+from svt_jax.spectral.solvers import SOLVERS, Solver, decompose, product
+from svt_jax.spectral.transform import svt
+
+Array = jax.Array
+
+
+class TokenOperation(Parametric):
+    """Base class of an operation on token matrices: subclass it, annotate the parameters, write `operate`.
+
+    Calling an instance takes care of the mask, the dtype and compilation.
+
+    Example:
+      >>> import jax.numpy as jnp, svt_jax
+      >>> class Scale(svt_jax.TokenOperation):
+      ...     factor: float = 2.0
+      ...     def operate(self, x, mask, solver):
+      ...         return self.factor * x
+      >>> Scale()(jnp.ones((2, 2)), mask=jnp.array([True, False]))
+      Array([[2., 2.],
+             [0., 0.]], dtype=float32)
+    """
+
+    def operate(self, x: Array, mask: Array, solver: Solver) -> Array:
+        """The operation itself.
+
+        Args:
+          x: float32 or float64 [..., L, D], rows zero where `mask` is false.
+          mask: bool[..., L]; tokens that are not real must have no influence on the others.
+          solver: "svd", "gram" or "auto", for operations that decompose.
+        Returns:
+          [..., L, D]; rows where `mask` is false are set to zero by the caller.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define operate(x, mask, solver)")
+
+    def __call__(self, x: Array, *, mask: Array | None = None, solver: Solver = "auto") -> Array:
+        """Applies the operation to each token matrix; arguments, result and errors are those of `svt`."""
+        x = jnp.asarray(x)
+        problems = []
+        if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+            problems.append(
+                f"{type(self).__name__} needs a floating-point array [..., L, D], got {x.dtype}{list(x.shape)}. "
+                "Cast or reshape it."
+            )
+        elif mask is not None and mask.shape != x.shape[:-1]:
+            problems.append(f"mask must have x's shape without its last axis, {x.shape[:-1]}; got {mask.shape}.")
+        if solver not in SOLVERS:
+            problems.append(f"unknown solver {solver!r}; allowed are {', '.join(SOLVERS)}. Use 'auto' when in doubt.")
+        if problems:
+            raise ValueError(" ".join(problems))
+        return _apply(self, x, jnp.ones(x.shape[:-1], bool) if mask is None else mask, solver)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _apply(operation: TokenOperation, x: Array, mask: Array, solver: Solver) -> Array:
+    work_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    mask = mask.astype(bool)
+    work = jnp.where(mask[..., None], x.astype(work_dtype), 0.0)
+    operation = jax.tree.map(lambda leaf: jnp.asarray(leaf, work_dtype), operation)
+    out = operation.operate(work, mask, solver)
+    return jnp.where(mask[..., None], out, 0.0).astype(x.dtype)
+
+
+class ContraNorm(TokenOperation):
+    r"""Moves every token away from those like it.
+
+        Y = (1 + c) X - c softmax(X^ X^^T / tau) X,     rows of X^: x_i / |x_i|
+
+    with the softmax over the real tokens of each row. A gradient step on the uniformity of contrastive learning. A token
+    whose largest entry is below 1e-12 of the largest of all counts as zero: its cosine with all others is 0, a constant.
+
+    The authors act in every layer, between the residual sum and the layer norm; `before_norm` differs from that by
+    adding the residual again after it, `replace_norm` by having no norm.
+
+    Args:
+      scale: c, greater than 0. The authors choose it by task from 0.005, 0.01, 0.05, 0.1 and 0.2; the default is the
+        middle one.
+      temperature: tau, greater than 0; not trained. The authors' code has 1, for BERT always.
+
+    Raises:
+      ValueError: if a number is not greater than 0.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> x = jnp.array([[1.0, 0.1], [1.0, -0.1]])  # cosine 0.98
+      >>> np.round(np.asarray(ContraNorm(scale=0.2)(x)), 3)
+      array([[ 1.  ,  0.12],
+             [ 1.  , -0.12]], dtype=float32)
+
+    References:
+      arXiv 2303.06562, equation 6 and the code published with it (temperature; unit rows).
+    """
+
+    scale: Any = 0.05
+    temperature: float = static_field(default=1.0)
+
+    bounds: ClassVar = {"scale": (0.0, math.inf), "temperature": (0.0, math.inf)}
+
+    def operate(self, x: Array, mask: Array, solver: Solver) -> Array:
+        unit = _unit_rows(x)
+        cosines = product(unit, unit.mT)  # [..., L, L]
+        # The most negative number, not -inf: a matrix of padding alone keeps finite weights.
+        logits = jnp.where(mask[..., None, :], cosines / self.temperature, jnp.finfo(x.dtype).min)
+        return (1.0 + self.scale) * x - self.scale * product(jax.nn.softmax(logits, axis=-1), x)
+
+
+def _unit_rows(x: Array) -> Array:
+    longest = _largest_entry(x, axis=-1)  # of each token: squares stay near 1
+    counted = longest > 1e-12 * jnp.max(longest, axis=-2, keepdims=True)
+    x = jnp.where(counted, x / jnp.where(counted, longest, 1.0), 0.0)
+    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return jnp.where(counted, x / jnp.sqrt(jnp.where(counted, squares, 1.0)), 0.0)
+
+
+def _largest_entry(x: Array, axis: int | tuple[int, int]) -> Array:
+    """Along `axis`; 0 where its reciprocal is near overflow. A constant to differentiation, for what is scale-free."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True))
+    info = jnp.finfo(x.dtype)
+    return jnp.where(largest > info.tiny / info.eps, largest, 0.0)
+
+
+class _RootMeanSquare(SpectralFunction):
+    """phi_i = the root mean square of the positive sigma_j: all equal, and the sum of squares is kept."""
+
+    def __call__(self, values: Array, spectrum: Array) -> Array:
+        # a constant to differentiation: the result does not depend on it
+        largest = jax.lax.stop_gradient(jnp.max(spectrum, axis=-1, keepdims=True))
+        positive = jnp.sum(spectrum > 0, axis=-1, keepdims=True)
+        squares = jnp.sum(jnp.square(spectrum / largest), axis=-1, keepdims=True)
+        mean = largest * jnp.sqrt(squares / jnp.maximum(positive, 1))
+        return jnp.broadcast_to(mean, jnp.broadcast_shapes(mean.shape, values.shape))
+
+
+class TokenWhitening(TokenOperation):
+    r"""Whitens the tokens of one input: their covariance becomes a multiple of the identity on the space they span.
+
+        Y = s U V^T,     X_c = U diag(sigma) V^T,     s^2 = 1/r sum_{i <= r} sigma_i^2,     r the rank of X_c
+
+    That is zero-phase (ZCA) whitening, X_c C^{-1/2} with C = X_c^T X_c / n the covariance, times s / sqrt(n): of all
+    whitenings the one nearest to X_c. n tokens span at most n - 1 dimensions after centring, so where n <= D all tokens
+    come out equally far from each other.
+
+    The scale s keeps the energy |X_c|_F. Unit covariance would be s = sqrt(n), which depends on the length of the text
+    and not on the size of its tokens: in the slot Y is added to a residual of X's size, and must have it too; and the
+    rounding that is left of equal tokens would come out at full size.
+
+    Null directions (sigma_i <= eps max(L, D) sigma_1) stay null, so Y is discontinuous where the rank drops; its
+    derivative is finite everywhere. Small live directions are noise in the "gram" solver; "auto" is "svd" here.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np
+      >>> x = 9.0 + jax.random.normal(jax.random.key(0), (4, 6))
+      >>> y = TokenWhitening()(x)
+      >>> sigma = np.linalg.svd(y, compute_uv=False)
+      >>> bool(np.allclose(sigma[:3], sigma[0], rtol=1e-4)), bool(sigma[3] < 1e-5)
+      (True, True)
+
+    References:
+      arXiv 2103.15316, algorithm 1 (there for a set of embeddings, with unit covariance). ZCA as the nearest whitening:
+      Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", The American Statistician 72(4), 2018.
+    """
+
+    def operate(self, x: Array, mask: Array, solver: Solver) -> Array:
+        return svt(_centered(x, mask), _RootMeanSquare(), mask=mask, solver=solver)
+
+
+class TokenAllButTheTop(TokenOperation):
+    r"""Removes the tokens' mean and the k directions of largest singular value.
+
+        Y = X_c - sum_{i <= k} u_i u_i^T X_c,     X_c = U diag(sigma) V^T
+
+    The top directions must be set off from the rest to be defined: a direction with sigma_i no larger than sigma_{k+1}
+    (to within eps max(L, D) sigma_1) stays. So fewer than k go at ties, none if all singular values are equal, and Y
+    depends on the matrix alone, never on the basis that the solver returns. Near a tie the derivative grows as 1/gap, up
+    to 1/(eps max(L, D)); at a tie it is that of the directions that go.
+
+    n tokens span at most n - 1 dimensions after centring: if k is not less, Y is zero.
+
+    Args:
+      directions: k, at least 1. The authors advise about D/100 for a whole vocabulary; one text has few tokens, so the
+        default is 1.
+
+    Raises:
+      ValueError: if directions is not a whole number greater than 0.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> x = jnp.array([[9.0, 1.0], [-9.0, 1.0], [9.0, -1.0], [-9.0, -1.0]])
+      >>> np.round(np.asarray(TokenAllButTheTop()(x)), 3)[:2] + 0.0
+      array([[0., 1.],
+             [0., 1.]], dtype=float32)
+
+    References:
+      arXiv 1702.01417, algorithm 1.
+    """
+
+    directions: int = static_field(default=1)
+
+    bounds: ClassVar = {"directions": (0.0, math.inf)}
+
+    def operate(self, x: Array, mask: Array, solver: Solver) -> Array:
+        centered = _centered(x, mask)
+        wide = centered if x.shape[-2] <= x.shape[-1] else centered.mT
+        largest = _largest_entry(wide, axis=(-2, -1))
+        scaled = wide / jnp.where(largest > 0, largest, 1.0)
+        # small singular values pass unchanged, so their noise is harmless and "gram" safe
+        projector = _top_projector(scaled, self.directions, "gram" if solver == "auto" else solver)
+        rest = wide - product(projector, wide)
+        return rest if x.shape[-2] <= x.shape[-1] else rest.mT
+
+
+def _centered(x: Array, mask: Array) -> Array:
+    """Real tokens minus their mean; other rows zero."""
+    keep = mask[..., None]
+    count = jnp.maximum(jnp.sum(keep, axis=-2, keepdims=True), 1).astype(x.dtype)
+
+    def mean(y: Array) -> Array:
+        return jnp.sum(jnp.where(keep, y, 0.0), axis=-2, keepdims=True) / count
+
+    # In two steps: beside a large common part the rounding of the mean is a direction well above the null tolerance, and
+    # whitening would give it full size. The first subtracts a constant near the mean, of fewer digits: a full float
+    # would be fused into multiply-adds, and its rounding would differ between the two uses of the result.
+    info = jnp.finfo(x.dtype)
+    x = x - jax.lax.reduce_precision(jax.lax.stop_gradient(mean(x)), info.nexp, info.nmant - 2)
+    return jnp.where(keep, x - mean(x), 0.0)
+
+
+# The spectral function here would be a step, 0 above sigma_{k+1} and the identity below. `svt` takes derivatives of
+# near singular values from the function's slope, which a step does not have; hence a rule of its own.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _top_projector(x: Array, k: int, solver: str) -> Array:
+    """P [..., L, L] = sum_{i <= k} u_i u_i^T of x [..., L, D], L <= D, whose largest entry is 1."""
+    u, _, top = _top_directions(x, k, solver)
+    return product(u * top[..., None, :], u.mT)
+
+
+@_top_projector.defjvp
+def _top_projector_jvp(k: int, solver: str, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # dP = U [E * (U^T (dX X^T + X dX^T) U)] U^T with E_ij = 1/|sigma_i^2 - sigma_j^2| between a top direction and
+    # another, 0 elsewhere: first-order perturbation of the eigenvectors of X X^T.
+    (x,), (dx,) = primals, tangents
+    u, sigma, top = _top_directions(x, k, solver)
+    s_i, s_j = sigma[..., :, None], sigma[..., None, :]
+    between = top[..., :, None] != top[..., None, :]
+    coefficients = jnp.where(between, 1.0 / jnp.where(between, jnp.abs(s_i - s_j) * (s_i + s_j), 1.0), 0.0)
+    half = product(product(u.mT, dx), product(u.mT, x).mT)
+    projector = product(u * top[..., None, :], u.mT)
+    return projector, product(product(u, coefficients * (half + half.mT)), u.mT)
+
+
+def _top_directions(x: Array, k: int, solver: str) -> tuple[Array, Array, Array]:
+    """U, sigma, and which directions go."""
+    u, sigma, _ = decompose(x, solver)
+    # Sorted anew: those of "gram" descend up to rounding only. (lax.top_k would gather a batch sharded over devices.)
+    ascending = jnp.sort(sigma)
+    following = ascending[..., -k - 1, None] if k < sigma.shape[-1] else jnp.zeros_like(ascending[..., -1:])
+    # x has an entry of 1, so sigma_1 is not less; or it is the rounding of equal tokens, and no direction goes
+    tolerance = jnp.finfo(sigma.dtype).eps * max(x.shape[-2:]) * jnp.maximum(ascending[..., -1:], 1.0)
+    return u, sigma, sigma - following > tolerance

@@ -1,0 +1,79 @@
+"""Functions by name, as a config gives them: the spectral functions, the peers, and a user's own."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.functions import Average, Identity, Linear, LogShift, SoftDecay, SoftExponential
+from svt_jax.spectral.peers import ContraNorm, TokenAllButTheTop, TokenOperation, TokenWhitening
+
+
+def _centered_soft_decay(alpha: Any = SoftDecay.alpha, eps: float = SoftDecay.eps) -> SoftDecay:
+    return SoftDecay(alpha=alpha, centered=True, eps=eps)
+
+
+_REGISTRY: dict[str, Callable[..., SpectralFunction | TokenOperation]] = {
+    "soft_decay": SoftDecay,
+    "centered_soft_decay": _centered_soft_decay,
+    "soft_exponential": SoftExponential,
+    "log_shift": LogShift,
+    "linear": Linear,
+    "average": Average,
+    "identity": Identity,
+    "contra_norm": ContraNorm,
+    "token_whitening": TokenWhitening,
+    "all_but_the_top": TokenAllButTheTop,
+}
+
+
+def function_names() -> tuple[str, ...]:
+    """Names that `get_function` knows, registered ones included."""
+    return tuple(_REGISTRY)
+
+
+def get_function(name: str, **params: Any) -> SpectralFunction | TokenOperation:
+    """Makes a spectral function or a token operation by its name; `svt` takes either.
+
+    Args:
+      name: one of `function_names()`.
+      **params: the function's parameters; those left out have their defaults.
+    Raises:
+      ValueError: for an unknown name or parameter, or a value of the wrong kind or outside its bounds.
+
+    Example:
+      >>> get_function("soft_decay", alpha=-0.5)
+      SoftDecay(alpha=-0.5, centered=False, eps=0.0)
+    """
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        raise ValueError(
+            f"unknown spectral function {name!r}; known are {', '.join(_REGISTRY)}. "
+            + (f"Did you mean {near[0]!r}?" if near else "Add your own with svt_jax.register_function.")
+        )
+    make = _REGISTRY[name]
+    try:
+        inspect.signature(make).bind(**params)
+    except TypeError as error:
+        known = ", ".join(inspect.signature(make).parameters) or "none"
+        raise ValueError(
+            f"spectral function {name!r}: {error}; its parameters are {known}. Leave it out or correct its name."
+        ) from error
+    return make(**params)
+
+
+def register_function(name: str, cls: Callable[..., SpectralFunction | TokenOperation]) -> None:
+    """Makes a user's own function available by name, for `get_function`, `SVTConfig` and a config of this process.
+
+    Args:
+      name: the new name.
+      cls: a subclass of `SpectralFunction` or `TokenOperation`, or anything callable that returns an instance.
+    Raises:
+      ValueError: if the name is taken.
+    """
+    if name in _REGISTRY:
+        raise ValueError(f"a spectral function {name!r} is registered already. Choose another name.")
+    _REGISTRY[name] = cls
