@@ -7,9 +7,7 @@ For an embedding matrix E [N, D] = U diag(sigma) V^T the transformation is a fix
 and E^T E is all that M depends on. So a fit needs O(D^2) memory however many rows there are, new rows can be transformed
 after it, and M is a dense layer without bias.
 
-The moments are computed and summed in float64, a few thousand rows at a time: a float32 E^T E has lost the small
-singular values already (its rounding is that of sigma_1^2), and with it the whitening of any set with a large mean. Rows
-that are sharded over devices are reduced across them by the product itself, D x D numbers.
+`moments.py` computes E^T E, in float64.
 
 References:
   Whitening: Su et al., "Whitening sentence representations for better semantics and faster retrieval", 2021,
@@ -18,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
 from collections.abc import Iterable
@@ -30,18 +29,10 @@ import numpy as np
 
 from svt_jax.spectral import functions
 from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.moments import moments, one_blas_thread
 from svt_jax.spectral.solvers import product
 
 Array = jax.Array
-
-_BLOCK = 8192
-"""Rows in one product, which bounds the memory that float64 copies take."""
-
-
-@jax.jit
-def _moments(rows: Array) -> tuple[Array, Array]:
-    rows = rows.astype(jnp.float64)
-    return product(rows.T, rows), jnp.sum(rows, axis=0)
 
 
 @jax.jit
@@ -49,7 +40,12 @@ def _affine(rows: Array, matrix: Array, offset: Array) -> Array:
     return (product(rows.astype(jnp.float32), matrix) + offset).astype(rows.dtype)
 
 
-class CorpusMap:
+@jax.jit
+def _evaluate(function: SpectralFunction, values: Array, spectrum: Array) -> Array:
+    return function(values, spectrum)
+
+
+class CorpusMap(abc.ABC):
     """What the maps of this file share: running moments, and the affine map x -> x matrix + offset that follows.
 
     Attributes:
@@ -76,37 +72,34 @@ class CorpusMap:
         """Sees the rows of one more matrix.
 
         Args:
-          x: float[n, D], finite.
+          x: real[n, D], finite; see `moments.moments` for what may come and the memory it takes.
         Raises:
           ValueError: if it is not a matrix, has another width than before, or holds numbers that are not finite.
         """
         shape, width = tuple(np.shape(x)), len(self._sum)
-        if len(shape) != 2 or (width and shape[1] != width):
+        if len(shape) != 2 or shape[1] == 0 or (width and shape[1] != width):
             raise ValueError(f"rows must come as [n, {width or 'D'}], got {list(shape)}. Reshape them.")
-        gram = np.zeros((shape[1], shape[1])) if not width else self._gram.copy()
-        total = np.zeros(shape[1]) if not width else self._sum.copy()
-        for start in range(0, shape[0], _BLOCK):
-            with jax.enable_x64(True):
-                block_gram, block_sum = _moments(jnp.asarray(x[start : start + _BLOCK]))
-            gram += np.asarray(block_gram)
-            total += np.asarray(block_sum)
+        gram, total = moments(x)
         if not np.isfinite(gram).all():
             raise ValueError(
                 "the rows hold numbers that are not finite, or whose squares are not. Leave those rows out."
             )
+        if width:
+            gram, total = self._gram + gram, self._sum + total
         self._gram, self._sum, self._map = gram, total, None
         self.count += shape[0]
         return self
 
+    @abc.abstractmethod
     def _affine_map(self) -> tuple[np.ndarray, np.ndarray]:
         """(matrix [D, K], offset [K]) in float64, from the moments."""
-        raise NotImplementedError
 
     def _fitted(self) -> tuple[Array, Array]:
         if self.count == 0:
             raise ValueError(f"this {type(self).__name__} has seen no rows. Call fit or partial_fit first.")
         if self._map is None:
-            matrix, offset = self._affine_map()
+            with one_blas_thread():
+                matrix, offset = self._affine_map()
             self._map = jnp.asarray(matrix, jnp.float32), jnp.asarray(offset, jnp.float32)
         return self._map
 
@@ -128,9 +121,9 @@ class CorpusMap:
             raise ValueError(f"rows must have {matrix.shape[0]} columns as in the fit, got {list(x.shape)}.")
         return _affine(x, matrix, offset)
 
+    @abc.abstractmethod
     def _settings(self) -> dict[str, Any]:
         """What `__init__` needs, as plain JSON."""
-        raise NotImplementedError
 
     @classmethod
     def _from_settings(cls, settings: dict[str, Any]) -> Self:
@@ -158,8 +151,8 @@ class CorpusMap:
         if saved["kind"] != cls.__name__:
             raise ValueError(f"{folder} holds a {saved['kind']}, not a {cls.__name__}. Use {saved['kind']}.load.")
         loaded = cls._from_settings(saved["settings"])
-        with np.load(folder / "moments.npz") as moments:
-            loaded._gram, loaded._sum, loaded.count = moments["gram"], moments["sum"], int(moments["count"])
+        with np.load(folder / "moments.npz") as arrays:
+            loaded._gram, loaded._sum, loaded.count = arrays["gram"], arrays["sum"], int(arrays["count"])
         return loaded
 
     def _covariance(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -196,10 +189,10 @@ class SpectralMap(CorpusMap):
         with jax.enable_x64(True):
             function = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.function)
             spectrum = jnp.asarray(np.where(live, sigma, 0.0))
-            new = np.asarray(function(spectrum, spectrum))
+            new = np.asarray(_evaluate(function, spectrum, spectrum))
             if self.function.vanishes_at_zero:  # the slope at zero, in directions without rows
                 tiny = jnp.full_like(spectrum, 1e-9) * sigma.max()
-                live, new = np.ones_like(live), np.where(live, new, np.asarray(function(tiny, spectrum)))
+                live, new = np.ones_like(live), np.where(live, new, np.asarray(_evaluate(function, tiny, spectrum)))
                 sigma = np.where(spectrum > 0, sigma, np.asarray(tiny))
         ratio = np.where(live, new / np.where(live & (sigma > 0), sigma, 1.0), 0.0)
         return (v * ratio) @ v.T, np.zeros(len(sigma))
