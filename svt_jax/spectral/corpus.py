@@ -29,6 +29,7 @@ import numpy as np
 
 from svt_jax.spectral import functions
 from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.map_files import replacing, saved_kind, write_dense
 from svt_jax.spectral.moments import moments, one_blas_thread
 from svt_jax.spectral.solvers import product
 
@@ -130,12 +131,17 @@ class CorpusMap(abc.ABC):
         return cls(**settings)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the moments and settings, from which `load` can transform and go on fitting."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "moments.npz", gram=self._gram, sum=self._sum, count=self.count)
-        settings = {"kind": type(self).__name__, "settings": self._settings()}
-        (folder / "map.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        """Writes the moments and settings, from which `load` can transform and go on fitting.
+
+        Raises:
+          ValueError: if the folder holds anything but an earlier save of this kind of map, which is replaced; if it cannot
+            be written; or for a map whose function is not svt_jax's own.
+        """
+        kind, folder = type(self).__name__, Path(folder)
+        saved = {"kind": kind, "settings": self._settings()}
+        with replacing(folder, kind, saved_kind(folder), ("moments.npz", "map.json")):
+            np.savez(folder / "moments.npz", gram=self._gram, sum=self._sum, count=self.count)
+            (folder / "map.json").write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -145,15 +151,42 @@ class CorpusMap(abc.ABC):
           ValueError: if the folder holds no map, or one of another kind.
         """
         folder = Path(folder)
-        if not (folder / "map.json").is_file():
-            raise ValueError(f"{folder} holds no saved map (no map.json). Check the path.")
-        saved = json.loads((folder / "map.json").read_text(encoding="utf-8"))
-        if saved["kind"] != cls.__name__:
-            raise ValueError(f"{folder} holds a {saved['kind']}, not a {cls.__name__}. Use {saved['kind']}.load.")
-        loaded = cls._from_settings(saved["settings"])
+        kind = saved_kind(folder)
+        if kind is None:
+            raise ValueError(f"{folder} holds no saved map (no map.json that names one). Check the path.")
+        if kind != cls.__name__:
+            raise ValueError(f"{folder} holds a {kind}, not a {cls.__name__}. Use {kind}.load.")
+        loaded = cls._from_settings(json.loads((folder / "map.json").read_text(encoding="utf-8"))["settings"])
         with np.load(folder / "moments.npz") as arrays:
             loaded._gram, loaded._sum, loaded.count = arrays["gram"], arrays["sum"], int(arrays["count"])
         return loaded
+
+    def export_sentence_transformers(self, folder: str | Path) -> None:
+        r"""Writes the map as a Dense module of sentence-transformers: y = x W^T + b, W = matrix^T [K, D], b = offset [K].
+
+        `Dense.load(folder)` there gives the vectors of `transform`, and a SentenceTransformer takes it as a module after its
+        pooling. There is no bias where the offset is zero, as in a SpectralMap. PyTorch is not needed to write it.
+
+        Args:
+          folder: made if it does not exist; config.json and model.safetensors are written.
+        Raises:
+          ValueError: if no rows were seen, if the folder holds anything but an earlier export of this kind of map, which
+            is replaced, or if it cannot be written.
+
+        Example:
+          >>> import tempfile, numpy as np, svt_jax
+          >>> from safetensors.numpy import load_file
+          >>> folder = tempfile.mkdtemp()
+          >>> rows = np.random.default_rng(0).normal(size=(50, 8))
+          >>> svt_jax.Whitening(dim=3).fit(rows).export_sentence_transformers(folder)
+          >>> {name: tensor.shape for name, tensor in load_file(folder + "/model.safetensors").items()}
+          {'linear.bias': (3,), 'linear.weight': (3, 8)}
+
+        References:
+          sentence_transformers/base/modules/dense.py, version 6.2.
+        """
+        matrix, offset = self._fitted()
+        write_dense(Path(folder), type(self).__name__, np.asarray(matrix), np.asarray(offset))
 
     def _covariance(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Eigenvalues (descending) and eigenvectors of the covariance, and the mean."""
