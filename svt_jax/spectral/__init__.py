@@ -1,1 +1,1 @@
-"""Singular value transformations as pure functions on arrays: no model, no file, no config."""
+"""Singular value transformations as pure functions on arrays, and maps fitted to sets of embeddings: no model, no config."""

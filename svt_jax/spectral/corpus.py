@@ -7,9 +7,7 @@ For an embedding matrix E [N, D] = U diag(sigma) V^T the transformation is a fix
 and E^T E is all that M depends on. So a fit needs O(D^2) memory however many rows there are, new rows can be transformed
 after it, and M is a dense layer without bias.
 
-The moments are computed and summed in float64, a few thousand rows at a time: a float32 E^T E has lost the small
-singular values already (its rounding is that of sigma_1^2), and with it the whitening of any set with a large mean. Rows
-that are sharded over devices are reduced across them by the product itself, D x D numbers.
+`moments.py` computes E^T E, in float64.
 
 References:
   Whitening: Su et al., "Whitening sentence representations for better semantics and faster retrieval", 2021,
@@ -18,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
 from collections.abc import Iterable
@@ -30,18 +29,11 @@ import numpy as np
 
 from svt_jax.spectral import functions
 from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.map_files import replacing, saved_kind, write_dense
+from svt_jax.spectral.moments import moments, one_blas_thread
 from svt_jax.spectral.solvers import product
 
 Array = jax.Array
-
-_BLOCK = 8192
-"""Rows in one product, which bounds the memory that float64 copies take."""
-
-
-@jax.jit
-def _moments(rows: Array) -> tuple[Array, Array]:
-    rows = rows.astype(jnp.float64)
-    return product(rows.T, rows), jnp.sum(rows, axis=0)
 
 
 @jax.jit
@@ -49,7 +41,12 @@ def _affine(rows: Array, matrix: Array, offset: Array) -> Array:
     return (product(rows.astype(jnp.float32), matrix) + offset).astype(rows.dtype)
 
 
-class CorpusMap:
+@jax.jit
+def _evaluate(function: SpectralFunction, values: Array, spectrum: Array) -> Array:
+    return function(values, spectrum)
+
+
+class CorpusMap(abc.ABC):
     """What the maps of this file share: running moments, and the affine map x -> x matrix + offset that follows.
 
     Attributes:
@@ -76,37 +73,34 @@ class CorpusMap:
         """Sees the rows of one more matrix.
 
         Args:
-          x: float[n, D], finite.
+          x: real[n, D], finite; see `moments.moments` for what may come and the memory it takes.
         Raises:
           ValueError: if it is not a matrix, has another width than before, or holds numbers that are not finite.
         """
         shape, width = tuple(np.shape(x)), len(self._sum)
-        if len(shape) != 2 or (width and shape[1] != width):
+        if len(shape) != 2 or shape[1] == 0 or (width and shape[1] != width):
             raise ValueError(f"rows must come as [n, {width or 'D'}], got {list(shape)}. Reshape them.")
-        gram = np.zeros((shape[1], shape[1])) if not width else self._gram.copy()
-        total = np.zeros(shape[1]) if not width else self._sum.copy()
-        for start in range(0, shape[0], _BLOCK):
-            with jax.enable_x64(True):
-                block_gram, block_sum = _moments(jnp.asarray(x[start : start + _BLOCK]))
-            gram += np.asarray(block_gram)
-            total += np.asarray(block_sum)
+        gram, total = moments(x)
         if not np.isfinite(gram).all():
             raise ValueError(
                 "the rows hold numbers that are not finite, or whose squares are not. Leave those rows out."
             )
+        if width:
+            gram, total = self._gram + gram, self._sum + total
         self._gram, self._sum, self._map = gram, total, None
         self.count += shape[0]
         return self
 
+    @abc.abstractmethod
     def _affine_map(self) -> tuple[np.ndarray, np.ndarray]:
         """(matrix [D, K], offset [K]) in float64, from the moments."""
-        raise NotImplementedError
 
     def _fitted(self) -> tuple[Array, Array]:
         if self.count == 0:
             raise ValueError(f"this {type(self).__name__} has seen no rows. Call fit or partial_fit first.")
         if self._map is None:
-            matrix, offset = self._affine_map()
+            with one_blas_thread():
+                matrix, offset = self._affine_map()
             self._map = jnp.asarray(matrix, jnp.float32), jnp.asarray(offset, jnp.float32)
         return self._map
 
@@ -128,21 +122,26 @@ class CorpusMap:
             raise ValueError(f"rows must have {matrix.shape[0]} columns as in the fit, got {list(x.shape)}.")
         return _affine(x, matrix, offset)
 
+    @abc.abstractmethod
     def _settings(self) -> dict[str, Any]:
         """What `__init__` needs, as plain JSON."""
-        raise NotImplementedError
 
     @classmethod
     def _from_settings(cls, settings: dict[str, Any]) -> Self:
         return cls(**settings)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the moments and settings, from which `load` can transform and go on fitting."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "moments.npz", gram=self._gram, sum=self._sum, count=self.count)
-        settings = {"kind": type(self).__name__, "settings": self._settings()}
-        (folder / "map.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        """Writes the moments and settings, from which `load` can transform and go on fitting.
+
+        Raises:
+          ValueError: if the folder holds anything but an earlier save of this kind of map, which is replaced; if it cannot
+            be written; or for a map whose function is not svt_jax's own.
+        """
+        kind, folder = type(self).__name__, Path(folder)
+        saved = {"kind": kind, "settings": self._settings()}
+        with replacing(folder, kind, saved_kind(folder), ("moments.npz", "map.json")):
+            np.savez(folder / "moments.npz", gram=self._gram, sum=self._sum, count=self.count)
+            (folder / "map.json").write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -152,15 +151,42 @@ class CorpusMap:
           ValueError: if the folder holds no map, or one of another kind.
         """
         folder = Path(folder)
-        if not (folder / "map.json").is_file():
-            raise ValueError(f"{folder} holds no saved map (no map.json). Check the path.")
-        saved = json.loads((folder / "map.json").read_text(encoding="utf-8"))
-        if saved["kind"] != cls.__name__:
-            raise ValueError(f"{folder} holds a {saved['kind']}, not a {cls.__name__}. Use {saved['kind']}.load.")
-        loaded = cls._from_settings(saved["settings"])
-        with np.load(folder / "moments.npz") as moments:
-            loaded._gram, loaded._sum, loaded.count = moments["gram"], moments["sum"], int(moments["count"])
+        kind = saved_kind(folder)
+        if kind is None:
+            raise ValueError(f"{folder} holds no saved map (no map.json that names one). Check the path.")
+        if kind != cls.__name__:
+            raise ValueError(f"{folder} holds a {kind}, not a {cls.__name__}. Use {kind}.load.")
+        loaded = cls._from_settings(json.loads((folder / "map.json").read_text(encoding="utf-8"))["settings"])
+        with np.load(folder / "moments.npz") as arrays:
+            loaded._gram, loaded._sum, loaded.count = arrays["gram"], arrays["sum"], int(arrays["count"])
         return loaded
+
+    def export_sentence_transformers(self, folder: str | Path) -> None:
+        r"""Writes the map as a Dense module of sentence-transformers: y = x W^T + b, W = matrix^T [K, D], b = offset [K].
+
+        `Dense.load(folder)` there gives the vectors of `transform`, and a SentenceTransformer takes it as a module after its
+        pooling. There is no bias where the offset is zero, as in a SpectralMap. PyTorch is not needed to write it.
+
+        Args:
+          folder: made if it does not exist; config.json and model.safetensors are written.
+        Raises:
+          ValueError: if no rows were seen, if the folder holds anything but an earlier export of this kind of map, which
+            is replaced, or if it cannot be written.
+
+        Example:
+          >>> import tempfile, numpy as np, svt_jax
+          >>> from safetensors.numpy import load_file
+          >>> folder = tempfile.mkdtemp()
+          >>> rows = np.random.default_rng(0).normal(size=(50, 8))
+          >>> svt_jax.Whitening(dim=3).fit(rows).export_sentence_transformers(folder)
+          >>> {name: tensor.shape for name, tensor in load_file(folder + "/model.safetensors").items()}
+          {'linear.bias': (3,), 'linear.weight': (3, 8)}
+
+        References:
+          sentence_transformers/base/modules/dense.py, version 6.2.
+        """
+        matrix, offset = self._fitted()
+        write_dense(Path(folder), type(self).__name__, np.asarray(matrix), np.asarray(offset))
 
     def _covariance(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Eigenvalues (descending) and eigenvectors of the covariance, and the mean."""
@@ -196,10 +222,10 @@ class SpectralMap(CorpusMap):
         with jax.enable_x64(True):
             function = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.function)
             spectrum = jnp.asarray(np.where(live, sigma, 0.0))
-            new = np.asarray(function(spectrum, spectrum))
+            new = np.asarray(_evaluate(function, spectrum, spectrum))
             if self.function.vanishes_at_zero:  # the slope at zero, in directions without rows
                 tiny = jnp.full_like(spectrum, 1e-9) * sigma.max()
-                live, new = np.ones_like(live), np.where(live, new, np.asarray(function(tiny, spectrum)))
+                live, new = np.ones_like(live), np.where(live, new, np.asarray(_evaluate(function, tiny, spectrum)))
                 sigma = np.where(spectrum > 0, sigma, np.asarray(tiny))
         ratio = np.where(live, new / np.where(live & (sigma > 0), sigma, 1.0), 0.0)
         return (v * ratio) @ v.T, np.zeros(len(sigma))

@@ -271,7 +271,7 @@ def _top_projector_jvp(k: int, solver: str, primals: tuple, tangents: tuple) -> 
 
 def _top_directions(x: Array, k: int, solver: str) -> tuple[Array, Array, Array]:
     """U, sigma, and which directions go."""
-    u, sigma, _ = decompose(x, solver)
+    u, sigma, *_ = decompose(x, solver)
     # Sorted anew: those of "gram" descend up to rounding only. (lax.top_k would gather a batch sharded over devices.)
     ascending = jnp.sort(sigma)
     following = ascending[..., -k - 1, None] if k < sigma.shape[-1] else jnp.zeros_like(ascending[..., -1:])

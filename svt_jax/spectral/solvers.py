@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -180,5 +181,7 @@ def _one_blas_thread() -> None:
     from threadpoolctl import ThreadpoolController
 
     for library in ThreadpoolController().lib_controllers:
-        if library.internal_api == "openblas" and "scipy" in library.filepath:
+        # by the folder: NumPy's copy lies in numpy.libs and is called libscipy_openblas too
+        folders = Path(library.filepath).parts[-3:-1]
+        if library.internal_api == "openblas" and any(folder.startswith("scipy") for folder in folders):
             library.set_num_threads(1)
