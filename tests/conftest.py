@@ -17,7 +17,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
