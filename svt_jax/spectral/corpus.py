@@ -202,6 +202,9 @@ class SpectralMap(CorpusMap):
       function: any spectral function; its parameters are constants here. One that does not vanish at zero keeps null
         directions null: those with sigma_i <= 1e-7 sigma_1, float32's own resolution of the rows.
 
+    Raises:
+      ValueError: for what is no spectral function.
+
     Example:
       >>> import jax.numpy as jnp, svt_jax
       >>> embeddings = jnp.array([[3.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
@@ -212,6 +215,11 @@ class SpectralMap(CorpusMap):
     """
 
     def __init__(self, function: SpectralFunction):
+        if not isinstance(function, SpectralFunction):
+            raise ValueError(
+                f"a SpectralMap needs a spectral function, got {type(function).__name__}. Whitening and AllButTheTop are "
+                "maps of their own; other token operations have no meaning for a whole set."
+            )
         super().__init__()
         self.function = function
 

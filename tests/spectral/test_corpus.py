@@ -104,3 +104,8 @@ def test_wrong_use_is_an_error(tmp_path):
     whitening.save(tmp_path)
     with pytest.raises(ValueError, match="holds a Whitening, not a SpectralMap. Use Whitening.load"):
         svt_jax.SpectralMap.load(tmp_path)
+
+
+def test_a_token_operation_is_no_spectral_function():
+    with pytest.raises(ValueError, match="needs a spectral function, got ContraNorm"):
+        svt_jax.SpectralMap(svt_jax.ContraNorm())
