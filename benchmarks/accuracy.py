@@ -63,7 +63,7 @@ def report() -> str:
     header = ["function", "solver", "auto", *(f"κ = 1e{round(np.log10(k))}" for k in KAPPAS)]
     rows = []
     for name, function in FUNCTIONS.items():
-        for solver in ("svd", "gram"):
+        for solver in ("svd", "gram", "gram64"):
             cells = ["{:.0e} / {:.0e}".format(*errors(matrices(kappa), function, solver)) for kappa in KAPPAS]
             rows.append([name, solver, "x" if choose_solver("auto", function) == solver else "", *cells])
     return table(header, rows)

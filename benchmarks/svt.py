@@ -2,7 +2,7 @@
 
 On token-uniform matrices (32, 128, D), forward and backward, in one process and in turns:
 
-  svd, gram           svt() with each solver, SoftDecay as published and centred
+  svd, gram, gram64   svt() with each solver, SoftDecay as published and centred
   torch               the published formula through torch.svd and PyTorch's derivative (skipped where it is not installed)
   autodiff            the same formula through jnp.linalg.svd and JAX's derivative
   products            the bare matrix products that `gram` cannot avoid, laid out as it lays them out, and nothing else
@@ -109,7 +109,7 @@ def measure(width: int, repeats: int) -> dict[str, Any]:
             ),
             (jx, alpha, jc),
         )
-        for solver in ("gram", "svd")
+        for solver in ("gram", "gram64", "svd")
         for name, centered in (("centred", True), ("published", False))
     }
     programs["autodiff"] = (forward_backward(published), (jx, alpha, jc))

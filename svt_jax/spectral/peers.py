@@ -48,7 +48,7 @@ class TokenOperation(Parametric):
         Args:
           x: float32 or float64 [..., L, D], rows zero where `mask` is false.
           mask: bool[..., L]; tokens that are not real must have no influence on the others.
-          solver: "svd", "gram" or "auto", for operations that decompose.
+          solver: "svd", "gram", "gram64" or "auto", for operations that decompose.
         Returns:
           [..., L, D]; rows where `mask` is false are set to zero by the caller.
         """
@@ -166,7 +166,7 @@ class TokenWhitening(TokenOperation):
     rounding that is left of equal tokens would come out at full size.
 
     Null directions (sigma_i <= eps max(L, D) sigma_1) stay null, so Y is discontinuous where the rank drops; its
-    derivative is finite everywhere. Small live directions are noise in the "gram" solver; "auto" is "svd" here.
+    derivative is finite everywhere. Small live directions are noise in the "gram" solver, which "auto" is not here.
 
     Example:
       >>> import jax, jax.numpy as jnp, numpy as np

@@ -1,10 +1,12 @@
-r"""How the decomposition is got. Both solvers return the same thing, a `Decomposition`.
+r"""How the decomposition is got. All solvers return the same thing, a `Decomposition`.
 
-  svd   LAPACK's (or the accelerator's) singular value decomposition: the reference.
-  gram  U from the eigenvectors of X X^T, diag(sigma) V^T = U^T X: two matrix products and one small symmetric
-        eigenproblem, several times faster. X X^T squares the condition number: U mixes directions whose singular values
-        are below about 1e-2 sigma_1 in float32 (docs/accuracy.md). A second pass, on diag(sigma) V^T, does not undo
-        it: LAPACK's float32 eigenvectors of that graded matrix are no better.
+  svd     LAPACK's (or the accelerator's) singular value decomposition: the reference.
+  gram    U from the eigenvectors of X X^T, diag(sigma) V^T = U^T X: two matrix products and one small symmetric
+          eigenproblem, several times faster. X X^T squares the condition number: U mixes directions whose singular
+          values are below about 1e-2 sigma_1 in float32 (docs/accuracy.md). Summing X X^T in pieces, or decomposing
+          diag(sigma) V^T a second time, does not undo it: float32 eigenvectors are no better.
+  gram64  the same with X X^T and its eigenvectors in float64, which squaring does no harm: as exact as svd. A fifth
+          slower than gram on a CPU; TPUs have no float64.
 
 `per_matrix` is the package's only door to LAPACK-backed decompositions. It exists for three reasons, each of them seen:
 
@@ -29,8 +31,8 @@ from jax.sharding import PartitionSpec
 from svt_jax.spectral.base import SpectralFunction
 
 Array = jax.Array
-Solver = Literal["auto", "svd", "gram"]
-SOLVERS = ("auto", "svd", "gram")
+Solver = Literal["auto", "svd", "gram", "gram64"]
+SOLVERS = ("auto", "svd", "gram", "gram64")
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes over which the leading (batch) dimension of an input may be sharded."""
 
@@ -40,8 +42,9 @@ def choose_solver(solver: str, function: SpectralFunction) -> str:
 
     `gram` has lost the directions of small singular values. That is harmless when the function vanishes at zero (what is
     small stays small) and ruins one that does not, which lifts those directions: at condition number 1e3 SoftDecay(-0.6)
-    is off by 7e-3, its centred form by 4e-5 (docs/accuracy.md). So `auto` is `gram` for functions that vanish at zero
-    and `svd` for the others, whatever the shape: `gram` is the faster one at every shape (`python -m benchmarks.svt`).
+    is off by 7e-3, its centred form by 4e-5 (docs/accuracy.md). So `auto` is `gram` for functions that vanish at zero,
+    whatever the shape; for the others `gram64` on a CPU, and `svd` elsewhere. Of the solvers that are right for the
+    function it is the fastest (docs/speed.md).
 
     Raises:
       ValueError: for an unknown solver.
@@ -49,12 +52,14 @@ def choose_solver(solver: str, function: SpectralFunction) -> str:
     Example:
       >>> from svt_jax import SoftDecay
       >>> choose_solver("auto", SoftDecay()), choose_solver("auto", SoftDecay(centered=True))
-      ('svd', 'gram')
+      ('gram64', 'gram')
     """
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; allowed are {', '.join(SOLVERS)}. Use 'auto' when in doubt.")
     if solver == "auto":
-        return "gram" if function.vanishes_at_zero else "svd"
+        if function.vanishes_at_zero:
+            return "gram"
+        return "gram64" if jax.default_backend() == "cpu" else "svd"
     return solver
 
 
@@ -66,9 +71,9 @@ class Decomposition(NamedTuple):
 
     Attributes:
       u: [..., L, L], orthogonal.
-      sigma: [..., L] >= 0, descending (for `gram` up to rounding).
+      sigma: [..., L] >= 0, descending (for `gram` and `gram64` up to rounding).
       rows: [..., L, D].
-      unit: [..., L]. 0 where `gram` finds sigma = 0: V's column is unknown there, and taken as 0.
+      unit: [..., L]. 0 where they find sigma = 0: V's column is unknown there, and taken as 0.
     """
 
     u: Array
@@ -81,9 +86,9 @@ def decompose(x: Array, solver: str) -> Decomposition:
     """Singular value decomposition of each matrix of x, float32 or float64 [..., L, D] with L <= D, finite.
 
     Args:
-      solver: "svd" or "gram".
+      solver: "svd", "gram" or "gram64".
     """
-    return {"svd": _svd, "gram": _gram}[solver](x)
+    return _svd(x) if solver == "svd" else _gram(x, double=solver == "gram64")
 
 
 def _thin_svd(x: Array) -> tuple[Array, Array, Array]:
@@ -101,11 +106,21 @@ def _descending_eigh(gram: Array) -> tuple[Array, Array]:
     return vectors, negated
 
 
-def _gram(x: Array) -> Decomposition:
+def _descending_eigh_of_square(x: Array) -> tuple[Array, Array]:
+    with jax.enable_x64(True):  # for these lines, whatever the user's setting is
+        double = x.astype(jnp.float64)
+        vectors, negated = _descending_eigh(double @ double.T)
+        return vectors.astype(x.dtype), negated.astype(x.dtype)
+
+
+def _gram(x: Array, *, double: bool) -> Decomposition:
     largest_entry = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
     scale = jnp.where(largest_entry > 0, largest_entry, 1.0)  # keeps squares of 1e+-18 inside float32
     scaled = x / scale
-    u, negated = per_matrix(_descending_eigh, product(scaled, scaled.mT))
+    if double:
+        u, negated = per_matrix(_descending_eigh_of_square, scaled)
+    else:
+        u, negated = per_matrix(_descending_eigh, product(scaled, scaled.mT))
     rows = product(u.mT, scaled)  # = diag(sigma) V^T: row norms are better singular values than eigenvalues' roots
     # LAPACK reports a failure as NaN. (And were the eigenvalues not used at all, XLA would give their buffer to the next
     # matrix's call, and the calls would wait for each other.)

@@ -51,7 +51,7 @@ def svt(
       x: float[..., L, D], finite where `mask` is true.
       function: the spectral function, or a token operation (`peers`) to apply instead; differentiable in its parameters.
       mask: bool[..., L], true for real tokens. The others do not take part and come back as zeros.
-      solver: "svd", "gram" or "auto" (see `solvers.choose_solver`). Work is done in float32 (float64 for
+      solver: "svd", "gram", "gram64" or "auto" (see `solvers.choose_solver`). Work is done in float32 (float64 for
         float64 input) whatever x's dtype.
     Returns:
       x's shape and dtype.

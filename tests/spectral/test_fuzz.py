@@ -42,7 +42,7 @@ def token_matrices(draw):
     return x * scale, draw(hnp.arrays(np.bool_, shape[0]))
 
 
-@pytest.mark.parametrize("solver", ["svd", "gram"])
+@pytest.mark.parametrize("solver", ["svd", "gram", "gram64"])
 @pytest.mark.parametrize(
     "function",
     [pytest.param(f, id=n, marks=[] if n in QUICK else pytest.mark.slow) for n, f in FUNCTIONS.items()],

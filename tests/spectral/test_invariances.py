@@ -18,7 +18,7 @@ FUNCTIONS = {
     "average": svt_jax.Average(),
 }
 every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-both_solvers = pytest.mark.parametrize("solver", ["svd", "gram"])
+both_solvers = pytest.mark.parametrize("solver", ["svd", "gram", "gram64"])
 
 
 @pytest.fixture(autouse=True)

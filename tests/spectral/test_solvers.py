@@ -43,14 +43,14 @@ print("finished")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("solver", ["svd", "gram"])
+@pytest.mark.parametrize("solver", ["svd", "gram", "gram64"])
 def test_branches_in_flight_together_do_not_hang(devices, solver):
     code = textwrap.dedent(SIAMESE.format(devices=devices, solver=solver))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "finished", done.stderr
 
 
-@pytest.mark.parametrize("solver", ["svd", "gram"])
+@pytest.mark.parametrize("solver", ["svd", "gram", "gram64"])
 def test_a_sharded_batch_is_not_gathered_forward_or_backward(solver):
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -11,7 +11,7 @@ import svt_jax
 
 PAPER = functools.partial(svt_jax.SoftDecay, centered=False)
 CENTERED = functools.partial(svt_jax.SoftDecay, centered=True)
-SOLVERS = ("svd", "gram")
+SOLVERS = ("svd", "gram", "gram64")
 
 
 @pytest.fixture
@@ -216,5 +216,5 @@ def test_wrong_arguments_are_errors():
         svt_jax.svt(jnp.ones((2, 2), jnp.int32), svt_jax.SoftDecay())
     with pytest.raises(ValueError, match=r"mask must have .* \(2,\); got \(3,\)"):
         svt_jax.svt(jnp.ones((2, 2)), svt_jax.SoftDecay(), mask=jnp.ones(3, bool))
-    with pytest.raises(ValueError, match="unknown solver 'qr'; allowed are auto, svd, gram"):
+    with pytest.raises(ValueError, match="unknown solver 'qr'; allowed are auto, svd, gram, gram64"):
         svt_jax.svt(jnp.ones((2, 2)), svt_jax.SoftDecay(), solver="qr")
