@@ -218,3 +218,12 @@ def test_wrong_arguments_are_errors():
         svt_jax.svt(jnp.ones((2, 2)), svt_jax.SoftDecay(), mask=jnp.ones(3, bool))
     with pytest.raises(ValueError, match="unknown solver 'qr'; allowed are auto, svd, gram, gram64"):
         svt_jax.svt(jnp.ones((2, 2)), svt_jax.SoftDecay(), solver="qr")
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_rematerialised_and_mapped_gradients_are_the_same(solver):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6)), jnp.float32)
+    loss = lambda x: jnp.sum(svt_jax.svt(x, CENTERED(alpha=-0.4), solver=solver) ** 3)
+    plain = jax.jit(jax.grad(loss))(x)
+    np.testing.assert_allclose(jax.jit(jax.grad(jax.checkpoint(loss)))(x), plain, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(jax.grad(loss)))(x), plain, rtol=1e-4, atol=1e-5)
