@@ -228,6 +228,7 @@ def _evaluate(arguments: list[str]) -> int:
     glue.add_argument("--data.max_length", dest="max_length", type=int, help="with --model (default 128)")
     glue.add_argument("--split", default="validation", choices=("train", "validation", "test"))
     glue.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
+    glue.add_argument("--output", help="folder of the predictions for an unlabelled split (default RUN/submission)")
     report = commands.add_parser("report", help="write report.html from what a run left", allow_abbrev=False)
     report.add_argument("--run", required=True, help="folder that train.py wrote")
     for command in (glue, report):
@@ -254,6 +255,7 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
             source=options.source,
             eval_batch_size=options.eval_batch_size,
             checkpoint=options.checkpoint,
+            output=options.output,
         )
     else:
         outcome = evaluate_model(
@@ -263,11 +265,13 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
             source=options.source,
             eval_batch_size=options.eval_batch_size,
             max_length=options.max_length,
+            output=options.output,
         )
     rows = [
-        (name, f"{value:.6f}" if isinstance(value, float) else str(value)) for name, value in outcome["metrics"].items()
-    ]
-    rows += [(name, str(value)) for name, value in outcome.items() if name != "metrics"]
+        (f"{name}{key.removeprefix('metrics')}", f"{value:.6f}")
+        for key in outcome if key.startswith("metrics") for name, value in outcome[key].items()
+    ]  # fmt: skip
+    rows += [(name, str(value)) for name, value in outcome.items() if not name.startswith("metrics")]
     Console().print(results_table(f"{outcome['task']} {options.split}", rows))
     print(json.dumps(outcome))
     return 0
