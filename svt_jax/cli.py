@@ -323,7 +323,11 @@ def _compare(options: argparse.Namespace) -> int:
     comparison = compare(runs, names)
     paths = write_comparison(comparison, Path(options.output))
     header, *rows = table(comparison)
-    shown = Table(*header, title=f"{comparison.task}: validation x 100, paired by seed", title_justify="left")
+    shown = Table(
+        *header,
+        title=f"{comparison.task}: validation x 100; differences from {comparison.settings[0]}, paired by seed",
+        title_justify="left",
+    )
     for row in rows:
         shown.add_row(*row)
     console.print(shown)

@@ -17,7 +17,8 @@ from svt_jax.analysis.compare import Comparison
 def table(comparison: Comparison) -> list[list[str]]:
     """Header and rows: a metric and setting a row, scores times 100."""
     baseline = comparison.settings[0]
-    rows = [["metric", "setting", "n", "mean ± std", f"difference from {baseline}", "95 % interval", "n pairs", "p (paired t)", "p (Wilcoxon)"]]  # fmt: skip
+    header = ["metric", "setting", "n", "mean ± std", "difference", "95 % interval", "pairs", "p (t)", "p (Wilcoxon)"]
+    rows = [header]
     for metric in comparison.scores:
         for setting in comparison.settings:
             n, mean, std = comparison.summary(metric, setting)
@@ -45,8 +46,8 @@ def markdown(comparison: Comparison) -> str:
     lines += [
         "",
         "Validation scores x 100 after the last step, over seeds; ± is the standard deviation (n - 1). Differences are "
-        "paired by seed. p is two-sided and not corrected for the number of rows; it is empty where the differences do "
-        "not vary. With few seeds a large p shows little: read the interval.",
+        f"from {comparison.settings[0]}, seed by seed, with the paired t-test's two-sided p, not corrected for the number "
+        "of rows; p is empty where the differences do not vary. With few seeds a large p shows little: read the interval.",
         *(f"\nNote: {warning}." for warning in comparison.warnings),
     ]
     return "\n".join(lines) + "\n"
