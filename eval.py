@@ -1,4 +1,5 @@
-"""Evaluates: python eval.py glue --run DIR | --model PATH --task NAME; python eval.py report --run DIR."""
+"""Evaluates: python eval.py glue --run DIR | --model PATH --task NAME; python eval.py report --run DIR;
+python eval.py compare --config A.yaml --config B.yaml ... --seeds 0,1,2 | --runs DIR ... --output DIR."""
 
 import sys
 

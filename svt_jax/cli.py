@@ -23,6 +23,8 @@ from typing import Any
 
 import jax
 
+log = logging.getLogger(__name__)
+
 BAD_INPUT, NOT_FINITE, SIGNALLED = 2, 3, 128
 
 
@@ -89,23 +91,15 @@ def enable_compilation_cache() -> None:
 def _train(arguments: list[str], default_config: Path | None) -> int:
     from rich.console import Console
 
-    from svt_jax.training.loop import Trainer
     from svt_jax.training.progress import results_table
-    from svt_jax.training.run_folder import find_run
 
     chosen = any(re.match(r"--(config|model\.path|data\.task|help)\b|-h$", argument) for argument in arguments)
     if not chosen and default_config is not None:
         arguments = ["--config", str(default_config), *arguments]
     config = parse_config(arguments)
     console = Console()
-    folder = find_run(config)
-    if folder.results.is_file():
-        console.print(f"{folder.path} is complete already; to train again choose another --run.name.", highlight=False)
-        results = folder.read_results()
-    else:
-        results = Trainer(config, console).run()
-    if not folder.report.is_file():  # also after a run that was killed between its results and its report
-        write_report(folder)
+    folder = train_run(config, console)
+    results = folder.read_results()
     rows = [(f"validation {name}", f"{value:.4f}") for name, value in results["metrics"]["validation"].items()]
     rows.append(("best", f"step {results['best']['step']}, " + _scores(results["best"]["metrics"])))
     if results["svt"]["layers"]:
@@ -127,6 +121,24 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
     for path in (folder.results, folder.metrics, folder.report, folder.checkpoints):
         print(f"see {path}")
     return 0
+
+
+def train_run(config: Any, console: Any) -> Any:
+    """Trains one run to its results and report, from its newest checkpoint if there is one; keeps one that is complete.
+
+    Returns its `RunFolder`.
+    """
+    from svt_jax.training.loop import Trainer
+    from svt_jax.training.run_folder import find_run
+
+    folder = find_run(config)
+    if folder.results.is_file():
+        console.print(f"{folder.path} is complete already; to train again choose another --run.name.", highlight=False)
+    else:
+        Trainer(config, console).run()
+    if not folder.report.is_file():  # also after a run that was killed between its results and its report
+        write_report(folder)
+    return folder
 
 
 def parse_config(arguments: Sequence[str]) -> Any:
@@ -228,13 +240,28 @@ def _evaluate(arguments: list[str]) -> int:
     glue.add_argument("--data.max_length", dest="max_length", type=int, help="with --model (default 128)")
     glue.add_argument("--split", default="validation", choices=("train", "validation", "test"))
     glue.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
+    glue.add_argument("--output", help="folder of the predictions for an unlabelled split (default RUN/submission)")
     report = commands.add_parser("report", help="write report.html from what a run left", allow_abbrev=False)
     report.add_argument("--run", required=True, help="folder that train.py wrote")
-    for command in (glue, report):
+    compare = commands.add_parser(
+        "compare", help="compare settings over seeds: train a grid, or read finished runs", allow_abbrev=False,
+        epilog="with --config, --section.key VALUE overrides every file",
+    )  # fmt: skip
+    which = compare.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--config", action="append", help="a setting: one file, or several joined with +; first: baseline"
+    )
+    which.add_argument("--runs", nargs="+", help="folders that train.py has completed; the first is of the baseline")
+    compare.add_argument("--seeds", help="of the grid, as in 0,1,2")
+    compare.add_argument("--output", required=True, help="folder of table, CSV and picture, and of the grid's runs")
+    for command in (glue, report, compare):
         command.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser.error = glue.error = report.error = _raise_usage  # type: ignore[method-assign, assignment]
-    options = parser.parse_args(arguments)
-    return {"glue": _evaluate_glue, "report": _report}[options.command](options)
+    parser.error = glue.error = report.error = compare.error = _raise_usage  # type: ignore[method-assign, assignment]
+    options, rest = parser.parse_known_args(arguments)
+    if rest and getattr(options, "config", None) is None:
+        _raise_usage(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides = rest
+    return {"glue": _evaluate_glue, "report": _report, "compare": _compare}[options.command](options)
 
 
 def _raise_usage(message: str) -> None:
@@ -254,6 +281,7 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
             source=options.source,
             eval_batch_size=options.eval_batch_size,
             checkpoint=options.checkpoint,
+            output=options.output,
         )
     else:
         outcome = evaluate_model(
@@ -263,13 +291,50 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
             source=options.source,
             eval_batch_size=options.eval_batch_size,
             max_length=options.max_length,
+            output=options.output,
         )
     rows = [
-        (name, f"{value:.6f}" if isinstance(value, float) else str(value)) for name, value in outcome["metrics"].items()
-    ]
-    rows += [(name, str(value)) for name, value in outcome.items() if name != "metrics"]
+        (f"{name}{key.removeprefix('metrics')}", f"{value:.6f}")
+        for key in outcome if key.startswith("metrics") for name, value in outcome[key].items()
+    ]  # fmt: skip
+    rows += [(name, str(value)) for name, value in outcome.items() if not name.startswith("metrics")]
     Console().print(results_table(f"{outcome['task']} {options.split}", rows))
     print(json.dumps(outcome))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from svt_jax.analysis.compare import compare
+    from svt_jax.analysis.comparison_files import table, write_comparison
+    from svt_jax.grid import grid_configs, run_grid
+
+    console, runs, names = Console(), options.runs, None
+    if options.config:
+        if not re.fullmatch(r"\d+(,\d+)*", options.seeds or ""):
+            raise ValueError(f"--seeds is {options.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
+        seeds = list(dict.fromkeys(int(seed) for seed in options.seeds.split(",")))
+        grid = grid_configs(parse_config, options.config, seeds, options.overrides, Path(options.output))
+        runs, names = run_grid(grid, train_run, console), [name for name, _ in grid]
+    elif options.seeds:
+        raise ValueError("--seeds goes with --config; the runs of --runs have theirs. Leave it out.")
+    comparison = compare(runs, names)
+    paths = write_comparison(comparison, Path(options.output))
+    header, *rows = table(comparison)
+    shown = Table(
+        *header,
+        title=f"{comparison.task}: validation x 100; differences from {comparison.settings[0]}, paired by seed",
+        title_justify="left",
+    )
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+    for warning in comparison.warnings:
+        log.warning(warning)
+    for path in paths:
+        print(f"see {path}")
     return 0
 
 

@@ -1,8 +1,8 @@
 """GLUE tasks: what each one is, and its examples from the official download layout or from the hub.
 
 The official files are TSV without quoting: quotes, backslashes and control characters are text, columns may be empty,
-some files start with a byte-order mark, some have no header. So lines are split on tabs here; a csv reader would glue
-rows together.
+some files start with a byte-order mark, some have no header. `data.tables` reads them so; a csv reader would glue rows
+together.
 
 Reference: Wang et al., "GLUE", ICLR 2019, arXiv 1804.07461.
 """
@@ -10,15 +10,17 @@ Reference: Wang et al., "GLUE", ICLR 2019, arXiv 1804.07461.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-Split = Literal["train", "validation", "test"]
-_SCORES = (0.0, 5.0)
-"""Range of STS-B's labels, GLUE's only regression task."""
-_FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+from svt_jax.data.tables import Columns, read_columns
+
+Split = Literal["train", "validation", "validation_mismatched", "test", "test_mismatched"]
+_FILES: dict[Split, str] = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +52,11 @@ class Task:
       label: the label's column.
       labels: names of the classes in order of their numbers; None for regression.
       metrics: names as in `evaluation.metrics`; the first is the one that the best checkpoint is chosen by.
+      scores: smallest and largest label of a regression.
       headerless: column names of the train and dev files if these have no header.
       hub_text: as `text`, where the hub calls the columns otherwise.
+      files: name of each split's file.
+      broken_rows: the official files have rows cut short, which every reader leaves out.
     """
 
     name: str
@@ -60,8 +65,11 @@ class Task:
     label: str
     labels: tuple[str, ...] | None
     metrics: tuple[str, ...]
+    scores: tuple[float, float] = (-math.inf, math.inf)
     headerless: tuple[str, ...] | None = None
     hub_text: tuple[str, ...] | None = None
+    files: Mapping[Split, str] = dataclasses.field(default_factory=_FILES.copy)
+    broken_rows: bool = False
 
     @property
     def regression(self) -> bool:
@@ -71,10 +79,21 @@ class Task:
     def num_labels(self) -> int:
         return 1 if self.labels is None else len(self.labels)
 
+    def parts(self, split: Split) -> list[Split]:
+        """The split, and for MNLI the mismatched one that belongs to it."""
+        return [part for part in self.files if part in (split, f"{split}_mismatched")]
+
 
 _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
 _BINARY = ("0", "1")
+_MNLI_FILES: dict[Split, str] = {
+    "train": "train.tsv",
+    "validation": "dev_matched.tsv",
+    "validation_mismatched": "dev_mismatched.tsv",
+    "test": "test_matched.tsv",
+    "test_mismatched": "test_mismatched.tsv",
+}
 TASKS = {
     task.name: task
     for task in (
@@ -84,7 +103,15 @@ TASKS = {
         ),
         Task("sst2", "SST-2", ("sentence",), "label", _BINARY, ("accuracy",)),
         Task("mrpc", "MRPC", ("#1 String", "#2 String"), "Quality", _BINARY, ("accuracy", "f1"), hub_text=_PAIR),
-        Task("stsb", "STS-B", _PAIR, "score", None, ("spearmanr", "pearson")),
+        Task("stsb", "STS-B", _PAIR, "score", None, ("spearmanr", "pearson"), scores=(0.0, 5.0)),
+        # some questions hold newlines, so their rows are cut in two: line 97931 of train.tsv (GLUE-baselines issue 5)
+        Task(
+            "qqp", "QQP", ("question1", "question2"), "is_duplicate", _BINARY, ("accuracy", "f1"), broken_rows=True,
+        ),
+        Task(
+            "mnli", "MNLI", _PAIR, "gold_label", ("entailment", "neutral", "contradiction"), ("accuracy",),
+            hub_text=("premise", "hypothesis"), files=_MNLI_FILES,
+        ),
         Task("qnli", "QNLI", ("question", "sentence"), "label", _ENTAILMENT, ("accuracy",)),
         Task("rte", "RTE", _PAIR, "label", _ENTAILMENT, ("accuracy",)),
         Task("wnli", "WNLI", _PAIR, "label", _BINARY, ("accuracy",)),
@@ -98,7 +125,7 @@ def load_examples(task: Task, source: str, split: Split) -> Examples:
     Args:
       task: one of `TASKS`.
       source: "hub", or a folder in the official download layout (<source>/RTE/train.tsv).
-      split: "train", "validation" or "test".
+      split: one that the task has; MNLI has mismatched ones besides.
     Raises:
       ValueError: if the folder, file or a column is missing, a row is malformed (its line is named), a label does not
         belong to the task, or there are no rows.
@@ -107,58 +134,49 @@ def load_examples(task: Task, source: str, split: Split) -> Examples:
 
 
 def _from_file(task: Task, source: Path, split: Split) -> Examples:
-    path = source / task.folder / _FILES[split]
+    path = source / task.folder / task.files[split]
     if not source.is_dir():
         raise ValueError(
             f"data.source {str(source)!r} is not a folder; allowed are 'hub' and a folder in the official GLUE layout, "
-            f"holding {task.folder}/{_FILES[split]}. Correct the path."
+            f"holding {task.folder}/{task.files[split]}. Correct the path."
         )
     if not path.is_file():
         have = ", ".join(sorted(p.name for p in source.iterdir())) or "nothing"
         raise ValueError(f"{path} does not exist; {source} holds {have}. Download the task, or correct data.source.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); allowed is UTF-8 text. Download it again.") from error
-    rows = [line.removesuffix("\r").split("\t") for line in lines]
-    if rows[-1] == [""]:
-        rows.pop()  # the newline at the end
-    header_lines = 0
-    if task.headerless and split != "test":
-        header = list(task.headerless)
-    else:
-        header, rows = (rows[0], rows[1:]) if rows else ([], [])
-        header_lines = 1
-    if not rows:
-        raise ValueError(f"{path} has no rows. Download it again.")
-    labelled = split != "test"
-    missing = [c for c in (*task.text, *([task.label] if labelled else [])) if c not in header]
-    if missing:
-        raise ValueError(f"{path} lacks the columns {missing}; it has {header}. Use the official file.")
-    for number, row in enumerate(rows, start=1 + header_lines):
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path}, line {number}: {len(row)} columns where {len(header)} are expected ({', '.join(header)}). "
-                "Use the official file."
-            )
-    texts = [[row[header.index(column)] for row in rows] for column in task.text]
-    labels = None
-    if labelled:
-        column = header.index(task.label)
-        labels = _parse_labels(task, [row[column] for row in rows], path, first_line=1 + header_lines)
+    labelled = not split.startswith("test")
+    columns = read_columns(
+        path,
+        (*task.text, *([task.label] if labelled else [])),
+        header=task.headerless if labelled else None,
+        skip_short=task.broken_rows and labelled,
+    )
+    return make_examples(task, columns, path)
+
+
+def make_examples(task: Task, columns: Columns, path: Path) -> Examples:
+    """Examples from the columns of a file; without labels if the label's column is not among them.
+
+    Raises:
+      ValueError: for the first label that does not belong to the task.
+    """
+    texts = [columns.values[column] for column in task.text]
+    labels = _parse_labels(task, columns, path) if task.label in columns.values else None
     return Examples(texts[0], texts[1] if len(texts) > 1 else None, labels)
 
 
-def _parse_labels(task: Task, values: list[str], path: Path, first_line: int) -> np.ndarray:
+def _parse_labels(task: Task, columns: Columns, path: Path) -> np.ndarray:
     numbers: dict[str, int] = {} if task.labels is None else {name: n for n, name in enumerate(task.labels)}
+    low, high = task.scores
     labels = []
-    for line, value in enumerate(values, start=first_line):
+    for line, value in zip(columns.lines, columns.values[task.label], strict=True):
         try:
             labels.append(float(value) if task.regression else numbers[value])
-            if task.regression and not _SCORES[0] <= labels[-1] <= _SCORES[1]:
+            if task.regression and not (low <= labels[-1] <= high and math.isfinite(labels[-1])):
                 raise ValueError
         except (ValueError, KeyError):
-            allowed = f"a number from {_SCORES[0]:g} to {_SCORES[1]:g}" if task.regression else " or ".join(numbers)
+            allowed = " or ".join(numbers)
+            if task.regression:
+                allowed = "a finite number" if math.isinf(high) else f"a number from {low:g} to {high:g}"
             raise ValueError(f"{path}, line {line}: label {value!r}; allowed is {allowed}. Correct the file.") from None
     return np.asarray(labels, np.float32 if task.regression else np.int32)
 
@@ -166,8 +184,10 @@ def _parse_labels(task: Task, values: list[str], path: Path, first_line: int) ->
 def _from_hub(task: Task, split: Split) -> Examples:
     from datasets import load_dataset
 
+    # the hub's names of MNLI's splits: validation_matched, validation_mismatched
+    hub_split = f"{split}_matched" if len(task.parts(split)) > 1 else split
     try:
-        data = load_dataset("nyu-mll/glue", task.name, split=split)
+        data = load_dataset("nyu-mll/glue", task.name, split=hub_split)
     except (ConnectionError, OSError) as error:
         raise ValueError(
             f"the hub does not give nyu-mll/glue {task.name} ({type(error).__name__}). Check the network, or give a folder "
@@ -176,4 +196,4 @@ def _from_hub(task: Task, split: Split) -> Examples:
     columns = task.hub_text or task.text
     labels = np.asarray(data["label"][:], np.float32 if task.regression else np.int32)
     second = list(data[columns[1]][:]) if len(columns) > 1 else None
-    return Examples(list(data[columns[0]][:]), second, None if split == "test" else labels)
+    return Examples(list(data[columns[0]][:]), second, None if split.startswith("test") else labels)

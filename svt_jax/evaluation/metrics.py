@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -14,9 +13,9 @@ from sklearn import metrics as sk
 log = logging.getLogger(__name__)
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": lambda labels, predictions: sk.accuracy_score(labels, predictions),
-    "f1": lambda labels, predictions: sk.f1_score(labels, predictions, zero_division=0.0),
-    "matthews_correlation": lambda labels, predictions: sk.matthews_corrcoef(labels, predictions),
+    "accuracy": sk.accuracy_score,
+    "f1": sk.f1_score,
+    "matthews_correlation": sk.matthews_corrcoef,
     "pearson": lambda labels, predictions: stats.pearsonr(labels, predictions).statistic,
     "spearmanr": lambda labels, predictions: stats.spearmanr(labels, predictions).statistic,
 }
@@ -35,7 +34,7 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
       logits: float[N, num_labels]; the prediction is the largest, or the number itself when num_labels is 1.
       labels: int[N], or float[N] for regression.
     Returns:
-      A plain float for each name. A correlation that is undefined, as for constant predictions, is 0 with a warning.
+      A plain float for each name. One that is undefined, as a correlation for constant predictions, is 0 with a warning.
     Raises:
       NonFiniteError: if a prediction is not finite.
 
@@ -49,15 +48,28 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
             f"{np.sum(~np.isfinite(logits).all(axis=1))} of {len(logits)} predictions are not finite, so there is no score. "
             "Lower optim.learning_rate or set optim.grad_clip."
         )
-    predictions = logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
+    if logits.shape[1] == 1:  # in float64: the sums of a correlation lose digits otherwise
+        predictions, labels = logits[:, 0].astype(np.float64), labels.astype(np.float64)
+    else:
+        predictions = logits.argmax(axis=1)
     result = {}
     for name in names:
+        if why := _undefined(name, labels, predictions):
+            log.warning("%s is undefined (%s): reported as 0", name, why)
+            result[name] = 0.0
+            continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.ConstantInputWarning)
             warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-            value = float(METRICS[name](labels, predictions))
-        if math.isnan(value):
-            log.warning("%s is undefined for these predictions (they are constant): reported as 0", name)
-            value = 0.0
-        result[name] = value
+            result[name] = float(METRICS[name](labels, predictions))
     return result
+
+
+def _undefined(name: str, labels: np.ndarray, predictions: np.ndarray) -> str:
+    """Why the metric has no value, or nothing. The libraries give NaN, an error or a silent 0."""
+    if name in ("matthews_correlation", "pearson", "spearmanr"):
+        for what, values in (("predictions", predictions), ("labels", labels)):
+            if np.all(values == values[0]):
+                return f"the {what} are constant"
+    if name == "f1" and not np.any(labels == 1) and not np.any(predictions == 1):
+        return "no example is or is predicted to be of class 1"
+    return ""

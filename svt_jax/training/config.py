@@ -64,11 +64,16 @@ class DataConfig:
     """The task and where its examples are.
 
     Attributes:
-        task: demo, cola, sst2, mrpc, stsb, qnli, rte or wnli.
-        source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv).
+        task: demo, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli or custom.
+        source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv); for custom, a folder with
+            train and validation (and test, if there is one) as .tsv, .csv or .jsonl.
         max_length: Longer examples are cut to this many tokens.
         buckets: Lengths that training batches are padded to: auto (at most four, chosen from the data) or a list.
         eval_batch_size: Examples in an evaluation batch.
+        text_columns: For custom: the column of the sentence, or the two of a pair.
+        label_column: For custom.
+        labels: For custom: regression, or the names of the classes in order of their numbers; null takes those of the
+            training file.
     """
 
     task: str = "demo"
@@ -76,15 +81,38 @@ class DataConfig:
     max_length: int = 128
     buckets: list[int] | Literal["auto"] = "auto"
     eval_batch_size: int = 64
+    text_columns: list[str] | None = None
+    label_column: str | None = None
+    labels: list[str | int] | Literal["regression"] | None = None
 
     def __post_init__(self) -> None:
         _positive("data", self, "max_length", "eval_batch_size")
+        self._check_custom()
         if isinstance(self.buckets, list) and (
             not self.buckets or min(self.buckets) < 1 or max(self.buckets) < self.max_length
         ):
             raise ValueError(
                 f"data.buckets is {self.buckets}; the longest must be at least data.max_length {self.max_length}. "
                 "Add a longer one, or use auto."
+            )
+
+    def _check_custom(self) -> None:
+        named = {name: getattr(self, name) for name in ("text_columns", "label_column", "labels")}
+        given = [f"data.{name} {value!r}" for name, value in named.items() if value is not None]
+        columns = [*(self.text_columns or []), self.label_column]
+        if self.task != "custom" and given:
+            raise ValueError(
+                f"data.task is {self.task!r} and there is {', '.join(given)}; only the task custom has columns and labels "
+                "to name. Set data.task to custom, or leave them out."
+            )
+        if self.task == "custom" and (None in columns or len(columns) not in (2, 3) or len({*columns}) < len(columns)):
+            raise ValueError(
+                f"data.text_columns is {self.text_columns} and data.label_column is {self.label_column!r}; the task custom "
+                "needs one or two columns of text and another one of labels. Name them."
+            )
+        if isinstance(self.labels, list) and (len(self.labels) < 2 or len({*map(str, self.labels)}) < len(self.labels)):
+            raise ValueError(
+                f"data.labels is {self.labels}; allowed are two or more different names, regression, or null. Correct it."
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,15 +11,15 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from svt_jax.data.glue import Split, Task
-from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.glue import Evaluator
+from svt_jax.evaluation.submission import write_submission
 from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.files import local_folder
 from svt_jax.models.hf import has_head, load_classifier
 from svt_jax.training import assemble
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.config import DataConfig, MeshConfig
-from svt_jax.training.run_folder import read_run
+from svt_jax.training.run_folder import read_classes, read_run
 from svt_jax.training.sharding import check_batch, make_mesh, parameter_shardings, replicated
 from svt_jax.training.step import TrainState, split_model
 
@@ -30,22 +31,26 @@ def evaluate_run(
     source: str | None = None,
     eval_batch_size: int | None = None,
     checkpoint: str = "last",
+    output: str | None = None,
 ) -> dict[str, Any]:
-    """The score of a run's checkpoint: the one that training reported for it.
+    """The score of a run's checkpoint: the one that training reported for it. Of an unlabelled test set, predictions.
 
     Args:
       run: the run's folder; the pretrained model it started from is not needed.
-      split: of the run's task.
+      split: of the run's task; of MNLI both the matched and the mismatched part.
       source: overrides where the data are.
       eval_batch_size: overrides the run's; the score does not depend on it.
       checkpoint: "last", "best" or a step's number.
+      output: folder of the predictions for an unlabelled split; None is the run's folder `submission`.
+    Returns:
+      "metrics" and "examples", and "metrics_mismatched" and "examples_mismatched" of MNLI; or, in place of metrics,
+      "files" in the leaderboard's format.
     Raises:
       ValueError: if the folder holds no run, or no such checkpoint.
     """
     folder, config, encoder = read_run(run)
     data = _data_config(DataConfig(**config["data"]), source, eval_batch_size)
-    _check_labelled(data.task, split)
-    task = assemble.find_task(data.task)
+    task = assemble.find_task(data, read_classes(folder) if data.task == "custom" else None)
     if not folder.checkpoints.is_dir():
         raise ValueError(f"{run} has no checkpoints yet. Train it first.")
     checkpoints = Checkpoints(folder.checkpoints, read_only=True)
@@ -64,9 +69,11 @@ def evaluate_run(
     step, state, _ = checkpoints.restore(abstract(TrainState(params, constants, None), shardings), step)
     checkpoints.close()
     tokenizer = assemble.load_tokenizer(folder.model, encoder.vocab_size)
-    tokens = assemble.load_tokens(data, tokenizer, encoder, split)
-    metrics = _evaluator(graphdef, task, tokens, data, encoder, mesh).score(state.params, state.constants)
-    return {"task": task.name, "split": split, "run": run, "step": step, "examples": len(tokens), "metrics": metrics}
+    outcome = _outcome(
+        graphdef, (state.params, state.constants), task, data, tokenizer, encoder, mesh, split,
+        Path(output) if output else folder.path / "submission",
+    )  # fmt: skip
+    return {"task": task.name, "split": split, "run": run, "step": step, **outcome}
 
 
 def evaluate_model(
@@ -77,17 +84,19 @@ def evaluate_model(
     source: str | None = None,
     eval_batch_size: int | None = None,
     max_length: int | None = None,
+    output: str | None = None,
 ) -> dict[str, Any]:
-    """The score of a pretrained classifier (a folder or a hub id) that has a head for the task.
+    """As `evaluate_run`, for a pretrained classifier (a folder or a hub id) that has a head for the task.
 
     Raises:
       ValueError: if the task is not named, or the checkpoint has no head of its size.
     """
-    if task is None:
-        raise ValueError("--model needs --task; allowed are " + ", ".join(assemble.TASKS) + ". Add it.")
-    _check_labelled(task, split)
+    if task is None or task == "custom":
+        raise ValueError(
+            f"--model needs --task, not {task}; allowed are {', '.join(assemble.TASKS)}. Name one of these."
+        )
     data = _data_config(DataConfig(task=task), source, eval_batch_size, max_length)
-    found = assemble.find_task(task)
+    found = assemble.find_task(data)
     folder = local_folder(path)
     if not has_head(folder, found.num_labels):
         raise ValueError(
@@ -96,11 +105,12 @@ def evaluate_model(
         )
     classifier = load_classifier(folder, num_labels=found.num_labels)
     encoder = read_config(folder)
-    tokens = assemble.load_tokens(data, assemble.load_tokenizer(folder, encoder.vocab_size), encoder, split)
     graphdef, params, constants = split_model(classifier)
-    evaluator = _evaluator(graphdef, found, tokens, data, encoder, make_mesh(MeshConfig()))
-    metrics = evaluator.score(params, constants)
-    return {"task": task, "split": split, "model": path, "examples": len(tokens), "metrics": metrics}
+    outcome = _outcome(
+        graphdef, (params, constants), found, data, assemble.load_tokenizer(folder, encoder.vocab_size), encoder,
+        make_mesh(MeshConfig()), split, Path(output or "submission"),
+    )  # fmt: skip
+    return {"task": task, "split": split, "model": path, **outcome}
 
 
 def _data_config(
@@ -110,16 +120,31 @@ def _data_config(
     return dataclasses.replace(data, **{name: value for name, value in changes.items() if value is not None})
 
 
-def _check_labelled(task: str, split: Split) -> None:
-    if split == "test" and task != "demo":
-        raise ValueError(f"the test split of {task} has no labels, so no score. Use --split validation.")
-
-
-def _evaluator(
-    graphdef: nnx.GraphDef, task: Task, tokens: Tokens, data: DataConfig, encoder: EncoderConfig, mesh: Mesh
-) -> Evaluator:
+def _outcome(
+    graphdef: nnx.GraphDef,
+    state: tuple[nnx.State, nnx.State],
+    task: Task,
+    data: DataConfig,
+    tokenizer: Any,
+    encoder: EncoderConfig,
+    mesh: Mesh,
+    split: Split,
+    output: Path,
+) -> dict[str, Any]:
+    """Scores of a split's parts, or files of predictions where there are no labels."""
     check_batch(mesh, "data.eval_batch_size", data.eval_batch_size)
-    return Evaluator(graphdef, task, tokens, data.eval_batch_size, encoder.max_tokens, mesh)
+    outcome: dict[str, Any] = {}
+    for part in task.parts(split):
+        tokens = assemble.load_tokens(task, data, tokenizer, encoder, part)
+        evaluator = Evaluator(graphdef, task, tokens, data.eval_batch_size, encoder.max_tokens, mesh)
+        suffix = part.removeprefix(split)
+        outcome["examples" + suffix] = len(tokens)
+        if tokens.labels is None:
+            path = write_submission(task, part, evaluator.logits(*state), output)
+            outcome["files"] = [*outcome.get("files", []), str(path)]
+        else:
+            outcome["metrics" + suffix] = evaluator.score(*state)
+    return outcome
 
 
 def _choose_step(checkpoints: Checkpoints, wanted: str) -> int | None:

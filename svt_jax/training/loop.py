@@ -19,6 +19,7 @@ from flax import nnx
 from rich.console import Console
 
 from svt_jax.data.batching import Batch, TrainingBatches, choose_buckets
+from svt_jax.data.glue import Split
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.models.heads import Classifier
@@ -119,15 +120,17 @@ class Trainer:
         self.console = console or Console()
         self.folder = run_folder.find_run(config)
         self.mesh = make_mesh(config.mesh)
-        self.task = assemble.find_task(config.data.task)
+        self.task = assemble.find_task(config.data)
         rows = config.optim.batch_size * config.optim.accumulate
         check_batch(self.mesh, "optim.batch_size", config.optim.batch_size)
         check_batch(self.mesh, "data.eval_batch_size", config.data.eval_batch_size)
         model = assemble.open_model(config.model.path)
-        train_tokens, validation_tokens = (
-            assemble.load_tokens(config.data, model.tokenizer, model.encoder, split)
-            for split in ("train", "validation")
-        )
+        splits: list[Split] = ["train", *self.task.parts("validation")]
+        tokens = {
+            split: assemble.load_tokens(self.task, config.data, model.tokenizer, model.encoder, split)
+            for split in splits
+        }
+        train_tokens = tokens.pop("train")
         positions = model.encoder.max_tokens
         buckets = config.data.buckets
         if buckets == "auto":
@@ -147,9 +150,10 @@ class Trainer:
         self.schedule = learning_rate_schedule(config.optim, self.num_steps)
         self._shardings = self._state_shardings(params, constants)
         self._initial = (params, constants)
-        self.evaluator = Evaluator(
-            self.graphdef, self.task, validation_tokens, config.data.eval_batch_size, positions, self.mesh
-        )
+        self.evaluators = {
+            split: Evaluator(self.graphdef, self.task, held_out, config.data.eval_batch_size, positions, self.mesh)
+            for split, held_out in tokens.items()
+        }
         self._compiled: dict[int, Any] = {}
         self._step = jax.jit(
             make_train_step(
@@ -168,7 +172,7 @@ class Trainer:
         )
         self._stop_signal: int | None = None
         # From here on nothing can fail for the config's fault: a wrong one leaves no folder behind.
-        manifest = run_folder.make_manifest(config, self.mesh, model.folder)
+        manifest = run_folder.make_manifest(config, self.mesh, model.folder, self.task)
         run_folder.create(self.folder, config, manifest, model.encoder, model.tokenizer)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
 
@@ -262,13 +266,14 @@ class Trainer:
     def _evaluate_and_save(
         self, step: int, state: TrainState, progress: dict[str, Any], bar: TrainingProgress, *, evaluate: bool
     ) -> dict[str, Any]:
-        metrics, score = None, None
+        score = None
         evaluations = progress["evaluations"]
         if evaluate:
             bar.note("evaluating")
-            metrics = self.evaluator.score(state.params, state.constants)
+            scores = {split: each.score(state.params, state.constants) for split, each in self.evaluators.items()}
+            metrics = scores.pop("validation")
             score = metrics[self.task.metrics[0]]
-            evaluations = [*evaluations, {"step": step, "metrics": metrics}]
+            evaluations = [*evaluations, {"step": step, "metrics": metrics, **scores}]
             bar.evaluated(step, step / self.steps_per_epoch, metrics)
         bar.note("saving")
         if not self._all_finite(state.params):
@@ -356,8 +361,11 @@ class Trainer:
             "task": self.task.name,
             "steps": self.num_steps,
             "epochs": self.num_steps / self.steps_per_epoch,
-            "metrics": {"validation": last["metrics"]},
-            "best": best,
+            "metrics": {
+                split: last["metrics"] if split == "validation" else last[split]
+                for split in self.task.parts("validation")
+            },
+            "best": {"step": best["step"], "metrics": best["metrics"]},
             "evaluations": progress["evaluations"],
             "svt": {"function": svt.function, "layers": layers, "alpha": progress["alpha"]},
             "train": {

@@ -1,7 +1,7 @@
 """The folder of a run: what is written there, and in what form.
 
 config.yaml      the complete config, as run
-manifest.json    versions, devices, mesh, seed, hash of the weights, git commit
+manifest.json    versions, devices, mesh, seed, names of the classes, hash of the weights, git commit
 model/           config.json and tokenizer: with a checkpoint, all that evaluation needs
 metrics.jsonl    a line each log.every_steps steps
 checkpoints/     Orbax
@@ -25,6 +25,7 @@ import jax
 import yaml
 from jax.sharding import Mesh
 
+from svt_jax.data.glue import Task
 from svt_jax.models.config import EncoderConfig, read_config
 from svt_jax.models.files import weight_files
 from svt_jax.training.config import TrainConfig
@@ -132,7 +133,7 @@ def create(
     """Writes config, manifest and model description of a run that starts, or notes in the manifest that it resumes.
 
     Raises:
-      ValueError: if a resumed run would start from other weights, or the folder cannot be written.
+      ValueError: if a resumed run would start from other weights or classes, or the folder cannot be written.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,11 @@ def create(
                 raise ValueError(
                     f"{folder.path} began with weights {first['weights_sha256']} and model.path now holds "
                     f"{manifest['weights_sha256']}. Restore the model, or choose another --run.name."
+                )
+            if first.get("classes", manifest["classes"]) != manifest["classes"]:
+                raise ValueError(
+                    f"{folder.path} began with the classes {first['classes']} and the training file now has "
+                    f"{manifest['classes']}. Restore the file, or choose another --run.name."
                 )
             manifest = {**first, "resumed": [*first.get("resumed", []), manifest]}
         # as run: mesh, logging and checkpoint settings may change when a run is resumed
@@ -170,8 +176,13 @@ def read_run(path: str | Path) -> tuple[RunFolder, dict[str, Any], EncoderConfig
     return folder, config, read_config(folder.model)
 
 
-def make_manifest(config: TrainConfig, mesh: Mesh, weights: Path | None) -> dict[str, Any]:
-    """What is needed to tell whether two runs are comparable."""
+def read_classes(folder: RunFolder) -> list[str] | None:
+    """The names of a run's classes in order of their numbers; None for a regression."""
+    return json.loads(folder.manifest.read_text(encoding="utf-8"))["classes"]
+
+
+def make_manifest(config: TrainConfig, mesh: Mesh, weights: Path | None, task: Task) -> dict[str, Any]:
+    """What is needed to tell whether two runs are comparable, and to read the model's outputs."""
     return {
         "command": sys.argv,
         "seed": config.run.seed,
@@ -182,6 +193,7 @@ def make_manifest(config: TrainConfig, mesh: Mesh, weights: Path | None) -> dict
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
         "mesh": dict(mesh.shape),
+        "classes": None if task.labels is None else list(task.labels),
         "weights_sha256": _hash_weights(weights),
         "git_commit": _git_commit(),
     }

@@ -59,6 +59,42 @@ def test_quotes_marks_and_control_characters_are_text(tmp_path):
     assert examples.labels.tolist() == [0, 1]
 
 
+MNLI = "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse\tsentence1\tsentence2"
+
+
+def test_mnli_reads_matched_and_mismatched_files_by_their_own_columns(tmp_path):
+    row = '0\t31193\t31193n\tfiction\t( a )\t( b )\t(ROOT a)\t(ROOT b)\tA "quoted" one.\tB.'
+    write(
+        tmp_path,
+        f"{MNLI}\tlabel1\tgold_label\n{row}\tneutral\tneutral\n{row}\tneutral\tcontradiction\n",
+        "MNLI/train.tsv",
+    )
+    five = "label1\tlabel2\tlabel3\tlabel4\tlabel5\tgold_label"
+    for name, gold in (("matched", "entailment"), ("mismatched", "contradiction")):
+        write(tmp_path, f"{MNLI}\t{five}\n{row}\ta\tb\tc\td\te\t{gold}\n", f"MNLI/dev_{name}.tsv")
+        write(tmp_path, f"{MNLI}\n" + f"{row}\n" * len(name), f"MNLI/test_{name}.tsv")
+    load = lambda split: load_examples(TASKS["mnli"], str(tmp_path), split)
+    assert (load("train").first, load("train").second) == (['A "quoted" one.'] * 2, ["B."] * 2)
+    assert load("train").labels.tolist() == [1, 2]
+    assert load("validation").labels.tolist() == [0]
+    assert load("validation_mismatched").labels.tolist() == [2]
+    assert [(len(load(s)), load(s).labels) for s in ("test", "test_mismatched")] == [(7, None), (10, None)]
+    assert TASKS["mnli"].parts("validation") == ["validation", "validation_mismatched"]
+    assert TASKS["rte"].parts("validation") == ["validation"]
+
+
+def test_qqp_leaves_out_the_two_halves_of_a_broken_row_and_says_so(tmp_path, caplog):
+    rows = '0\t1\t2\tWhat is "it"?\t\t0\n1\t3\t4\t"Was he\n"\tWas he real?\t0\n2\t5\t6\tA?\tB?\t1\n'
+    write(tmp_path, "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n" + rows, "QQP/train.tsv")
+    examples = load_examples(TASKS["qqp"], str(tmp_path), "train")
+    assert (examples.first, examples.second) == (['What is "it"?', "A?"], ["", "B?"])
+    assert examples.labels.tolist() == [0, 1]
+    assert "train.tsv: left out 2 rows with too few columns" in caplog.text
+    write(tmp_path, "id\tquestion1\tquestion2\n0\tA?\tB?\n1\tC?\n", "QQP/test.tsv")
+    with pytest.raises(ValueError, match="test.tsv, line 3: 2 columns"):  # a test row must not get lost
+        load_examples(TASKS["qqp"], str(tmp_path), "test")
+
+
 def test_a_file_without_header_keeps_its_first_row(tmp_path):
     source = write(tmp_path, "gj04\t1\t\tOne.\ngj04\t0\t*\tTwo.\n", "CoLA/train.tsv")
     examples = load_examples(TASKS["cola"], source, "train")
@@ -113,6 +149,23 @@ def test_the_hub_gives_the_same_examples_as_the_files(monkeypatch):
     assert asked == [(("nyu-mll/glue", "mrpc"), {"split": "train"})]
     assert (examples.first, examples.second, examples.labels.tolist()) == (["a", "c"], ["b", "d"], [1, 0])
     assert load_examples(TASKS["mrpc"], "hub", "test").labels is None
+
+
+def test_the_hubs_names_for_mnli(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(*args, split):
+        asked.append(split)
+        return datasets.Dataset.from_dict({"premise": ["a"], "hypothesis": ["b"], "label": [2]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    splits = ["train", "validation", "validation_mismatched", "test", "test_mismatched"]
+    examples = [load_examples(TASKS["mnli"], "hub", split) for split in splits]
+    assert asked == ["train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched"]
+    assert [e.labels is None for e in examples] == [False, False, False, True, True]
+    assert (examples[0].first, examples[0].second) == (["a"], ["b"])
 
 
 def test_an_unreachable_hub_is_an_error_that_says_what_to_do():

@@ -26,10 +26,10 @@ def classifier(svt=SVT) -> Classifier:
     return assemble.random_classifier(assemble.DEMO_ENCODER, svt, 2, dtype="float32", seed=0)
 
 
-def stepped(batch, *, accumulate=1, svt=SVT, regression=False):
+def stepped(batch, *, accumulate=1, svt=SVT, regression=False, clip=None):
     """State and metrics after one step of plain gradient descent, so that parameters show the gradient."""
     graphdef, params, constants = split_model(classifier(svt))
-    optimizer = optax.sgd(1.0)
+    optimizer = optax.sgd(1.0) if clip is None else optax.chain(optax.clip_by_global_norm(clip), optax.sgd(1.0))
     step = make_train_step(graphdef, optimizer, seed=0, accumulate=accumulate, regression=regression)
     return jax.jit(step)(TrainState(params, constants, optimizer.init(params)), batch, np.int32(0))
 
@@ -53,6 +53,20 @@ def test_accumulation_equals_the_large_batch(whole):
     assert_close(state, whole[0])
     assert float(metrics["loss"]) == pytest.approx(float(whole[1]["loss"]), rel=1e-5)
     assert float(metrics["grad_norm"]) == pytest.approx(float(whole[1]["grad_norm"]), rel=1e-4)
+
+
+def test_it_is_the_whole_gradient_that_is_clipped():
+    """Not each micro-batch's: then the sum of four would be longer, or another one."""
+    whole, metrics = stepped(BATCH, clip=0.05)
+    assert float(metrics["grad_norm"]) > 0.1  # before clipping
+    parts, _ = stepped(BATCH, accumulate=4, clip=0.05)
+    assert_close(parts, whole, 1e-6)
+    before = split_model(classifier())[1]
+    moved = [
+        np.asarray(a) - np.asarray(b)
+        for a, b in zip(jax.tree.leaves(parts.params), jax.tree.leaves(before), strict=True)
+    ]
+    assert np.sqrt(sum(np.sum(m**2) for m in moved)) == pytest.approx(0.05, rel=1e-3)
 
 
 def test_rows_of_weight_zero_count_for_nothing(whole):

@@ -201,6 +201,17 @@ def test_the_number_of_devices_does_not_change_the_result(finished, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
 
 
+@pytest.mark.slow
+def test_accumulating_four_batches_is_one_batch_of_four_times_the_size(tmp_path):
+    """The same examples, steps and losses, by the keys of the config."""
+    options = ["--svt.dropout", "0", "--optim.max_steps", "6", "--log.every_steps", "1"]
+    assert train(tmp_path, *options, "--optim.batch_size", "32", name="whole") == 0
+    assert train(tmp_path, *options, "--optim.batch_size", "8", "--optim.accumulate", "4", name="parts") == 0
+    losses = [[line["loss"] for line in RunFolder(tmp_path / name).read_metrics()] for name in ("whole", "parts")]
+    assert len(losses[0]) == 6
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_with_status_3(tmp_path, capsys):
     status = train(
         tmp_path, "--optim.learning_rate", "1e30", "--optim.warmup_ratio", "0", "--checkpoint.every_steps", "1"

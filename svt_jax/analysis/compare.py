@@ -1,0 +1,164 @@
+"""Comparison of finished runs: mean and deviation over seeds, and paired differences with a test.
+
+With d_s the difference of two settings' scores at seed s, over n shared seeds: their mean, a 95 % confidence interval
+mean ± t_{0.975, n-1} std / sqrt(n), and p of the paired t-test that the mean is 0. Runs of one seed share the order of
+the examples, the head's initialisation and dropout, so the pairing takes that noise out. The score is that of the last
+step: the best of several evaluations on the validation set would be biased upwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+_WILCOXON_LEAST = 6
+"""Seeds below which the smallest two-sided p of Wilcoxon's test, 2 / 2^n, is above 0.05 whatever the data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Paired difference of a setting and the baseline, in one metric.
+
+    Attributes:
+      seeds: that both have, ascending.
+      values: setting minus baseline, by seed.
+      mean, std: of the values; std with n - 1.
+      interval: 95 % confidence interval of the mean; None if the values do not vary.
+      p_t: of the paired t-test; None if the values do not vary.
+      p_wilcoxon: of Wilcoxon's signed-rank test; None with fewer than six differences that are not 0.
+    """
+
+    seeds: list[int]
+    values: list[float]
+    mean: float
+    std: float
+    interval: tuple[float, float] | None
+    p_t: float | None
+    p_wilcoxon: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Scores of several settings over seeds.
+
+    Attributes:
+      task: that all runs are of.
+      scores: metric by name, then setting, then seed; mismatched validation has names of its own.
+      warnings: what makes the runs less comparable.
+    """
+
+    task: str
+    scores: dict[str, dict[str, dict[int, float]]]
+    warnings: list[str]
+
+    @property
+    def settings(self) -> list[str]:
+        """Names of the settings; the first is the baseline."""
+        return list(next(iter(self.scores.values())))
+
+    def summary(self, metric: str, setting: str) -> tuple[int, float, float | None]:
+        """Number of seeds, mean, and standard deviation with n - 1 (None for a single seed)."""
+        values = list(self.scores[metric][setting].values())
+        return len(values), float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    def difference(self, metric: str, setting: str) -> Difference | None:
+        """The setting against the baseline; None with fewer than two seeds in common: one seed shows nothing."""
+        scores = self.scores[metric]
+        return paired_difference(scores[setting], scores[self.settings[0]])
+
+
+def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+    """Difference of two settings' scores by seed; None with fewer than two seeds in common.
+
+    Example:
+      >>> paired_difference({0: 0.6, 1: 0.8, 2: 0.7}, {0: 0.5, 1: 0.5, 2: 0.5}).interval
+      (-0.04841..., 0.44841...)
+    """
+    from scipy import stats
+
+    seeds = sorted(scores.keys() & baseline.keys())
+    if len(seeds) < 2:
+        return None
+    values = np.array([scores[seed] - baseline[seed] for seed in seeds])
+    mean, std = float(values.mean()), float(values.std(ddof=1))
+    interval = p_t = p_wilcoxon = None
+    # what is left of a constant difference after rounding has no meaning, and the test would call it certain
+    if std > 1e-12:
+        p_t = float(stats.ttest_rel([scores[seed] for seed in seeds], [baseline[seed] for seed in seeds]).pvalue)
+        half = float(stats.t.ppf(0.975, len(seeds) - 1)) * std / math.sqrt(len(seeds))
+        interval = (mean - half, mean + half)
+    if np.count_nonzero(np.abs(values) > 1e-12) >= _WILCOXON_LEAST:
+        p_wilcoxon = float(stats.wilcoxon(values).pvalue)
+    return Difference(seeds, values.tolist(), mean, std, interval, p_t, p_wilcoxon)
+
+
+def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> Comparison:
+    """Reads finished runs and groups them into settings: runs whose configs differ in the seed alone.
+
+    Args:
+      runs: folders that train.py wrote; the first one's setting is the baseline.
+      names: the name of each run's setting; None makes them from the folders' names, or from what differs.
+    Raises:
+      ValueError: if a folder holds no finished run, the runs are of several tasks, or a setting has a seed twice.
+    """
+    folders = [Path(run) for run in runs]
+    unfinished = [str(folder) for folder in folders if not (folder / "results.json").is_file()]
+    if unfinished or not folders:
+        raise ValueError(
+            f"no finished run (results.json) in {', '.join(unfinished) or 'no folder at all'}; allowed are folders that "
+            "train.py has completed. Finish or leave them out."
+        )
+    results = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in folders]
+    configs = [yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) for folder in folders]
+    tasks = sorted({result["task"] for result in results})
+    if len(tasks) > 1:
+        raise ValueError(f"the runs are of the tasks {', '.join(tasks)}; allowed is one. Compare each task by itself.")
+    if not names:
+        names = _names(folders, configs)
+    scores: dict[str, dict[str, dict[int, float]]] = {}
+    for name, config, result, folder in zip(names, configs, results, folders, strict=True):
+        seed = config["run"]["seed"]
+        for split, metrics in result["metrics"].items():
+            for metric, value in metrics.items():
+                metric += split.removeprefix("validation")
+                by_seed = scores.setdefault(metric, {}).setdefault(name, {})
+                if seed in by_seed:
+                    raise ValueError(
+                        f"{folder}: there is another run of {name} with seed {seed}; allowed is one a seed. Leave one out."
+                    )
+                by_seed[seed] = value
+    return Comparison(tasks[0], scores, _warnings(folders))
+
+
+def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:
+    """The folder's name without its seed where that tells the settings apart, else what differs."""
+    settings = [
+        {f"{section}.{key}": v for section in ("model", "svt", "data", "optim") for key, v in config[section].items()}
+        for config in configs
+    ]
+    # a key that is not set is the same as one that was not there yet
+    keys = [json.dumps({k: v for k, v in s.items() if v is not None}, sort_keys=True) for s in settings]
+    names = [re.sub(r"[-_]?seed\d+", "", folder.resolve().name) or "run" for folder in folders]
+    if len(set(names)) == len(set(keys)) == len(set(zip(names, keys, strict=True))):
+        return names
+    differing = [k for k in dict.fromkeys(k for s in settings for k in s) if len({str(s.get(k)) for s in settings}) > 1]
+    return [", ".join(f"{key} {setting.get(key)}" for key in differing) or "all" for setting in settings]
+
+
+def _warnings(folders: list[Path]) -> list[str]:
+    """What the manifests say the runs do not share besides their configs."""
+    manifests = [json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for folder in folders]
+    found = []
+    for key in ("weights_sha256", "git_commit", "device", "versions"):
+        values = {json.dumps(manifest.get(key), sort_keys=True) for manifest in manifests}
+        if len(values) > 1:
+            found.append(f"the runs differ in {key} (see their manifest.json)")
+    return found

@@ -1,0 +1,129 @@
+"""A comparison as table, Markdown, JSON, CSV and picture."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svt_jax.analysis.compare import Comparison
+
+
+def table(comparison: Comparison) -> list[list[str]]:
+    """Header and rows: a metric and setting a row, scores times 100."""
+    baseline = comparison.settings[0]
+    header = ["metric", "setting", "n", "mean ± std", "difference", "95 % interval", "pairs", "p (t)", "p (Wilcoxon)"]
+    rows = [header]
+    for metric in comparison.scores:
+        for setting in comparison.settings:
+            n, mean, std = comparison.summary(metric, setting)
+            row = [metric, setting, str(n), f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")]
+            found = comparison.difference(metric, setting) if setting != baseline else None
+            if setting == baseline:
+                row += [""] * 5
+            elif found is None:
+                row += ["needs two seeds in common", "", "", "", ""]
+            else:
+                ends = found.interval and " to ".join(f"{100 * end:+.2f}" for end in found.interval)
+                row += [f"{100 * found.mean:+.2f} ± {100 * found.std:.2f}", ends or "", str(len(found.seeds))]
+                row += ["" if p is None else f"{p:.3f}" for p in (found.p_t, found.p_wilcoxon)]
+            rows.append(row)
+    if all(row[-1] == "" for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    return rows
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table, how to read it, and what makes the runs less comparable."""
+    header, *rows = table(comparison)
+    lines = [f"# {comparison.task}: {', '.join(comparison.settings)}", ""]
+    lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    lines += [
+        "",
+        "Validation scores x 100 after the last step, over seeds; ± is the standard deviation (n - 1). Differences are "
+        f"from {comparison.settings[0]}, seed by seed, with the paired t-test's two-sided p, not corrected for the number "
+        "of rows; p is empty where the differences do not vary. With few seeds a large p shows little: read the interval.",
+        *(f"\nNote: {warning}." for warning in comparison.warnings),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Everything in the table, as numbers."""
+    metrics: dict[str, Any] = {}
+    for metric, by_setting in comparison.scores.items():
+        for setting, by_seed in by_setting.items():
+            n, mean, std = comparison.summary(metric, setting)
+            found = comparison.difference(metric, setting) if setting != comparison.settings[0] else None
+            metrics.setdefault(metric, {})[setting] = {
+                "n": n,
+                "mean": mean,
+                "std": std,
+                "by_seed": {str(seed): value for seed, value in sorted(by_seed.items())},
+                "difference": None if found is None else dataclasses.asdict(found),
+            }
+    return {
+        "task": comparison.task,
+        "baseline": comparison.settings[0],
+        "metrics": metrics,
+        "warnings": comparison.warnings,
+    }
+
+
+def as_csv(comparison: Comparison) -> str:
+    """A row a run and metric."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["task", "setting", "seed", "metric", "value"])
+    for metric, by_setting in comparison.scores.items():
+        for setting, by_seed in by_setting.items():
+            writer.writerows([comparison.task, setting, s, metric, repr(v)] for s, v in sorted(by_seed.items()))
+    return buffer.getvalue()
+
+
+def picture(comparison: Comparison, path: Path) -> None:
+    """Each metric's scores by setting: a marker a seed, joined from setting to setting, and the mean as a bar."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    settings = comparison.settings
+    seeds = sorted({seed for scores in comparison.scores.values() for by in scores.values() for seed in by})
+    markers = "osD^v<>phX"
+    width = max(3.5, 1.2 * len(settings) + 1)
+    figure, axes = plt.subplots(
+        1, len(comparison.scores), figsize=(width * len(comparison.scores), 3.6), squeeze=False, layout="constrained"
+    )
+    for axis, (metric, by_setting) in zip(axes[0], comparison.scores.items(), strict=True):
+        for n, seed in enumerate(seeds):
+            points = [100 * by_setting[s][seed] if seed in by_setting[s] else np.nan for s in settings]
+            axis.plot(
+                points, marker=markers[n % len(markers)], color="0.45", linewidth=0.8, markerfacecolor="white",
+                label=f"seed {seed}",
+            )  # fmt: skip
+        for n, setting in enumerate(settings):
+            mean = 100 * comparison.summary(metric, setting)[1]
+            axis.hlines(mean, n - 0.25, n + 0.25, color="black", linewidth=2.5, label=None if n else "mean")
+        axis.set_xticks(range(len(settings)), settings, rotation=20 if len(settings) > 2 else 0)
+        axis.set(title=f"{comparison.task}: {metric} x 100", xlim=(-0.5, len(settings) - 0.5))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """Writes compare.md, compare.json, compare.csv and compare.png; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"compare.{ending}" for ending in ("md", "json", "csv", "png")]
+    paths[0].write_text(markdown(comparison), encoding="utf-8")
+    paths[1].write_text(json.dumps(as_json(comparison), indent=2) + "\n", encoding="utf-8")
+    paths[2].write_text(as_csv(comparison), encoding="utf-8")
+    picture(comparison, paths[3])
+    return paths

@@ -1,0 +1,72 @@
+"""A user's own task: train, validation and maybe test files (.tsv, .csv or .jsonl) with named columns.
+
+A .tsv is read as GLUE's files are, without quoting; a .csv with double quotes; a .jsonl holds an object a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from svt_jax.data.glue import Examples, Split, Task, make_examples
+from svt_jax.data.tables import read_columns
+
+ENDINGS = (".tsv", ".csv", ".jsonl")
+
+
+def custom_task(text: Sequence[str], label: str, labels: Sequence[str] | None) -> Task:
+    """A task on a user's own files.
+
+    Args:
+      text: one or two columns.
+      label: the label's column.
+      labels: names of the classes in order of their numbers; None for regression.
+    """
+    if labels is None:
+        metrics: tuple[str, ...] = ("spearmanr", "pearson")
+    else:  # F1 is that of the second class, as in GLUE
+        metrics = ("accuracy", "matthews_correlation", *(("f1",) if len(labels) == 2 else ()))
+    return Task("custom", "", tuple(text), label, None if labels is None else tuple(labels), metrics)
+
+
+def find_classes(source: str, label: str) -> tuple[str, ...]:
+    """The class names of the training file, numbers in order of size, other names in order of the alphabet.
+
+    Raises:
+      ValueError: if the file cannot be read, or has fewer than two classes.
+    """
+    path = _file(source, "train")
+    names = set(read_columns(path, [label]).values[label])
+    if len(names) < 2:
+        raise ValueError(
+            f"{path} has the one class {next(iter(names))!r} in {label!r}; allowed are two or more. Add examples of "
+            "another class, or list the names as data.labels."
+        )
+    numbers = all(name.isascii() and name.isdigit() for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
+
+
+def load_custom(task: Task, source: str, split: Split) -> Examples:
+    """The examples of one split; those of a test file without the label's column have no labels.
+
+    Raises:
+      ValueError: as `data.glue.load_examples`.
+    """
+    path = _file(source, split)
+    if split == "test":
+        columns = read_columns(path, task.text, optional=[task.label])
+    else:
+        columns = read_columns(path, [*task.text, task.label])
+    return make_examples(task, columns, path)
+
+
+def _file(source: str, split: Split) -> Path:
+    folder = Path(source)
+    names = ", ".join(split + ending for ending in ENDINGS)
+    if not folder.is_dir():
+        raise ValueError(f"data.source {source!r} is not a folder; the task custom needs one with {names}. Set it.")
+    found = [folder / (split + ending) for ending in ENDINGS if (folder / (split + ending)).is_file()]
+    if len(found) != 1:
+        have = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+        raise ValueError(f"{source} holds {have}; allowed is exactly one of {names}. Add it, or take the others away.")
+    return found[0]

@@ -1,0 +1,101 @@
+"""A grid of runs, configs by seeds, one after another; a finished run is kept and a stopped one resumes.
+
+The seeds are the outer loop: when the grid is stopped, what is done can be compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from svt_jax.evaluation.metrics import NonFiniteError
+from svt_jax.training.config import TrainConfig
+from svt_jax.training.run_folder import RunFolder, find_run
+
+
+def setting_names(configs: Sequence[str]) -> list[str]:
+    """A name for each setting: its files' names, less those that all settings share.
+
+    Example:
+      >>> setting_names(["paper/task/rte.yaml+paper/svt/plain.yaml", "paper/task/rte.yaml+paper/svt/paper.yaml"])
+      ['plain', 'paper']
+      >>> setting_names(["cola.yaml", "mine/soft.yaml"])
+      ['cola', 'soft']
+
+    Raises:
+      ValueError: if two settings would have the same name.
+    """
+    stems = [[Path(file).stem for file in config.split("+")] for config in configs]
+    shared = set.intersection(*map(set, stems)) if len(stems) > 1 else set()
+    names = ["-".join(stem for stem in files if stem not in shared) or "-".join(files) for files in stems]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"the configs {', '.join(configs)} would be called {', '.join(names)}; allowed are different names. Rename a file."
+        )
+    return names
+
+
+def grid_configs(
+    parse: Callable[[list[str]], TrainConfig],
+    configs: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    output: Path,
+) -> list[tuple[str, TrainConfig]]:
+    """The setting's name and the config of every run of the grid, all of them checked.
+
+    Args:
+      parse: makes a config of a command line.
+      configs: a file each, or several joined with +, of which a later one overrides.
+      seeds: of the runs.
+      overrides: options after every file.
+      output: its folder `runs` holds the runs.
+    Raises:
+      ValueError: if a config is wrong, an override sets what the grid sets, or a folder holds another run.
+    """
+    taken = [o for o in overrides if o.split("=")[0] in ("--run.seed", "--run.name", "--run.output_dir", "--config")]
+    if taken:
+        raise ValueError(f"{taken[0]} cannot be given to a grid, which sets it. Use --config, --seeds and --output.")
+    runs = []
+    for name, config in zip(setting_names(configs), configs, strict=True):
+        parsed = parse([*(f"--config={file}" for file in config.split("+")), *overrides])
+        for seed in seeds:
+            run = dataclasses.replace(
+                parsed.run, name=f"{name}-seed{seed}", output_dir=str(output / "runs"), seed=seed
+            )  # fmt: skip
+            runs.append((name, dataclasses.replace(parsed, run=run)))
+            find_run(runs[-1][1])
+    tasks = sorted({config.data.task for _, config in runs})
+    if len(tasks) > 1:
+        raise ValueError(f"the configs are of the tasks {', '.join(tasks)}; allowed is one. Compare each by itself.")
+    return sorted(runs, key=lambda run: seeds.index(run[1].run.seed))  # stable: configs in their order
+
+
+def run_grid(
+    runs: Sequence[tuple[str, TrainConfig]], train: Callable[[TrainConfig, Console], RunFolder], console: Console
+) -> list[Path]:
+    """Trains every run that is not finished; the folders, in order.
+
+    Args:
+      runs: from `grid_configs`.
+      train: one run, from start or checkpoint to its results.
+      console: what it tells goes here.
+    Raises:
+      NonFiniteError: after all the others are done, if a run's numbers were not finite.
+    """
+    folders, failed = [], []
+    for number, (_, config) in enumerate(runs, start=1):
+        console.print(f"run {number} of {len(runs)}: {config.run.name}", highlight=False)
+        try:
+            folders.append(train(config, console).path)
+        except NonFiniteError as error:
+            console.print(f"{config.run.name}: {error}", highlight=False)
+            failed.append(f"{config.run.name} ({error})")
+    if failed:
+        raise NonFiniteError(
+            f"{len(failed)} of {len(runs)} runs have no result: {'; '.join(failed)}. Compare the others with --runs."
+        )
+    return folders

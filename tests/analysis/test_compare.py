@@ -1,0 +1,215 @@
+"""Comparison of runs over seeds: statistics against hand and reference, what is refused, what is written, the grid."""
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from scipy import stats
+
+import svt_jax
+from svt_jax import cli
+from svt_jax.analysis.compare import paired_difference
+from svt_jax.analysis.comparison_files import markdown, write_comparison
+from svt_jax.grid import setting_names
+
+PLAIN = {0: 0.50, 1: 0.60, 2: 0.55}
+SOFT = {0: 0.53, 1: 0.61, 2: 0.60}
+
+
+def write_runs(folder, setting, scores, *, task="rte", function="none", metric="accuracy", device="cpu", **others):
+    """Folders as a finished run leaves them, as far as a comparison reads them."""
+    runs = []
+    for seed, score in scores.items():
+        run = folder / f"{setting}-seed{seed}"
+        run.mkdir(parents=True)
+        config = {"run": {"seed": seed}, "model": {"path": "m"}, "svt": {"function": function}, "data": {"task": task}}
+        (run / "config.yaml").write_text(yaml.safe_dump({**config, "optim": {"epochs": 3}}))
+        metrics = {"validation": {metric: score}, **others}
+        # the best score is another one: the last must be taken
+        results = {"task": task, "metrics": metrics, "best": {"step": 1, "metrics": {metric: 0.99}}}
+        (run / "results.json").write_text(json.dumps(results))
+        manifest = {"weights_sha256": "w", "git_commit": "g", "device": device, "versions": {"jax": "1"}}
+        (run / "manifest.json").write_text(json.dumps(manifest))
+        runs.append(str(run))
+    return runs
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return write_runs(tmp_path, "plain", PLAIN) + write_runs(tmp_path, "soft", SOFT, function="soft_decay")
+
+
+def test_mean_deviation_and_paired_test_are_those_worked_by_hand(runs):
+    comparison = svt_jax.compare(runs)
+    assert (comparison.task, comparison.settings, comparison.warnings) == ("rte", ["plain", "soft"], [])
+    n, mean, std = comparison.summary("accuracy", "plain")
+    assert (n, mean, std) == (3, pytest.approx(0.55), pytest.approx(0.05))
+    found = comparison.difference("accuracy", "soft")
+    assert found.seeds == [0, 1, 2]
+    assert found.values == pytest.approx([0.03, 0.01, 0.05])
+    assert (found.mean, found.std) == (pytest.approx(0.03), pytest.approx(0.02))
+    t = 0.03 / (0.02 / math.sqrt(3))
+    assert found.p_t == pytest.approx(1 - t / math.sqrt(2 + t * t))  # Student's distribution with 2 degrees of freedom
+    assert found.interval == pytest.approx(
+        (0.03 - 4.302653 * 0.02 / math.sqrt(3), 0.03 + 4.302653 * 0.02 / math.sqrt(3))
+    )
+    assert found.p_wilcoxon is None
+
+
+def test_runs_are_paired_by_seed_whatever_their_order(runs):
+    shuffled = [runs[0], runs[5], runs[4], runs[2], runs[3], runs[1]]
+    assert svt_jax.compare(shuffled).difference("accuracy", "soft") == svt_jax.compare(runs).difference(
+        "accuracy", "soft"
+    )
+
+
+def test_one_seed_states_nothing(tmp_path, capsys):
+    runs = write_runs(tmp_path, "plain", {0: 0.5}) + write_runs(tmp_path, "soft", {0: 0.9, 1: 0.9}, function="linear")
+    comparison = svt_jax.compare(runs)
+    assert comparison.difference("accuracy", "soft") is None
+    assert comparison.summary("accuracy", "plain") == (1, 0.5, None)
+    assert "needs two seeds in common" in markdown(comparison)
+    assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "out")]) == 0
+    stored = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert stored["metrics"]["accuracy"]["soft"]["difference"] is None
+
+
+def test_a_constant_difference_has_no_p():
+    found = paired_difference({0: 0.3, 1: 0.5}, {0: 0.2, 1: 0.4})
+    assert (found.mean, found.p_t, found.interval) == (pytest.approx(0.1), None, None)
+    assert paired_difference({0: 0.3, 1: 0.5}, {0: 0.3, 1: 0.5}).p_t is None
+
+
+def test_wilcoxon_is_given_from_six_seeds_on():
+    differences = [0.01, 0.02, 0.03, -0.015, 0.05, 0.06]
+    for n in (5, 6):
+        found = paired_difference(dict(enumerate(differences[:n])), dict.fromkeys(range(n), 0.0))
+        assert (found.p_wilcoxon is None) == (n < 6)
+    assert found.p_wilcoxon == pytest.approx(stats.wilcoxon(differences).pvalue)
+    assert found.p_wilcoxon == pytest.approx(2 * 3 / 2**6)  # rank sums of 2 or less: {}, {1}, {2}
+
+
+def test_both_validation_sets_are_compared(tmp_path):
+    other = {"validation_mismatched": {"accuracy": 0.4}}
+    runs = write_runs(tmp_path, "a", PLAIN, **other) + write_runs(tmp_path, "b", SOFT, function="linear", **other)
+    comparison = svt_jax.compare(runs)
+    assert set(comparison.scores) == {"accuracy", "accuracy_mismatched"}
+    assert comparison.summary("accuracy_mismatched", "b")[1] == pytest.approx(0.4)
+
+
+def test_settings_are_told_apart_by_config_not_by_folder(tmp_path):
+    runs = write_runs(tmp_path / "x", "run", PLAIN) + write_runs(tmp_path / "y", "run", SOFT, function="soft_decay")
+    assert svt_jax.compare(runs).settings == ["svt.function none", "svt.function soft_decay"]
+
+
+def test_what_makes_runs_less_comparable_is_said(tmp_path):
+    runs = write_runs(tmp_path, "a", PLAIN) + write_runs(tmp_path, "b", SOFT, function="linear", device="gpu")
+    comparison = svt_jax.compare(runs)
+    assert comparison.warnings == ["the runs differ in device (see their manifest.json)"]
+    assert "Note: the runs differ in device" in markdown(comparison)
+
+
+def test_the_files_hold_the_same_numbers(runs, tmp_path):
+    paths = write_comparison(svt_jax.compare(runs), tmp_path / "out")
+    text = paths[0].read_text()
+    assert "| accuracy | soft | 3 | 58.00 ± 4.36 | +3.00 ± 2.00 | -1.97 to +7.97 | 3 | 0.122 |" in text
+    stored = json.loads(paths[1].read_text())
+    assert stored["baseline"] == "plain"
+    assert stored["metrics"]["accuracy"]["soft"]["difference"]["p_t"] == pytest.approx(1 - math.sqrt(6.75 / 8.75))
+    rows = list(csv.DictReader(paths[2].read_text().splitlines()))
+    assert [(r["setting"], int(r["seed"]), float(r["value"])) for r in rows[3:]] == [
+        ("soft", s, v) for s, v in SOFT.items()
+    ]
+    assert paths[3].read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f, runs: [*runs, str(f / "nowhere")], "no finished run .results.json. in .*nowhere"),
+        (
+            lambda f, runs: [*runs, *write_runs(f, "other", {0: 0.1}, task="cola")],
+            "the runs are of the tasks cola, rte",
+        ),
+        (lambda f, runs: [*runs, *write_runs(f / "z", "plain", {1: 0.2})], "another run of plain with seed 1"),
+        (lambda f, runs: [*runs, "--seeds", "0,1"], "--seeds goes with --config"),
+        (lambda f, runs: [*runs, "--optim.epochs", "1"], "unrecognized arguments: --optim.epochs 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line_and_status_2(runs, tmp_path, capsys, change, words):
+    assert cli.evaluate(["compare", "--output", str(tmp_path / "out"), "--runs", *change(tmp_path, runs)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(words, error), error
+    assert not (tmp_path / "out").exists()
+
+
+DEMO = str(Path(__file__).parents[2] / "configs" / "demo.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--seeds is None; --config needs numbers as in 0,1,2"),
+        (["--seeds", "0;1"], "--seeds is '0;1'"),
+        (["--seeds", "0,1", "--run.name", "x"], "--run.name cannot be given to a grid"),
+        (["--seeds", "0,1", "--optim.epoch", "3"], "unknown key 'optim.epoch'"),
+        (["--seeds", "0,1", "--config", DEMO], "would be called demo, demo; allowed are different names"),
+        (["--seeds", "0,1", "--config", "no.yaml"], "no.yaml' does not exist; allowed is a YAML file"),
+    ],
+)
+def test_a_wrong_grid_starts_nothing(tmp_path, capsys, arguments, words):
+    assert cli.evaluate(["compare", "--config", DEMO, "--output", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error, error
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_named_after_what_they_do_not_share():
+    assert setting_names(["a/cola.yaml+b/plain.yaml", "a/cola.yaml+b/soft.yaml+c/fast.yaml"]) == ["plain", "soft-fast"]
+    assert setting_names(["a/cola.yaml", "a/cola.yaml+b/soft.yaml"]) == ["cola", "soft"]
+    assert setting_names(["a/cola.yaml"]) == ["cola"]
+
+
+@pytest.mark.slow
+def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, capsys, monkeypatch):
+    from svt_jax.training import loop
+
+    (tmp_path / "plain.yaml").write_text("svt: {function: none}\n")
+    (tmp_path / "soft.yaml").write_text("svt: {function: soft_decay}\n")
+    settings = [f"--config={DEMO}+{tmp_path / name}.yaml" for name in ("plain", "soft")]
+    short = ["--optim.max_steps", "4", "--checkpoint.every_steps", "2", "--log.every_steps", "1"]
+    command = ["compare", *settings, "--seeds", "0,1", *short, "--output"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert cli.evaluate([*command, str(whole)]) == 0
+    trained = []
+    read = loop.Trainer._read
+
+    def stop_in_the_third_run(self, step, *rest):
+        if self.config.run.name == "plain-seed1" and step == 3 and "plain-seed1" not in trained:
+            trained.append("plain-seed1")
+            raise loop.StoppedBySignalError("stopped", 15)
+        return read(self, step, *rest)
+
+    monkeypatch.setattr(loop.Trainer, "_read", stop_in_the_third_run)
+    assert cli.evaluate([*command, str(stopped)]) == 143
+    done = [p.parent.name for p in sorted((stopped / "runs").glob("*/results.json"))]
+    assert done == ["plain-seed0", "soft-seed0"]
+    times = {name: (stopped / "runs" / name / "results.json").stat().st_mtime_ns for name in done}
+    assert cli.evaluate([*command, str(stopped)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("is complete already") == 2
+    assert "resuming" in out
+    assert times == {name: (stopped / "runs" / name / "results.json").stat().st_mtime_ns for name in done}
+    results = [json.loads((folder / "compare.json").read_text()) for folder in (whole, stopped)]
+    assert results[0] == results[1]
+    assert results[0]["metrics"]["accuracy"]["soft"]["n"] == 2
+    assert results[0]["metrics"]["accuracy"]["soft"]["difference"]["seeds"] == [0, 1]
+    runs = [str(whole / "runs" / f"{name}-seed{seed}") for name in ("plain", "soft") for seed in (0, 1)]
+    assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "read")]) == 0
+    assert json.loads((tmp_path / "read" / "compare.json").read_text()) == results[0]

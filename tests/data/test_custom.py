@@ -1,0 +1,79 @@
+"""A user's own task: files, classes, regression, errors."""
+
+import pytest
+
+from svt_jax.data.custom import custom_task, find_classes, load_custom
+from svt_jax.training.assemble import find_task, load_split
+from svt_jax.training.config import DataConfig
+
+
+def folder(tmp_path, **files):
+    for name, text in files.items():
+        (tmp_path / name.replace("_", ".")).write_text(text)
+    return str(tmp_path)
+
+
+TSV = "a\tb\tlabel\nx\ty\tred\nx\tz\tblue\n"
+
+
+def test_pairs_and_sentences_with_the_classes_of_the_training_file(tmp_path):
+    source = folder(tmp_path, train_tsv=TSV, validation_csv='a,b,label\n"p, q",r,blue\n')
+    config = DataConfig(task="custom", source=source, text_columns=["a", "b"], label_column="label")
+    task = find_task(config)
+    assert (task.labels, task.metrics) == (("blue", "red"), ("accuracy", "matthews_correlation", "f1"))
+    train, held_out = (load_split(task, config, split) for split in ("train", "validation"))
+    assert (train.first, train.second, train.labels.tolist()) == (["x", "x"], ["y", "z"], [1, 0])
+    assert (held_out.first, held_out.second, held_out.labels.tolist()) == (["p, q"], ["r"], [0])
+    assert load_custom(custom_task(["b"], "label", task.labels), source, "train").second is None
+
+
+def test_classes_come_in_order_of_number_or_alphabet(tmp_path):
+    for labels, expected in (("10 9 0 07", "0 07 9 10"), ("b a 10", "10 a b")):
+        source = folder(tmp_path, train_tsv="t\tlabel\n" + "".join(f"x\t{name}\n" for name in labels.split()))
+        assert find_classes(source, "label") == tuple(expected.split())
+
+
+def test_classes_that_are_named_or_saved_keep_their_numbers(tmp_path):
+    source = folder(tmp_path, train_tsv=TSV)
+    given = {"task": "custom", "source": source, "text_columns": ["a"], "label_column": "label"}
+    named = find_task(DataConfig(**given, labels=["red", "green", "blue"]))
+    assert named.labels == ("red", "green", "blue")
+    assert named.metrics == ("accuracy", "matthews_correlation")
+    assert find_task(DataConfig(**given), ["red", "blue"]).labels == ("red", "blue")
+
+
+def test_regression_takes_any_finite_number(tmp_path):
+    rows = '{"t": "x", "y": -3}\n{"t": "y", "y": "2.5"}\n'
+    source = folder(tmp_path, train_jsonl=rows, validation_jsonl='{"t": "x", "y": "inf"}\n')
+    config = DataConfig(task="custom", source=source, text_columns=["t"], label_column="y", labels="regression")
+    task = find_task(config)
+    assert (task.regression, task.num_labels, task.metrics) == (True, 1, ("spearmanr", "pearson"))
+    assert load_split(task, config, "train").labels.tolist() == [-3.0, 2.5]
+    with pytest.raises(ValueError, match=r"validation.jsonl, line 1: label 'inf'; allowed is a finite number"):
+        load_split(task, config, "validation")
+
+
+def test_a_test_file_may_have_labels_or_not(tmp_path):
+    source = folder(tmp_path, test_tsv="a\nx\ny\n")
+    task = custom_task(["a"], "label", ["red", "blue"])
+    assert (len(load_custom(task, source, "test")), load_custom(task, source, "test").labels) == (2, None)
+    folder(tmp_path, test_tsv="a\tlabel\nx\tblue\n")
+    assert load_custom(task, source, "test").labels.tolist() == [1]
+
+
+def test_missing_ambiguous_and_wrong_files_are_errors(tmp_path):
+    task = custom_task(["a"], "label", ["red", "blue"])
+    with pytest.raises(ValueError, match="data.source 'hub' is not a folder; the task custom needs one with train.tsv"):
+        load_custom(task, "hub", "train")
+    with pytest.raises(ValueError, match="holds nothing; allowed is exactly one of train.tsv, train.csv, train.jsonl"):
+        load_custom(task, str(tmp_path), "train")
+    source = folder(tmp_path, train_tsv="a\tlabel\nx\tred\ny\tgreen\n", validation_tsv=TSV, validation_csv="a\n")
+    with pytest.raises(ValueError, match="train.tsv, line 3: label 'green'; allowed is red or blue"):
+        load_custom(task, source, "train")
+    with pytest.raises(ValueError, match="holds train.tsv, validation.csv, validation.tsv; allowed is exactly one of"):
+        load_custom(task, source, "validation")
+    folder(tmp_path, train_tsv="a\tlabel\nx\tred\n")
+    with pytest.raises(ValueError, match="has the one class 'red' in 'label'; allowed are two or more"):
+        find_classes(source, "label")
+    with pytest.raises(ValueError, match=r"lacks the columns \['colour'\]"):
+        find_classes(source, "colour")

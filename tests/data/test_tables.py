@@ -1,0 +1,80 @@
+"""Columns of TSV, CSV and JSON lines: every row as it stands, errors that name file and line."""
+
+import pytest
+
+from svt_jax.data.tables import read_columns
+
+
+def write(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_the_three_formats_give_the_same_columns(tmp_path):
+    expected = {"text": ['say "no", twice', " b ", ""], "label": ["1", "0", "1"]}
+    files = {
+        "a.tsv": 'label\ttext\n1\tsay "no", twice\n0\t b \n1\t\n',
+        "a.csv": 'label,text\r\n1,"say ""no"", twice"\r\n0, b \r\n1,\r\n',
+        "a.jsonl": '{"label": 1, "text": "say \\"no\\", twice"}\n{"text": " b ", "label": 0}\n{"label": "1", "text": ""}\n',
+    }
+    for name, text in files.items():
+        assert read_columns(write(tmp_path, name, text), ["text", "label"]).values == expected, name
+
+
+def test_only_a_newline_ends_a_line_of_a_tsv(tmp_path):
+    text = 'a\tb\n"x\ry\t\x08\x0b\x0c\x1c\x85\u2028\u2029\n\ufeffz \t\n'
+    columns = read_columns(write(tmp_path, "a.tsv", "\ufeff" + text), ["a", "b"])
+    assert columns.values == {"a": ['"x\ry', "\ufeffz "], "b": ["\x08\x0b\x0c\x1c\x85\u2028\u2029", ""]}
+    assert columns.lines == [2, 3]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n\n"])
+def test_the_end_of_a_file_adds_no_row(tmp_path, end):
+    assert len(read_columns(write(tmp_path, "a.tsv", "a\tb\n1\t\n2\t" + end), ["a"])) == 2
+    assert len(read_columns(write(tmp_path, "a.csv", "a,b\n1,\n2," + end), ["a"])) == 2
+    assert len(read_columns(write(tmp_path, "a.jsonl", '{"a": 1}\n{"a": 2}' + end), ["a"])) == 2
+
+
+def test_a_line_of_a_single_column_may_be_empty(tmp_path):
+    assert read_columns(write(tmp_path, "a.tsv", "a\n\nx\n\n"), ["a"]).values == {"a": ["", "x", ""]}
+
+
+def test_a_quoted_newline_of_a_csv_is_text_and_lines_stay_right(tmp_path):
+    path = write(tmp_path, "a.csv", 'a,b\n"one\ntwo",1\nthree,2\n')
+    columns = read_columns(path, ["a"])
+    assert columns.values["a"] == ["one\ntwo", "three"]
+    assert columns.lines == [2, 4]
+
+
+def test_an_optional_column_is_there_for_all_rows_or_for_none(tmp_path):
+    assert read_columns(write(tmp_path, "a.tsv", "a\n1\n"), ["a"], optional=["b"]).values == {"a": ["1"]}
+    assert read_columns(write(tmp_path, "a.jsonl", '{"a": 1}\n'), ["a"], optional=["b"]).values == {"a": ["1"]}
+    with pytest.raises(ValueError, match=r"line 2 lacks \['b'\]"):
+        read_columns(write(tmp_path, "a.jsonl", '{"a": 1, "b": 2}\n{"a": 1}\n'), ["a"], optional=["b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.tsv", "", "has no rows"),
+        ("a.tsv", "a\tb\n", "has no rows"),
+        ("a.jsonl", "\n\n", "has no rows"),
+        ("a.tsv", "x\ty\n1\t2\n", r"lacks the columns \['a'\]; it has \['x', 'y'\]"),
+        ("a.tsv", "a\ta\n1\t2\n", r"names the columns \['a'\] more than once"),
+        ("a.tsv", "a\tb\n1\t2\n3\n", "line 3: 1 columns where 2 are expected"),
+        ("a.tsv", "a\tb\n1\t2\n\n3\t4\n", "line 3: 1 columns where 2 are expected"),
+        ("a.csv", 'a,b\n1,2\n"3,4\n', "a.csv, line 3: .*allowed is CSV with double quotes"),
+        ("a.csv", 'a,b\n"1"x,2\n', "a.csv, line 2: "),
+        ("a.jsonl", '{"a": 1}\n{"a": \n', "line 2 is not JSON"),
+        ("a.jsonl", "[1]\n", "line 1: allowed is an object"),
+        ("a.jsonl", '{"a": null}\n', "line 1: a is null; allowed is text or a number"),
+        ("a.jsonl", '{"a": true}\n', "line 1: a is true; allowed is text or a number"),
+        ("a.jsonl", '{"b": 1}\n', r"line 1 lacks \['a'\]; it has \['b'\]"),
+        ("a.tsv", b"a\tb\n\xff\t1\n", "allowed is UTF-8 text"),
+        ("a.csv", "a,b\n" + "x" * 200_000 + ",1\n", "line 2: field larger than field limit"),
+    ],
+)  # fmt: skip
+def test_malformed_files_are_errors_that_name_the_place(tmp_path, name, text, words):
+    with pytest.raises(ValueError, match=words):
+        read_columns(write(tmp_path, name, text), ["a"])

@@ -1,0 +1,52 @@
+"""Every key of the config is read by a run: a key that is parsed and ignored would be a lie."""
+
+import dataclasses
+import sys
+
+import pytest
+from rich.console import Console
+
+from svt_jax import cli
+from svt_jax.training.assemble import find_task, load_split
+from svt_jax.training.config import TrainConfig
+from svt_jax.training.loop import Trainer
+from svt_jax.training.run_folder import find_run
+
+# Copying, comparing or printing a whole config is no use of its keys; those who do it call dataclasses' functions.
+COPYING = {"<string>", dataclasses.__file__}
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The keys that are read from here on."""
+    seen = set()
+    for section in dataclasses.fields(TrainConfig):
+        config_class = section.default_factory
+        names = {field.name for field in dataclasses.fields(config_class)}
+
+        def getter(self, name, section=section.name, names=names):
+            if name in names and sys._getframe(1).f_code.co_filename not in COPYING:
+                seen.add(f"{section}.{name}")
+            return object.__getattribute__(self, name)
+
+        monkeypatch.setattr(config_class, "__getattribute__", getter)
+    return seen
+
+
+def test_a_run_reads_every_key(tmp_path, read):
+    (tmp_path / "train.tsv").write_text("a\tlabel\n" + "red kite\tred\nblue kite\tblue\n" * 8)
+    shared = f"--svt.function soft_decay --optim.max_steps 1 --optim.batch_size 8 --run.output_dir {tmp_path}".split()
+    custom = f"--data.task custom --model.path any --data.source {tmp_path} --data.label_column label".split()
+    demo = cli.parse_config(["--run.name", "demo", *shared])
+    own = cli.parse_config([*shared, *custom, "--data.text_columns", "[a]"])
+    sections = {f.name: f.default_factory for f in dataclasses.fields(TrainConfig)}
+    every = {f"{section}.{f.name}" for section, make in sections.items() for f in dataclasses.fields(make)}
+
+    read.clear()  # of what checking the values has read
+    assert Trainer(demo, Console(quiet=True)).run()["steps"] == 1
+    own_keys = {"data.source", "data.text_columns", "data.label_column", "data.labels"}
+    assert every - read == {*own_keys, "checkpoint.resume"}
+    find_run(demo)  # there is a run now, which may be resumed
+    assert every - read == own_keys
+    assert len(load_split(find_task(own.data), own.data, "train")) == 16
+    assert every - read == set()
