@@ -1,5 +1,6 @@
 """Singular value transformations for transformer encoders in JAX."""
 
+from svt_jax.evaluation.embed import embed
 from svt_jax.models.config import SVTConfig
 from svt_jax.models.export import export_hf
 from svt_jax.models.hf import load_classifier, load_encoder
@@ -34,6 +35,7 @@ __all__ = [
     "TokenOperation",
     "TokenWhitening",
     "Whitening",
+    "embed",
     "export_hf",
     "get_function",
     "load_classifier",
