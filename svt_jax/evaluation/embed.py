@@ -160,34 +160,33 @@ def encode(
 
 _WORKERS = 2
 _BATCH_TOKENS = 4096
-_MAX_BUCKETS = 16
+_MAX_BUCKETS = 10
 _SENTENCES_PER_BUCKET = 256  # a bucket is a compilation, which fewer sentences do not pay back
 
 
 def _batches(tokens: Tokens, longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows, ids [B, L] and lengths [B], longest first; B L is about _BATCH_TOKENS, filled up with copies of a row."""
+    """Rows, ids [B, L] and lengths [B]; B L is about _BATCH_TOKENS, and the last batch is filled up with copies of a row."""
     from svt_jax.data.batching import choose_buckets  # here, for `import svt_jax` needs no grain
 
-    lengths = tokens.lengths
-    max_buckets = min(_MAX_BUCKETS, 1 + len(lengths) // _SENTENCES_PER_BUCKET)
-    buckets = choose_buckets(lengths, 1, max_buckets, longest=longest, multiple=_multiple(len(lengths)))
-    order = np.argsort(-lengths, kind="stable")
-    bucket_of = np.searchsorted(buckets, lengths[order])
-    for number in reversed(range(len(buckets))):
-        rows, length = order[bucket_of == number], buckets[number]
-        # few rows: a power of two, so that another call finds the program compiled
-        size = min(max(1, _BATCH_TOKENS // length), 1 << (len(rows) - 1).bit_length())
+    number = len(tokens)
+    max_buckets = min(_MAX_BUCKETS, 1 + number // _SENTENCES_PER_BUCKET)
+    # few sentences: lengths and numbers of rows that another call will have too, and find compiled
+    multiple = 1 if max_buckets == _MAX_BUCKETS else 8
+    buckets = choose_buckets(tokens.lengths, 1, max_buckets, longest=longest, multiple=multiple)
+    order = np.argsort(
+        -tokens.lengths, kind="stable"
+    )  # longest first: what a bucket's last batch lacks comes from the next
+    start = 0
+    while start < number:
+        length = buckets[int(np.searchsorted(buckets, tokens.lengths[order[start]]))]
+        size = min(max(1, _BATCH_TOKENS // length), 1 << (number - 1).bit_length())
+        rows = order[start : start + size]
+        filled = np.concatenate([rows, np.full(size - len(rows), rows[0])])
         width = min(length, tokens.ids.shape[1])
-        for start in range(0, len(rows), size):
-            real = rows[start : start + size]
-            filled = np.concatenate([real, np.full(size - len(real), real[0])])
-            ids = np.full((size, length), tokens.pad_id, np.int32)
-            ids[:, :width] = tokens.ids[filled, :width]
-            yield real, ids, lengths[filled]
-
-
-def _multiple(sentences: int) -> int:
-    return 1 if sentences >= _SENTENCES_PER_BUCKET * _MAX_BUCKETS else 8
+        ids = np.full((size, length), tokens.pad_id, np.int32)
+        ids[:, :width] = tokens.ids[filled, :width]
+        yield rows, ids, tokens.lengths[filled]
+        start += size
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -197,7 +196,7 @@ def _pooled(
     mask = jnp.arange(ids.shape[1]) < lengths[:, None]  # [B, L]
     hidden = nnx.merge(graphdef, state)(ids, mask, output_hidden_states=True).hidden_states
     assert hidden is not None
-    weights = (mask / lengths[:, None].astype(jnp.float32))[..., None]
+    count = lengths[:, None].astype(jnp.float32)
 
     def pool(pooling: Pooling) -> Array:
         first, *rest = (hidden[n] for n in pooling.layers)
@@ -207,6 +206,6 @@ def _pooled(
         for h in rest:
             total = total + h.astype(jnp.float32)
         total = total / len(pooling.layers)
-        return total if pooling.tokens == "cls" else jnp.sum(total * weights, axis=1)  # [B, D]
+        return total if pooling.tokens == "cls" else jnp.sum(total, axis=1, where=mask[..., None]) / count  # [B, D]
 
     return tuple(pool(pooling) for pooling in poolings)
