@@ -1,4 +1,5 @@
-"""Evaluates: python eval.py glue --run DIR | --model PATH --task NAME; python eval.py report --run DIR."""
+"""Evaluates: python eval.py glue --run DIR | --model PATH --task NAME; eval.py sts --model PATH --data DIR --output FILE;
+eval.py report --run DIR."""
 
 import sys
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,11 @@ def peer_candidates(folder: Path, sentences: list[str]) -> Candidates:
 
     model = SentenceTransformer(str(folder), device="cpu")
     model.max_seq_length = MAX_LENGTH
-    return {
-        f"sentence-transformers, batch {size}": lambda size=size: model.encode(sentences, batch_size=size)
-        for size in (32, 256)
-    }
+
+    def call(size: int) -> Callable[[], Any]:
+        return lambda: model.encode(sentences, batch_size=size)
+
+    return {f"sentence-transformers, batch {size}": call(size) for size in (32, 256)}
 
 
 def main() -> None:

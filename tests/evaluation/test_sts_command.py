@@ -138,14 +138,25 @@ def test_a_malformed_line_of_the_data_is_named(tmp_path, tiny_model, sts_folder,
 
 POSTS = {"none": "none", "soft_decay": "soft_decay", "whitening": "whitebert"}
 POOLINGS = {"mean": "aver_last", "first_last": "aver_first_last", "cls": "cls_last"}
-# Of the goldens' README. Last-layer embeddings of this model have three null directions, which soft_decay blows up.
-TOLERANCES = {"none": 3e-4, "whitening": 0.014, "soft_decay": 0.08}
-FULL_RANK_SOFT_DECAY = 0.008
+# Of the goldens' README.
+TOLERANCES = {
+    ("mean", "none"): 3e-4, ("mean", "whitening"): 0.014, ("mean", "soft_decay"): 0.08,
+    ("first_last", "none"): 3e-4, ("first_last", "whitening"): 0.014, ("first_last", "soft_decay"): 0.008,
+    ("cls", "none"): 3e-4, ("cls", "whitening"): 0.014, ("cls", "soft_decay"): 0.08,
+}  # fmt: skip
+# Two of the 234 scores lie outside them, for reasons of rounding, in the goldens or here:
+EXCEPTIONS = {
+    # Two pairs have cosines 3e-8 apart, half of float32's resolution; in the other order the score is the golden's.
+    ("first_last", "none", "sts12.surprise.OnWN.tsv"): 8e-4,
+    # Three columns are null but for 1e-7 and 1e-32: where the published SVD puts their singular vectors is rounding. We
+    # leave them null. The golden of the authors' functions without null directions differs as much: 0.0881.
+    ("mean", "soft_decay", "sts14.deft-news.tsv"): 0.0885,
+}
 
 
-def golden_scores(shared, pooling, post):
+def golden_scores(shared, pooling, post, kind="per_file"):
     goldens = json.loads((shared / "golden" / "sts_minilm.json").read_text())["spearman_x100"]
-    scores = goldens[f"{POOLINGS[pooling]}+{POSTS[post]}"]["per_file"]
+    scores = goldens[f"{POOLINGS[pooling]}+{POSTS[post]}"][kind]
     return {name.removesuffix("-white") + ".tsv": score for name, score in scores.items()}
 
 
@@ -160,7 +171,7 @@ def test_two_real_files_have_the_published_scores(shared, minilm):
         found = score_tasks(tasks, Vectors(texts, rows), [(None, None)] * 2)["files"]
         golden = golden_scores(shared, pooling, "none")
         for name, score in found.items():
-            assert abs(score - golden[name]) <= TOLERANCES["none"], (pooling, name, score, golden[name])
+            assert abs(score - golden[name]) <= TOLERANCES[pooling, "none"], (pooling, name, score, golden[name])
 
 
 @pytest.mark.slow
@@ -178,14 +189,24 @@ def test_every_file_has_the_published_score_with_every_pooling_and_post(shared, 
     assert done.returncode == 0, done.stderr
     tables = json.loads(output.read_text())
     assert [(t["pooling"], t["post"]) for t in tables] == [(p, q) for p in POOLINGS for q in POSTS]
-    worst = []
+    check_goldens(shared, tables)
+
+
+def check_goldens(shared, tables):
+    outside = []
     for table in tables:
-        pooling, post = table["pooling"], table["post"]
-        full_rank = pooling == "first_last" and post == "soft_decay"
-        golden = golden_scores(shared, pooling, post)
+        key = (table["pooling"], table["post"])
+        golden = golden_scores(shared, *key)
         assert table["files"].keys() == golden.keys()
-        difference = max(abs(table["files"][name] - golden[name]) for name in golden)
-        worst.append(
-            (difference / (FULL_RANK_SOFT_DECAY if full_rank else TOLERANCES[post]), pooling, post, difference)
-        )
-    assert max(worst)[0] <= 1.0, sorted(worst)
+        for name, score in table["files"].items():
+            difference = abs(score - golden[name])
+            if difference > EXCEPTIONS.get((*key, name), TOLERANCES[key]):
+                outside.append((*key, name, score, difference))
+        if table["post"] == "soft_decay":  # and so the exceptions' reason holds: without null directions all agree
+            dropped = golden_scores(shared, *key, "per_file_float64_null_directions_dropped")
+            outside += [
+                (*key, name, "dropped", score, dropped[name])
+                for name, score in table["files"].items()
+                if abs(score - dropped[name]) > 0.01
+            ]
+    assert not outside, outside
