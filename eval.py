@@ -1,5 +1,5 @@
-"""Evaluates: python eval.py glue --run DIR | --model PATH --task NAME; python eval.py report --run DIR;
-python eval.py compare --config A.yaml --config B.yaml ... --seeds 0,1,2 | --runs DIR ... --output DIR."""
+"""Evaluates: python eval.py glue --run DIR | --model PATH --task NAME; eval.py sts --model PATH --data DIR --output FILE;
+eval.py compare --config A.yaml --config B.yaml ... --seeds 0,1,2 | --runs DIR ... --output DIR; eval.py report --run DIR."""
 
 import sys
 

@@ -1,6 +1,7 @@
 """Singular value transformations for transformer encoders in JAX."""
 
 from svt_jax.analysis.compare import compare
+from svt_jax.evaluation.embed import embed
 from svt_jax.models.config import SVTConfig
 from svt_jax.models.export import export_hf
 from svt_jax.models.hf import load_classifier, load_encoder
@@ -36,6 +37,7 @@ __all__ = [
     "TokenWhitening",
     "Whitening",
     "compare",
+    "embed",
     "export_hf",
     "get_function",
     "load_classifier",

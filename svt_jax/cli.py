@@ -254,14 +254,29 @@ def _evaluate(arguments: list[str]) -> int:
     which.add_argument("--runs", nargs="+", help="folders that train.py has completed; the first is of the baseline")
     compare.add_argument("--seeds", help="of the grid, as in 0,1,2")
     compare.add_argument("--output", required=True, help="folder of table, CSV and picture, and of the grid's runs")
-    for command in (glue, report, compare):
+    sts = commands.add_parser("sts", help="score sentence embeddings on similarity, unsupervised", allow_abbrev=False)
+    sts.add_argument("--model", required=True, help="folder or hub id of an encoder, with a tokenizer")
+    sts.add_argument("--data", required=True, help="folder with tasks.json and its files")
+    sts.add_argument("--protocol", default="paper", choices=("paper", "honest"), help="what --post is fitted on")
+    sts.add_argument("--pooling", nargs="+", default=["mean"], help="mean, cls, first_last, or layers as in mean:1,-1")
+    sts.add_argument(
+        "--post", nargs="+", default=["none"], help="none, soft_decay, centered_soft_decay, whitening, ..."
+    )
+    sts.add_argument("--alpha", type=float, default=-0.6, help="of soft_decay (default -0.6)")
+    sts.add_argument("--dim", type=int, help="directions that whitening keeps (default all)")
+    sts.add_argument("--fit", help="sentences to fit on with --protocol honest: a text file, or .tsv")
+    sts.add_argument("--embeddings", help="file that keeps the embeddings for the next time")
+    sts.add_argument("--max_length", type=int, default=128, help="tokens of a sentence (default 128)")
+    sts.add_argument("--output", required=True, help="JSON file: a table, or a list for several poolings or posts")
+    for command in (glue, report, compare, sts):
         command.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser.error = glue.error = report.error = compare.error = _raise_usage  # type: ignore[method-assign, assignment]
+    parser.error = glue.error = report.error = compare.error = sts.error = _raise_usage  # type: ignore[method-assign, assignment]
     options, rest = parser.parse_known_args(arguments)
     if rest and getattr(options, "config", None) is None:
         _raise_usage(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = rest
-    return {"glue": _evaluate_glue, "report": _report, "compare": _compare}[options.command](options)
+    commands_by_name = {"glue": _evaluate_glue, "report": _report, "compare": _compare, "sts": _evaluate_sts}
+    return commands_by_name[options.command](options)
 
 
 def _raise_usage(message: str) -> None:
@@ -344,6 +359,40 @@ def _report(options: argparse.Namespace) -> int:
     folder, _, _ = read_run(options.run)
     write_report(folder)
     print(folder.report)
+    return 0
+
+
+def _evaluate_sts(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from svt_jax.evaluation.sts import Post, evaluate_sts
+    from svt_jax.evaluation.sts_tables import analysis_table, score_table
+    from svt_jax.training.progress import EncodingProgress
+
+    output, console = Path(options.output), Console()
+    if output.is_dir() or not output.parent.is_dir():
+        raise ValueError(
+            f"--output {output}: allowed is a file in a folder that exists. Make the folder, or correct it."
+        )
+    posts = [Post(name, options.alpha, options.dim if name == "whitening" else None) for name in options.post]
+    if options.dim is not None and "whitening" not in options.post:
+        raise ValueError("--dim is for --post whitening only. Leave it out, or choose that post.")
+    with EncodingProgress(console) as progress:
+        tables = evaluate_sts(
+            options.model,
+            options.data,
+            protocol=options.protocol,
+            poolings=options.pooling,
+            posts=posts,
+            fit=options.fit,
+            embeddings=options.embeddings,
+            max_length=options.max_length,
+            progress=progress.begin,
+        )
+    output.write_text(json.dumps(tables[0] if len(tables) == 1 else tables, indent=2) + "\n", encoding="utf-8")
+    console.print(score_table(tables))
+    console.print(analysis_table(tables))
+    print(f"see {output}")
     return 0
 
 

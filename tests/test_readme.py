@@ -1,5 +1,6 @@
 """The README is true: its Python runs, and its commands are the ones that CI calls."""
 
+import json
 import os
 import re
 import subprocess
@@ -43,8 +44,45 @@ def test_the_examples_of_a_page_run(page):
         run_block(code)
 
 
+@pytest.mark.model
+def test_the_search_example_finds_the_answers_before_and_after(minilm, tmp_path):
+    out = run_block(blocks("python")[2], preamble=f"MODEL = {str(minilm)!r}\n", cwd=tmp_path)
+    found = re.findall(r"^(before|after): .*\? -> (\w+) .*\((.*), mean of all (.*)\)$", out, re.MULTILINE)
+    assert [(when, word) for when, word, _, _ in found] == [
+        ("before", "You"),
+        ("before", "Parcels"),
+        ("after", "You"),
+        ("after", "Parcels"),
+    ]
+    mean = {when: float(value) for when, _, _, value in found}
+    assert mean["after"] < mean["before"]
+    assert (tmp_path / "dense" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.model
+def test_the_sts_commands_run_on_real_data(tmp_path, shared, minilm):
+    """The README's own lines, on the smallest task."""
+    tasks = json.loads((shared / "data" / "sts" / "tasks.json").read_text())
+    (tmp_path / "sts").mkdir()
+    for entry in tasks["sts16"]["files"]:
+        (tmp_path / "sts" / entry["file"]).symlink_to(shared / "data" / "sts" / entry["file"])
+    (tmp_path / "sts" / "tasks.json").write_text(json.dumps({"sts16": tasks["sts16"]}))
+    corpus = str(shared / "data" / "glue" / "STS-B" / "dev.tsv")
+    environment = {"MODEL": str(minilm), "STS": str(tmp_path / "sts"), "OUT": str(tmp_path), "CORPUS": corpus}
+    environment |= {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    done = subprocess.run(
+        ["bash", "-ec", blocks("bash")[2].replace("python ", f"{sys.executable} ")],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "paper.json").read_text())) == 6
+    assert json.loads((tmp_path / "honest.json").read_text())["fit"]["sentences"] > 2000
+
+
 def test_no_other_python_block_goes_untested():
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
 
 
 def test_ci_calls_the_readmes_set_up_commands_as_they_stand():

@@ -21,9 +21,14 @@ _MULTIPLE = 8
 
 
 def choose_buckets(
-    lengths: np.ndarray, batch_size: int, max_buckets: int = MAX_BUCKETS, *, longest: int | None = None
+    lengths: np.ndarray,
+    batch_size: int,
+    max_buckets: int = MAX_BUCKETS,
+    *,
+    longest: int | None = None,
+    multiple: int = _MULTIPLE,
 ) -> list[int]:
-    """At most `max_buckets` lengths, multiples of 8, that minimise the expected length of a padded random batch.
+    """At most `max_buckets` lengths, multiples of `multiple`, that minimise the expected length of a padded random batch.
 
     A batch is as long as its longest example, so with F the distribution of lengths its own is F^batch_size. The best
     set of buckets for that distribution is found by dynamic programming. None is above `longest`, the model's positions.
@@ -33,7 +38,7 @@ def choose_buckets(
       >>> choose_buckets(np.array([5, 6, 7, 100]), batch_size=1, max_buckets=2)
       [8, 104]
     """
-    rounded = -(-np.asarray(lengths) // _MULTIPLE) * _MULTIPLE
+    rounded = -(-np.asarray(lengths) // multiple) * multiple
     if longest is not None:
         rounded = np.minimum(rounded, longest)
     candidates, counts = np.unique(rounded, return_counts=True)

@@ -5,6 +5,7 @@ PyTorch is not needed, except for `pytorch_model.bin`, which only its weights-on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable
@@ -88,6 +89,16 @@ def weight_files(folder: Path) -> list[Path]:
         f"{folder} has no model.safetensors (found: {found}); a model folder holds config.json, model.safetensors and a "
         "tokenizer. Convert other formats with transformers' save_pretrained."
     )
+
+
+def hash_weights(folder: Path) -> str:
+    """SHA-256 of the bytes of a model's weight files."""
+    digest = hashlib.sha256()
+    for file in weight_files(folder):
+        with file.open("rb") as data:
+            while block := data.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def read_tensors(folder: Path) -> Tensors:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -46,6 +48,41 @@ class TrainingProgress:
     def evaluated(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
         scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self._console.print(f"step {step}/{self._num_steps}  epoch {epoch:.2f}  validation  {scores}", highlight=False)
+
+
+class EncodingProgress:
+    """A progress bar with rate and time left for the encoding of sentences; nothing where there is no terminal."""
+
+    def __init__(self, console: Console):
+        self._progress = Progress(
+            TextColumn("encoding"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]} sentences/s  left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> EncodingProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, total: int) -> Callable[[int], None]:
+        """Shows the bar; what it returns is called with the number of sentences done since the last call."""
+        self._progress.start()
+        task, start, done = self._progress.add_task("", total=total, rate="-"), time.perf_counter(), 0
+
+        def advance(sentences: int) -> None:
+            nonlocal done
+            done += sentences
+            self._progress.update(task, completed=done, rate=f"{done / (time.perf_counter() - start):.0f}")
+
+        return advance
 
 
 def results_table(title: str, rows: list[tuple[str, str]]) -> Table:

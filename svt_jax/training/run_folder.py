@@ -12,7 +12,6 @@ report.html      the same to look at
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -27,7 +26,7 @@ from jax.sharding import Mesh
 
 from svt_jax.data.glue import Task
 from svt_jax.models.config import EncoderConfig, read_config
-from svt_jax.models.files import weight_files
+from svt_jax.models.files import hash_weights
 from svt_jax.training.config import TrainConfig
 
 _PACKAGES = (
@@ -194,7 +193,7 @@ def make_manifest(config: TrainConfig, mesh: Mesh, weights: Path | None, task: T
         "cpu_count": os.cpu_count(),
         "mesh": dict(mesh.shape),
         "classes": None if task.labels is None else list(task.labels),
-        "weights_sha256": _hash_weights(weights),
+        "weights_sha256": None if weights is None else hash_weights(weights),
         "git_commit": _git_commit(),
     }
 
@@ -263,17 +262,6 @@ def _identity(stored: dict[str, Any]) -> dict[str, Any]:
         return _flat({**values, "seed": stored["run"]["seed"]})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("the folder's config.yaml is not one that a run wrote. Choose another folder.") from error
-
-
-def _hash_weights(folder: Path | None) -> str | None:
-    if folder is None:
-        return None
-    digest = hashlib.sha256()
-    for file in weight_files(folder):
-        with file.open("rb") as data:
-            while block := data.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _git_commit() -> str | None:

@@ -1,0 +1,211 @@
+"""Sentence embeddings: each distinct sentence once, in batches of static shape, every pooling from one pass.
+
+With h_l the hidden states (h_0 the embeddings' output, h_n the last layer's) and m the mask of n real tokens, the special
+ones included, a pooling takes a set of layers and then one row:
+
+  mean   1/n sum_t m_t h_t        cls   h_0        of  h = mean over its layers of h_l
+
+References: "first_last" is the setting of Su et al., arXiv 2103.15316, and of arXiv 2208.11790 (there `last2avg`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from svt_jax.data.glue import Examples
+from svt_jax.data.tokenizer import Tokens, load_tokenizer, tokenize
+from svt_jax.models.encoder import Encoder
+from svt_jax.models.files import local_folder
+from svt_jax.models.hf import load_encoder
+
+Array = jax.Array
+Progress = Callable[[int], None]
+"""Called with the number of sentences that a batch finished."""
+
+MAX_LENGTH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooling:
+    """Which rows make a sentence's vector; see this file's head.
+
+    Attributes:
+      tokens: "mean" or "cls".
+      layers: numbers of hidden states, ascending; 0 is the embeddings' output.
+    """
+
+    tokens: Literal["mean", "cls"]
+    layers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.tokens}:{','.join(map(str, self.layers))}"
+
+    @classmethod
+    def parse(cls, text: str, num_layers: int) -> Pooling:
+        """Reads "mean", "cls", "first_last", or any layer set such as "mean:1,-1" or "cls:0,6".
+
+        Example:
+          >>> [str(Pooling.parse(text, num_layers=12)) for text in ("mean", "cls", "first_last", "mean:-2,-1")]
+          ['mean:12', 'cls:12', 'mean:0,12', 'mean:11,12']
+
+        Raises:
+          ValueError: for another word, or a layer that the model does not have.
+        """
+        full = {"mean": "mean:-1", "cls": "cls:-1", "first_last": "mean:0,-1"}.get(text, text)
+        found = re.fullmatch(r"(mean|cls):(-?\d+(?:,-?\d+)*)", full)
+        if not found:
+            raise ValueError(
+                f"pooling is {text!r}; allowed are mean, cls, first_last, and mean or cls of chosen layers such as mean:1,-1. "
+                "Correct it."
+            )
+        layers = [int(n) for n in found[2].split(",")]
+        if any(not -num_layers - 1 <= n <= num_layers for n in layers):
+            raise ValueError(
+                f"pooling is {text!r}; the model has hidden states 0 (embeddings) to {num_layers}, negatives count from "
+                "the end. Choose others."
+            )
+        distinct = sorted({n % (num_layers + 1) for n in layers})
+        return cls("cls" if found[1] == "cls" else "mean", tuple(distinct))
+
+
+def embed(
+    model: str | Path | Encoder,
+    sentences: Sequence[str],
+    *,
+    pooling: str = "mean",
+    tokenizer: Any = None,
+    max_length: int = MAX_LENGTH,
+) -> np.ndarray:
+    """Vectors of sentences.
+
+    Args:
+      model: a folder or hub id with a tokenizer; or an encoder, for which `tokenizer` is needed.
+      sentences: in any order, repeated or not.
+      pooling: "mean" (of the last layer's tokens), "cls", "first_last", or any layer set such as "mean:1,-1".
+      tokenizer: of an encoder: a transformers tokenizer.
+      max_length: tokens of a sentence, special ones included; what is longer is cut. No more than the model's positions.
+    Returns:
+      float32[N, D], in the order of the sentences; equal sentences have equal vectors to the bit.
+    Raises:
+      ValueError: if the model has no tokenizer, the pooling does not exist, or a sentence is no string.
+      NonFiniteError: if a vector is not finite.
+    """
+    if isinstance(sentences, str) or not all(isinstance(sentence, str) for sentence in sentences):
+        raise ValueError("sentences must be a list of strings. Put a single one into a list.")
+    if isinstance(model, Encoder):
+        encoder = model
+        if tokenizer is None:
+            raise ValueError("an encoder has no tokenizer of its own. Give tokenizer=, or a model folder as model.")
+    else:
+        encoder = load_encoder(model)
+        tokenizer = tokenizer or load_tokenizer(local_folder(model), encoder.config.vocab_size)
+    chosen = Pooling.parse(pooling, encoder.config.num_layers)
+    number = {sentence: n for n, sentence in enumerate(dict.fromkeys(sentences))}
+    if not number:
+        return np.zeros((0, encoder.config.hidden_size), np.float32)
+    tokens = tokenize_sentences(list(number), tokenizer, min(max_length, encoder.config.max_tokens))
+    vectors = encode(encoder, tokens, [chosen])[chosen]
+    return vectors[[number[sentence] for sentence in sentences]]
+
+
+def tokenize_sentences(sentences: list[str], tokenizer: Any, max_length: int) -> Tokens:
+    """Token arrays of single sentences."""
+    return tokenize(Examples(sentences, None, None), tokenizer, max_length)
+
+
+def encode(
+    encoder: Encoder, tokens: Tokens, poolings: Sequence[Pooling], *, progress: Progress | None = None
+) -> dict[Pooling, np.ndarray]:
+    """Every pooling of every row of tokens, float32[N, D] each, from one pass of the encoder.
+
+    Raises:
+      NonFiniteError: if a vector is not finite.
+    """
+    from svt_jax.evaluation.metrics import NonFiniteError  # here, for `import svt_jax` needs no scikit-learn
+
+    graphdef, state = nnx.split(encoder)
+    wanted = tuple(dict.fromkeys(poolings))
+    out = {pooling: np.zeros((len(tokens), encoder.config.hidden_size), np.float32) for pooling in wanted}
+
+    def run(batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> int:
+        rows, ids, lengths = batch
+        pooled = _pooled(graphdef, wanted, state, ids, lengths)
+        for pooling, vectors in zip(wanted, pooled, strict=True):
+            out[pooling][rows] = np.asarray(vectors)[: len(rows)]
+        return len(rows)
+
+    # Two batches at a time: while one is in a small operation, which a single core does, the other fills the cores.
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for done in pool.map(run, _batches(tokens, encoder.config.max_tokens)):
+            if progress is not None:
+                progress(done)
+    for pooling, vectors in out.items():
+        if bad := int(np.sum(~np.isfinite(vectors).all(axis=1))):
+            raise NonFiniteError(
+                f"{bad} of {len(vectors)} vectors ({pooling}) are not finite. Check the model's weights."
+            )
+    return out
+
+
+_WORKERS = 2
+_BATCH_TOKENS = 4096
+_MAX_BUCKETS = 10
+_SENTENCES_PER_BUCKET = 256  # a bucket is a compilation, which fewer sentences do not pay back
+
+
+def _batches(tokens: Tokens, longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows, ids [B, L] and lengths [B]; B L is about _BATCH_TOKENS, and the last batch is filled up with copies of a row."""
+    from svt_jax.data.batching import choose_buckets  # here, for `import svt_jax` needs no grain
+
+    number = len(tokens)
+    max_buckets = min(_MAX_BUCKETS, 1 + number // _SENTENCES_PER_BUCKET)
+    # few sentences: lengths and numbers of rows that another call will have too, and find compiled
+    multiple = 1 if max_buckets == _MAX_BUCKETS else 8
+    buckets = choose_buckets(tokens.lengths, 1, max_buckets, longest=longest, multiple=multiple)
+    order = np.argsort(
+        -tokens.lengths, kind="stable"
+    )  # longest first: what a bucket's last batch lacks comes from the next
+    start = 0
+    while start < number:
+        length = buckets[int(np.searchsorted(buckets, tokens.lengths[order[start]]))]
+        size = min(max(1, _BATCH_TOKENS // length), 1 << (number - 1).bit_length())
+        rows = order[start : start + size]
+        filled = np.concatenate([rows, np.full(size - len(rows), rows[0])])
+        width = min(length, tokens.ids.shape[1])
+        ids = np.full((size, length), tokens.pad_id, np.int32)
+        ids[:, :width] = tokens.ids[filled, :width]
+        yield rows, ids, tokens.lengths[filled]
+        start += size
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pooled(
+    graphdef: nnx.GraphDef, poolings: tuple[Pooling, ...], state: nnx.State, ids: Array, lengths: Array
+) -> tuple[Array, ...]:
+    mask = jnp.arange(ids.shape[1]) < lengths[:, None]  # [B, L]
+    hidden = nnx.merge(graphdef, state)(ids, mask, output_hidden_states=True).hidden_states
+    assert hidden is not None
+    count = lengths[:, None].astype(jnp.float32)
+
+    def pool(pooling: Pooling) -> Array:
+        first, *rest = (hidden[n] for n in pooling.layers)
+        if pooling.tokens == "cls":
+            first, rest = first[:, 0], [h[:, 0] for h in rest]
+        total = first.astype(jnp.float32)
+        for h in rest:
+            total = total + h.astype(jnp.float32)
+        total = total / len(pooling.layers)
+        return total if pooling.tokens == "cls" else jnp.sum(total, axis=1, where=mask[..., None]) / count  # [B, D]
+
+    return tuple(pool(pooling) for pooling in poolings)

@@ -1,0 +1,117 @@
+"""Reading STS files: real counts, the traps in them, errors that name file and line."""
+
+import json
+
+import pytest
+
+from svt_jax.data.sts import load_sts, read_corpus, read_pairs
+
+
+@pytest.mark.shared
+def test_the_real_files_come_out_whole(shared):
+    tasks = load_sts(shared / "data" / "sts")
+    counts = {task.name: sum(map(len, task.files)) for task in tasks}
+    assert counts == {
+        "sts12": 3108,
+        "sts13": 1500,
+        "sts14": 3750,
+        "sts15": 3000,
+        "sts16": 1186,
+        "stsb": 1379,
+        "sickr": 4927,
+    }
+    files = [file for task in tasks for file in task.files]
+    assert len(files) == 26
+    assert len({s for file in files for s in (*file.first, *file.second)}) == 26083
+    par = tasks[0].files[0]
+    assert (par.name, len(par), round(float(par.scores.mean()), 3)) == ("sts12.MSRpar.tsv", 750, 3.271)
+
+
+def write(folder, texts, index=None):
+    for name, text in texts.items():
+        (folder / name).write_bytes(text.encode())
+    if index is None:
+        files = [{"file": name, "pairs": text.count("\n")} for name, text in texts.items()]
+        index = json.dumps({"a": {"pairs": 0, "files": files}})
+    (folder / "tasks.json").write_text(index)
+    return folder
+
+
+def test_quotes_spaces_and_separators_are_text(tmp_path):
+    write(tmp_path, {"x.tsv": '5.000\t"Open quote\ta \x0b b\u2028c\n1.80\t x""\ty \r\n'})
+    (task,) = load_sts(tmp_path)
+    assert task.files[0].first == ['"Open quote', ' x""']
+    assert task.files[0].second == ["a \x0b b\u2028c", "y "]
+    assert task.files[0].scores.tolist() == [5.0, 1.8]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1\ta\tb\n1\ta\n", "x.tsv, line 2: 2 columns where score, sentence, sentence are expected"),
+        ("1\ta\tb\n\n2\ta\tb\n", "x.tsv, line 2: 1 columns"),
+        ("1\ta\tb\n5.5\ta\tb\n", "x.tsv, line 2: score '5.5', allowed is a number from 0 to 5"),
+        ("nan\ta\tb\n", "x.tsv, line 1: score 'nan'"),
+        ("good\ta\tb\n", "x.tsv, line 1: score 'good'"),
+        ("1\t \tb\n", "x.tsv, line 1: an empty sentence"),
+        ("6\ta\tb\n1\ta\n1\ta\t\n", "line 1: score '6'.*; .*line 2: 2 columns.*; .*line 3: an empty sentence"),
+        ("7\ta\tb\n" * 8, "line 5: score '7'.*; and 3 more. Correct the files"),
+        ("", "x.tsv has no pairs"),
+    ],
+)
+def test_malformed_lines_are_named_and_listed_at_once(tmp_path, text, words):
+    with pytest.raises(ValueError, match=words):
+        load_sts(write(tmp_path, {"x.tsv": text}))
+
+
+def test_problems_of_several_files_come_together(tmp_path):
+    with pytest.raises(ValueError, match="x.tsv, line 1: score '9'.*y.tsv, line 1: 1 columns"):
+        load_sts(write(tmp_path, {"x.tsv": "9\ta\tb\n", "y.tsv": "z\n"}))
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ("{", "tasks.json is not a table of tasks"),
+        ('{"a": 3}', "tasks.json is not a table of tasks"),
+        ("{}", "tasks.json has no task"),
+        ('{"a": {"files": []}}', "a task without files"),
+        ('{"a": {"files": [{"file": "x.tsv", "pairs": 1}, {"file": "x.tsv", "pairs": 1}]}}', "a file twice"),
+        ('{"a": {"files": [{"file": "x.tsv", "pairs": 2}]}}', "x.tsv: 1 pairs where tasks.json says 2"),
+        ('{"a": {"files": [{"file": "z.tsv", "pairs": 2}]}}', "z.tsv cannot be read"),
+    ],
+)
+def test_a_bad_index_is_refused(tmp_path, index, words):
+    with pytest.raises(ValueError, match=words):
+        load_sts(write(tmp_path, {"x.tsv": "1\ta\tb\n"}, index))
+
+
+def test_missing_or_binary_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"tasks.json does not exist; the folder of --data"):
+        load_sts(tmp_path)
+    (tmp_path / "x.tsv").write_bytes(b"1\t\xff\tb\n")
+    with pytest.raises(ValueError, match="x.tsv cannot be read .*UTF-8"):
+        read_pairs(tmp_path / "x.tsv")
+
+
+def test_a_corpus_is_text_or_pairs_or_a_table_with_a_header(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ttab\n\ntwo\none\ttab\n")
+    assert read_corpus(tmp_path / "a.txt") == ["one\ttab", "two"]
+    (tmp_path / "b.tsv").write_text("1\ta\tb\n2\tb\tc\n")
+    assert sorted(read_corpus(tmp_path / "b.tsv")) == ["a", "b", "c"]
+    (tmp_path / "c.tsv").write_text("index\tsentence1\tsentence2\n0\tu\tv\n")
+    assert read_corpus(tmp_path / "c.tsv") == ["u", "v"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.txt", "\n \n", "a.txt holds no sentence"),
+        ("a.tsv", "index\tsentence\n0\n", "a.tsv, line 2: 1 columns where the header has 2"),
+        ("a.tsv", "0\tx\n", "a.tsv, line 1: 2 columns"),
+    ],
+)
+def test_a_bad_corpus_is_refused(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_corpus(tmp_path / name)

@@ -1,0 +1,125 @@
+"""Embeddings: equal to the encoder's own states, one sentence at a time; each distinct sentence once."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import svt_jax
+from svt_jax.data.tokenizer import demo_tokenizer
+from svt_jax.evaluation import embed as module
+from svt_jax.evaluation.embed import Pooling, encode, tokenize_sentences
+from svt_jax.evaluation.metrics import NonFiniteError
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model):
+    return svt_jax.load_encoder(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def states(encoder, sentences):
+    """Hidden states [3, n, D] of each sentence, from batches without padding."""
+    tokens = tokenize_sentences(sentences, demo_tokenizer(), 32)
+    found = {}
+    for n in np.unique(tokens.lengths):
+        rows = np.flatnonzero(tokens.lengths == n)
+        ids = jnp.asarray(tokens.ids[rows, :n])
+        hidden = np.stack(encoder(ids, output_hidden_states=True).hidden_states)
+        found |= {sentences[row]: hidden[:, i].astype(np.float64) for i, row in enumerate(rows)}
+    return found
+
+
+POOLINGS = {
+    "mean": lambda h: h[2].mean(axis=0),
+    "cls": lambda h: h[2, 0],
+    "first_last": lambda h: (h[0] + h[2]).mean(axis=0) / 2,
+    "mean:1": lambda h: h[1].mean(axis=0),
+    "cls:0,-2,2": lambda h: h[:, 0].mean(axis=0),
+}
+
+
+@pytest.mark.parametrize("buckets", [1, 4])
+def test_every_pooling_from_one_pass_equals_the_states_without_padding(
+    encoder, states, sentences, buckets, monkeypatch
+):
+    monkeypatch.setattr(module, "_SENTENCES_PER_BUCKET", 60 // buckets + 1)
+    monkeypatch.setattr(module, "_BATCH_TOKENS", 200)
+    tokens = tokenize_sentences(sentences, demo_tokenizer(), 32)
+    assert len(np.unique(tokens.lengths)) > 3
+    poolings = [Pooling.parse(word, 2) for word in POOLINGS]
+    done = []
+    out = encode(encoder, tokens, poolings, progress=done.append)
+    assert sum(done) == 60
+    assert len(done) > 3
+    for pooling, expected in zip(poolings, POOLINGS.values(), strict=True):
+        np.testing.assert_allclose(out[pooling], [expected(states[s]) for s in sentences], atol=2e-6)
+
+
+def test_repeated_sentences_are_encoded_once_and_come_back_in_order(tiny_model, states, sentences, monkeypatch):
+    seen = []
+    tokenize = module.tokenize_sentences
+    monkeypatch.setattr(module, "tokenize_sentences", lambda texts, *rest: seen.extend(texts) or tokenize(texts, *rest))
+    asked = [sentences[n] for n in (3, 0, 3, 3, 1)]
+    out = svt_jax.embed(tiny_model, asked)
+    assert seen == [sentences[n] for n in (3, 0, 1)]
+    np.testing.assert_array_equal(out[0], out[2])
+    np.testing.assert_allclose(out, [states[s][2].mean(axis=0) for s in asked], atol=2e-6)
+
+
+def test_an_encoder_comes_with_its_tokenizer(encoder, tiny_model, sentences):
+    expected = svt_jax.embed(tiny_model, sentences[:3], pooling="cls")
+    np.testing.assert_array_equal(
+        svt_jax.embed(encoder, sentences[:3], pooling="cls", tokenizer=demo_tokenizer()), expected
+    )
+    with pytest.raises(ValueError, match="an encoder has no tokenizer of its own. Give tokenizer="):
+        svt_jax.embed(encoder, sentences[:3])
+
+
+def test_no_sentences_give_no_rows_and_an_empty_one_its_special_tokens(encoder):
+    tokenizer = demo_tokenizer()
+    assert svt_jax.embed(encoder, [], tokenizer=tokenizer).shape == (0, 8)
+    out = encoder([[tokenizer.cls_token_id, tokenizer.sep_token_id]]).last_hidden_state
+    np.testing.assert_allclose(svt_jax.embed(encoder, [""], tokenizer=tokenizer), out.mean(axis=1), atol=2e-6)
+
+
+def test_long_sentences_are_cut_at_max_length_and_at_the_models_positions(encoder, sentences):
+    tokenizer = demo_tokenizer()
+    words = sentences[0].split()
+    long, cut = " ".join(words * 10), " ".join((words * 10)[:30])
+    both = svt_jax.embed(encoder, [long, cut], tokenizer=tokenizer)
+    np.testing.assert_allclose(both[0], both[1], atol=2e-6)
+    short = svt_jax.embed(encoder, [long, " ".join(words[:4])], tokenizer=tokenizer, max_length=6)
+    np.testing.assert_allclose(short[0], short[1], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("max", "pooling is 'max'; allowed are mean, cls, first_last"),
+        ("mean:", "pooling is 'mean:'; allowed"),
+        ("mean:0,3", "the model has hidden states 0 .embeddings. to 2"),
+        ("cls:-4", "the model has hidden states 0 .embeddings. to 2"),
+    ],
+)
+def test_a_pooling_that_does_not_exist_is_refused(encoder, word, words):
+    with pytest.raises(ValueError, match=words):
+        svt_jax.embed(encoder, ["a"], pooling=word, tokenizer=demo_tokenizer())
+
+
+@pytest.mark.parametrize("sentences", ["one string", ["a", 3], [None]])
+def test_sentences_must_be_strings(encoder, sentences):
+    with pytest.raises(ValueError, match="sentences must be a list of strings"):
+        svt_jax.embed(encoder, sentences, tokenizer=demo_tokenizer())
+
+
+def test_a_model_without_a_tokenizer_is_refused(encoder, tmp_path):
+    svt_jax.export_hf(encoder, tmp_path / "bare")
+    with pytest.raises(ValueError, match="bare has no tokenizer; one of tokenizer.json, .* is needed"):
+        svt_jax.embed(tmp_path / "bare", ["a"])
+
+
+def test_vectors_that_are_not_finite_are_an_error(tiny_model):
+    broken = svt_jax.load_encoder(tiny_model)
+    broken.layers[1].output_norm.scale[...] = jnp.full(8, jnp.nan)
+    with pytest.raises(NonFiniteError, match=r"1 of 1 vectors \(mean:2\) are not finite"):
+        svt_jax.embed(broken, ["the kite"], tokenizer=demo_tokenizer())

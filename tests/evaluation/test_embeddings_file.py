@@ -1,0 +1,79 @@
+"""Embeddings kept in a file: used again only for the same model, tokens and sentences."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from svt_jax.evaluation import embeddings_file
+from svt_jax.evaluation.embeddings_file import encode_cached
+
+
+def forbid_encoding(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the model was loaded again")
+
+    monkeypatch.setattr(embeddings_file, "load_encoder", refuse)
+
+
+def test_kept_vectors_are_those_that_were_encoded(tiny_model, sentences, tmp_path, monkeypatch):
+    file = tmp_path / "e.safetensors"
+    texts = sentences[:10]
+    (plain,), lengths = encode_cached(tiny_model, texts, ["mean"], 32, None)
+    (first,), _ = encode_cached(tiny_model, texts, ["mean"], 32, file)
+    both, _ = encode_cached(tiny_model, texts, ["cls", "mean"], 32, file)  # cls is added
+    assert sorted(load_file(file)) == ["cls:2", "mean:2"]
+    assert [p.name for p in tmp_path.iterdir()] == ["e.safetensors"]
+    forbid_encoding(monkeypatch)
+    (again, cls), again_lengths = encode_cached(tiny_model, texts, ["mean:-1", "cls"], 32, file)
+    for rows in (first, both[1], again):
+        np.testing.assert_array_equal(rows, plain)
+    np.testing.assert_array_equal(cls, both[0])
+    np.testing.assert_array_equal(again_lengths, lengths)
+
+
+def test_a_file_of_anything_else_is_refused_and_left_as_it_is(tiny_model, make_model, sentences, tmp_path, monkeypatch):
+    file = tmp_path / "e.safetensors"
+    encode_cached(tiny_model, sentences[:10], ["mean"], 32, file)
+    content = file.read_bytes()
+    forbid_encoding(monkeypatch)
+    other = make_model(tmp_path / "other", seed=1)
+    for arguments, words in (
+        ((other, sentences[:10], ["mean"], 32), "holds embeddings of another model; allowed"),
+        ((tiny_model, sentences[:10], ["mean"], 6), "holds embeddings of another tokenizer or max_length; allowed"),
+        (
+            (tiny_model, sentences[1:10] + sentences[:1], ["mean"], 32),
+            "another tokenizer or max_length and other sentences",
+        ),
+        # other text with the same tokens
+        (
+            (tiny_model, [sentences[0] + " ", *sentences[1:10]], ["mean"], 32),
+            "holds embeddings of other sentences; allowed",
+        ),
+        ((tiny_model, sentences[:9], ["cls"], 32), "another tokenizer or max_length and other sentences"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            encode_cached(*arguments, file)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", "cut"])
+def test_a_damaged_file_is_refused(tiny_model, sentences, tmp_path, content):
+    file = tmp_path / "e.safetensors"
+    if content == "cut":
+        encode_cached(tiny_model, sentences[:10], ["mean"], 32, file)
+        content = file.read_bytes()[:-5]
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="is not a file of embeddings, or damaged"):
+        encode_cached(tiny_model, sentences[:10], ["mean"], 32, file)
+    assert file.read_bytes() == content
+
+
+def test_a_file_that_cannot_be_written_is_said_before_encoding(tiny_model, sentences, tmp_path, monkeypatch):
+    forbid_encoding(monkeypatch)
+    with pytest.raises(ValueError, match="no is not a folder. Make it, or correct the path"):
+        encode_cached(tiny_model, sentences[:10], ["mean"], 32, tmp_path / "no" / "e.safetensors")
+
+
+def test_max_length_must_fit_the_model(tiny_model, sentences):
+    with pytest.raises(ValueError, match="max_length is 33 and the model has 32 positions"):
+        encode_cached(tiny_model, sentences[:10], ["mean"], 33, None)
