@@ -39,7 +39,7 @@ def our_candidates(folder: Path, sentences: list[str]) -> tuple[Candidates, dict
         poolings = [Pooling.parse(word, encoder.config.num_layers) for word in words]
 
         def run(poolings: list[Pooling] = poolings) -> Any:
-            return encode(encoder, tokenize_sentences(sentences, tokenizer, MAX_LENGTH), poolings)
+            return list(encode(encoder, tokenize_sentences(sentences, tokenizer, MAX_LENGTH), poolings).values())
 
         start = time.perf_counter()
         run()
