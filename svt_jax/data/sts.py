@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from svt_jax.data.tables import read_columns, read_lines
+
 SCORES = (0.0, 5.0)
 _COLUMNS = ("sentence", "sentence1", "sentence2", "premise", "hypothesis", "question", "question1", "question2")
 """Names of text columns in files with a header, GLUE's among them."""
@@ -89,18 +91,14 @@ def read_corpus(path: str | Path) -> list[str]:
       ValueError: if the file cannot be read, has a malformed line, or holds no sentence.
     """
     path = Path(path)
-    lines = _lines(path)
+    lines = read_lines(path)
     header = lines[0].split("\t") if lines else []
-    columns = [header.index(name) for name in _COLUMNS if name in header]
+    columns = [name for name in _COLUMNS if name in header]
     sentences: list[str] = []
     if path.suffix != ".tsv":
         sentences = lines
     elif columns:
-        for number, line in enumerate(lines[1:], start=2):
-            cells = line.split("\t")
-            if len(cells) != len(header):
-                raise ValueError(f"{path}, line {number}: {len(cells)} columns where the header has {len(header)}.")
-            sentences += [cells[column] for column in columns]
+        sentences = [text for row in zip(*read_columns(path, columns).values.values(), strict=True) for text in row]
     else:
         pairs = read_pairs(path)
         sentences = pairs.first + pairs.second
@@ -131,7 +129,7 @@ def _read_index(path: Path) -> dict[str, list[tuple[str, int]]]:
 def _parse_pairs(path: Path) -> tuple[PairFile, list[str]]:
     """The pairs that can be read, and what is wrong with the other lines."""
     try:
-        lines = _lines(path)
+        lines = read_lines(path)
     except ValueError as error:
         return PairFile(path.name, [], [], np.zeros(0)), [str(error)]
     first, second, scores = [], [], []
@@ -157,16 +155,6 @@ def _score(text: str) -> float | None:
     except ValueError:
         return None
     return score if math.isfinite(score) and SCORES[0] <= score <= SCORES[1] else None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); allowed is UTF-8 text. Check the path.") from error
-    if lines[-1] == "":
-        lines.pop()  # the newline at the end
-    return [line.removesuffix("\r") for line in lines]
 
 
 def _raise(problems: list[str]) -> None:

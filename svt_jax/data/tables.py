@@ -53,11 +53,7 @@ def read_columns(
       ValueError: if the file is missing, is not UTF-8, has no rows, lacks a column or names it twice, or a row is
         malformed (its line is named).
     """
-    try:
-        # the bytes: text mode would take a lone carriage return for the end of a line
-        text = path.read_bytes().decode("utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); allowed is UTF-8 text. Correct the file.") from error
+    text = _read_text(path)
     if path.suffix == ".jsonl":
         return _from_json(path, text, required, optional)
     rows = _csv_rows(path, text) if path.suffix == ".csv" else _tsv_rows(text)
@@ -90,12 +86,33 @@ def read_columns(
     return Columns({c: [row[n] for _, row in table] for c, n in places.items()}, [line for line, _ in table])
 
 
-def _tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, without their ends.
+
+    Raises:
+      ValueError: if the file is missing or is not UTF-8.
+    """
+    return _split_lines(_read_text(path))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        # the bytes: text mode would take a lone carriage return for the end of a line
+        return path.read_bytes().decode("utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); allowed is UTF-8 text. Correct the file.") from error
+
+
+def _split_lines(text: str) -> list[str]:
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()  # after the newline at the end
-    for number, line in enumerate(lines, start=1):
-        yield number, line.removesuffix("\r").split("\t")
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(_split_lines(text), start=1):
+        yield number, line.split("\t")
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:

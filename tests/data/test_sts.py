@@ -107,7 +107,7 @@ def test_a_corpus_is_text_or_pairs_or_a_table_with_a_header(tmp_path):
     ("name", "text", "words"),
     [
         ("a.txt", "\n \n", "a.txt holds no sentence"),
-        ("a.tsv", "index\tsentence\n0\n", "a.tsv, line 2: 1 columns where the header has 2"),
+        ("a.tsv", "index\tsentence\n0\n", "a.tsv, line 2: 1 columns where 2 are expected"),
         ("a.tsv", "0\tx\n", "a.tsv, line 1: 2 columns"),
     ],
 )
@@ -115,3 +115,9 @@ def test_a_bad_corpus_is_refused(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=words):
         read_corpus(tmp_path / name)
+
+
+def test_a_lone_carriage_return_is_text(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(b"1.0\tone\rpart\ttwo\r\n")
+    pairs = read_pairs(tmp_path / "a.tsv")
+    assert (pairs.first, pairs.second) == (["one\rpart"], ["two"])
