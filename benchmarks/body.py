@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from benchmarks.timing import Candidates, environment, paired, ratio, table
 from svt_jax.models.config import EncoderConfig, SVTConfig
@@ -76,8 +77,6 @@ def our_training(
 def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray]) -> Callable[[], Any]:
     model = random_classifier(config, SVTConfig(), 2, dtype="float32", seed=0)
     graphdef, params, constants = split_model(model)
-    from flax import nnx
-
     arrays = [jnp.asarray(batch[name]) for name in ("input_ids", "attention_mask", "token_type_ids")]
     compiled = jax.jit(lambda p, c, *a: nnx.merge(graphdef, p, c)(*a)).lower(params, constants, *arrays).compile()
     return lambda: compiled(params, constants, *arrays)

@@ -5,7 +5,7 @@ r"""How the decomposition is got. All solvers return the same thing, a `Decompos
           eigenproblem, several times faster. X X^T squares the condition number: U mixes directions whose singular
           values are below about 1e-2 sigma_1 in float32 (docs/accuracy.md). Summing X X^T in pieces, or decomposing
           diag(sigma) V^T a second time, does not undo it: float32 eigenvectors are no better.
-  gram64  the same with X X^T and its eigenvectors in float64, which squaring does no harm: as exact as svd. A fifth
+  gram64  the same with X X^T and its eigenvectors in float64, which squaring does no harm: as exact as svd. A tenth
           slower than gram on a CPU; TPUs have no float64.
 
 `per_matrix` is the package's only door to LAPACK-backed decompositions. It exists for three reasons, each of them seen:
