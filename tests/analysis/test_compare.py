@@ -14,7 +14,7 @@ import svt_jax
 from svt_jax import cli
 from svt_jax.analysis.compare import paired_difference
 from svt_jax.analysis.comparison_files import markdown, write_comparison
-from svt_jax.grid import setting_names
+from svt_jax.runs import setting_names
 
 PLAIN = {0: 0.50, 1: 0.60, 2: 0.55}
 SOFT = {0: 0.53, 1: 0.61, 2: 0.60}

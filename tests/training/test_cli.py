@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from svt_jax import cli
+from svt_jax.training.command_line import parse_config
 from svt_jax.training.config import TrainConfig
 from svt_jax.training.run_folder import find_run
 
@@ -18,7 +19,7 @@ PARTS = {part: sorted((ROOT / "configs" / "paper" / part).glob("*.yaml")) for pa
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_file_loads_and_differs_from_the_defaults(path):
-    config = cli.parse_config(["--config", str(path)])
+    config = parse_config(["--config", str(path)])
     assert config != TrainConfig()
     stated = yaml.safe_load(path.read_text())
     for section, values in stated.items():
@@ -36,7 +37,7 @@ def test_every_setting_of_the_paper_is_what_its_three_files_say(task, model):
     functions = {"plain": ("none", None), "paper": ("soft_decay", None), "centred": ("centered_soft_decay", 2e-3)}
     assert {p.stem for p in PARTS["svt"]} == set(functions)
     for svt in PARTS["svt"]:
-        config = cli.parse_config([f"--config={file}" for file in (task, model, svt)])
+        config = parse_config([f"--config={file}" for file in (task, model, svt)])
         assert (config.data.task, config.model.path) == (task.stem, expected[model.stem])
         assert (config.svt.function, config.optim.svt_learning_rate) == functions[svt.stem]
         optim, svt_config = config.optim, config.svt
@@ -64,12 +65,12 @@ def test_options_override_the_file_wherever_they_stand(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("optim: {epochs: 9, learning_rate: 1e-4}\n")
     for arguments in (["--optim.epochs", "2", "--config", str(file)], [f"--config={file}", "--optim.epochs=2"]):
-        config = cli.parse_config(arguments)
+        config = parse_config(arguments)
         assert (config.optim.epochs, config.optim.learning_rate) == (2, 1e-4)
 
 
 def test_lists_words_and_null_are_read_by_type():
-    config = cli.parse_config(
+    config = parse_config(
         ["--svt.layers", "every:2", "--svt.alpha", "[-0.1,-0.2]", "--run.name", "null", "--data.buckets", "[16,128]"]
     )
     assert (config.svt.layers, config.svt.alpha, config.run.name, config.data.buckets) == (
@@ -86,22 +87,22 @@ def test_lists_words_and_null_are_read_by_type():
 def test_params_come_from_a_file_or_the_command_line_and_go_through_config_yaml(tmp_path, arguments):
     file = tmp_path / "a.yaml"
     file.write_text("svt: {function: log_shift, params: {gamma: 2.0}}\n")
-    assert cli.parse_config(["--config", str(file)]).svt.params == {"gamma": 2.0}
-    config = cli.parse_config(["--config", str(file), *arguments])
+    assert parse_config(["--config", str(file)]).svt.params == {"gamma": 2.0}
+    config = parse_config(["--config", str(file), *arguments])
     assert config.svt.params == {"gamma": 5.0}
     file.write_text(yaml.safe_dump(config.to_dict()))
-    assert cli.parse_config(["--config", str(file)]) == config
+    assert parse_config(["--config", str(file)]) == config
 
 
 def test_a_run_with_other_params_is_another_run(tmp_path):
     arguments = ["--svt.function", "log_shift", "--run.name", "a", "--run.output_dir", str(tmp_path)]
-    first = cli.parse_config([*arguments, "--svt.params.gamma", "5.0"])
+    first = parse_config([*arguments, "--svt.params.gamma", "5.0"])
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.yaml").write_text(yaml.safe_dump(first.to_dict()))
     assert find_run(first).path == tmp_path / "a"
     for others, change in (([], "svt.params.gamma 5.0 -> None"), (["--svt.params.gamma", "6"], "gamma 5.0 -> 6")):
         with pytest.raises(ValueError, match=change):
-            find_run(cli.parse_config([*arguments, *others]))
+            find_run(parse_config([*arguments, *others]))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from svt_jax import cli
 from svt_jax.training.assemble import find_task, load_split
+from svt_jax.training.command_line import parse_config
 from svt_jax.training.config import TrainConfig
 from svt_jax.training.loop import Trainer
 from svt_jax.training.run_folder import find_run
@@ -37,8 +37,8 @@ def test_a_run_reads_every_key(tmp_path, read):
     (tmp_path / "train.tsv").write_text("a\tlabel\n" + "red kite\tred\nblue kite\tblue\n" * 8)
     shared = f"--svt.function soft_decay --optim.max_steps 1 --optim.batch_size 8 --run.output_dir {tmp_path}".split()
     custom = f"--data.task custom --model.path any --data.source {tmp_path} --data.label_column label".split()
-    demo = cli.parse_config(["--run.name", "demo", *shared])
-    own = cli.parse_config([*shared, *custom, "--data.text_columns", "[a]"])
+    demo = parse_config(["--run.name", "demo", *shared])
+    own = parse_config([*shared, *custom, "--data.text_columns", "[a]"])
     sections = {f.name: f.default_factory for f in dataclasses.fields(TrainConfig)}
     every = {f"{section}.{f.name}" for section, make in sections.items() for f in dataclasses.fields(make)}
 

@@ -1,19 +1,44 @@
-"""A grid of runs, configs by seeds, one after another; a finished run is kept and a stopped one resumes.
+"""Runs to their end: one, or a grid of configs by seeds, one after another; a finished run is kept, a stopped one resumes.
 
-The seeds are the outer loop: when the grid is stopped, what is done can be compared.
+The seeds are the outer loop of a grid: when the grid is stopped, what is done can be compared.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from svt_jax.evaluation.metrics import NonFiniteError
+from svt_jax.training.command_line import parse_config
 from svt_jax.training.config import TrainConfig
 from svt_jax.training.run_folder import RunFolder, find_run
+
+
+def train_run(config: TrainConfig, console: Console) -> RunFolder:
+    """Trains one run to its results and report, from its newest checkpoint if there is one; keeps one that is complete.
+
+    Returns its folder.
+    """
+    from svt_jax.training.loop import Trainer
+
+    folder = find_run(config)
+    if folder.results.is_file():
+        console.print(f"{folder.path} is complete already; to train again choose another --run.name.", highlight=False)
+    else:
+        Trainer(config, console).run()
+    if not folder.report.is_file():  # also after a run that was killed between its results and its report
+        write_report(folder)
+    return folder
+
+
+def write_report(folder: RunFolder) -> None:
+    """Writes report.html into a run's folder."""
+    from svt_jax.analysis.report import render_report
+
+    folder.report.write_text(render_report(folder.path), encoding="utf-8")
 
 
 def setting_names(configs: Sequence[str]) -> list[str]:
@@ -39,7 +64,6 @@ def setting_names(configs: Sequence[str]) -> list[str]:
 
 
 def grid_configs(
-    parse: Callable[[list[str]], TrainConfig],
     configs: Sequence[str],
     seeds: Sequence[int],
     overrides: Sequence[str],
@@ -48,7 +72,6 @@ def grid_configs(
     """The setting's name and the config of every run of the grid, all of them checked.
 
     Args:
-      parse: makes a config of a command line.
       configs: a file each, or several joined with +, of which a later one overrides.
       seeds: of the runs.
       overrides: options after every file.
@@ -61,7 +84,7 @@ def grid_configs(
         raise ValueError(f"{taken[0]} cannot be given to a grid, which sets it. Use --config, --seeds and --output.")
     runs = []
     for name, config in zip(setting_names(configs), configs, strict=True):
-        parsed = parse([*(f"--config={file}" for file in config.split("+")), *overrides])
+        parsed = parse_config([*(f"--config={file}" for file in config.split("+")), *overrides])
         for seed in seeds:
             run = dataclasses.replace(
                 parsed.run, name=f"{name}-seed{seed}", output_dir=str(output / "runs"), seed=seed
@@ -74,14 +97,11 @@ def grid_configs(
     return sorted(runs, key=lambda run: seeds.index(run[1].run.seed))  # stable: configs in their order
 
 
-def run_grid(
-    runs: Sequence[tuple[str, TrainConfig]], train: Callable[[TrainConfig, Console], RunFolder], console: Console
-) -> list[Path]:
+def run_grid(runs: Sequence[tuple[str, TrainConfig]], console: Console) -> list[Path]:
     """Trains every run that is not finished; the folders, in order.
 
     Args:
       runs: from `grid_configs`.
-      train: one run, from start or checkpoint to its results.
       console: what it tells goes here.
     Raises:
       NonFiniteError: after all the others are done, if a run's numbers were not finite.
@@ -90,7 +110,7 @@ def run_grid(
     for number, (_, config) in enumerate(runs, start=1):
         console.print(f"run {number} of {len(runs)}: {config.run.name}", highlight=False)
         try:
-            folders.append(train(config, console).path)
+            folders.append(train_run(config, console).path)
         except NonFiniteError as error:
             console.print(f"{config.run.name}: {error}", highlight=False)
             failed.append(f"{config.run.name} ({error})")

@@ -1,0 +1,182 @@
+"""The commands of eval.py: their options, what they call, and the tables that they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs one command of eval.py; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="eval.py", description="Evaluates a run or a model.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    glue = commands.add_parser("glue", help="score a run, or a classifier, on its task", allow_abbrev=False)
+    which = glue.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", help="folder that train.py wrote")
+    which.add_argument("--model", help="folder or hub id of a classifier with its head")
+    glue.add_argument("--task", help="task of --model; a run knows its own")
+    glue.add_argument("--data.source", dest="source", help="overrides the run's data.source")
+    glue.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
+    glue.add_argument("--data.max_length", dest="max_length", type=int, help="with --model (default 128)")
+    glue.add_argument("--split", default="validation", choices=("train", "validation", "test"))
+    glue.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
+    glue.add_argument("--output", help="folder of the predictions for an unlabelled split (default RUN/submission)")
+    report = commands.add_parser("report", help="write report.html from what a run left", allow_abbrev=False)
+    report.add_argument("--run", required=True, help="folder that train.py wrote")
+    compare = commands.add_parser(
+        "compare", help="compare settings over seeds: train a grid, or read finished runs", allow_abbrev=False,
+        epilog="with --config, --section.key VALUE overrides every file",
+    )  # fmt: skip
+    which = compare.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--config", action="append", help="a setting: one file, or several joined with +; first: baseline"
+    )
+    which.add_argument("--runs", nargs="+", help="folders that train.py has completed; the first is of the baseline")
+    compare.add_argument("--seeds", help="of the grid, as in 0,1,2")
+    compare.add_argument("--output", required=True, help="folder of table, CSV and picture, and of the grid's runs")
+    sts = commands.add_parser("sts", help="score sentence embeddings on similarity, unsupervised", allow_abbrev=False)
+    sts.add_argument("--model", required=True, help="folder or hub id of an encoder, with a tokenizer")
+    sts.add_argument("--data", required=True, help="folder with tasks.json and its files")
+    sts.add_argument("--protocol", default="paper", choices=("paper", "honest"), help="what --post is fitted on")
+    sts.add_argument("--pooling", nargs="+", default=["mean"], help="mean, cls, first_last, or layers as in mean:1,-1")
+    sts.add_argument(
+        "--post", nargs="+", default=["none"], help="none, soft_decay, centered_soft_decay, whitening, ..."
+    )
+    sts.add_argument("--alpha", type=float, default=-0.6, help="of soft_decay (default -0.6)")
+    sts.add_argument("--dim", type=int, help="directions that whitening keeps (default all)")
+    sts.add_argument("--fit", help="sentences to fit on with --protocol honest: a text file, or .tsv")
+    sts.add_argument("--embeddings", help="file that keeps the embeddings for the next time")
+    sts.add_argument("--max_length", type=int, default=128, help="tokens of a sentence (default 128)")
+    sts.add_argument("--output", required=True, help="JSON file: a table, or a list for several poolings or posts")
+    for command in (glue, report, compare, sts):
+        command.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.error = glue.error = report.error = compare.error = sts.error = _raise_usage  # type: ignore[method-assign, assignment]
+    options, rest = parser.parse_known_args(arguments)
+    if rest and getattr(options, "config", None) is None:
+        _raise_usage(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides = rest
+    commands_by_name = {"glue": _evaluate_glue, "report": _report, "compare": _compare, "sts": _evaluate_sts}
+    return commands_by_name[options.command](options)
+
+
+def _raise_usage(message: str) -> None:
+    raise ValueError(f"{message}; allowed is what eval.py COMMAND --help lists. Correct the command.")
+
+
+def _evaluate_glue(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from svt_jax.training.evaluate import evaluate_model, evaluate_run
+    from svt_jax.training.progress import results_table
+
+    if options.run:
+        outcome = evaluate_run(
+            options.run,
+            split=options.split,
+            source=options.source,
+            eval_batch_size=options.eval_batch_size,
+            checkpoint=options.checkpoint,
+            output=options.output,
+        )
+    else:
+        outcome = evaluate_model(
+            options.model,
+            task=options.task,
+            split=options.split,
+            source=options.source,
+            eval_batch_size=options.eval_batch_size,
+            max_length=options.max_length,
+            output=options.output,
+        )
+    rows = [
+        (f"{name}{key.removeprefix('metrics')}", f"{value:.6f}")
+        for key in outcome if key.startswith("metrics") for name, value in outcome[key].items()
+    ]  # fmt: skip
+    rows += [(name, str(value)) for name, value in outcome.items() if not name.startswith("metrics")]
+    Console().print(results_table(f"{outcome['task']} {options.split}", rows))
+    print(json.dumps(outcome))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from svt_jax.analysis.compare import compare
+    from svt_jax.analysis.comparison_files import table, write_comparison
+    from svt_jax.runs import grid_configs, run_grid
+
+    console, runs, names = Console(), options.runs, None
+    if options.config:
+        if not re.fullmatch(r"\d+(,\d+)*", options.seeds or ""):
+            raise ValueError(f"--seeds is {options.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
+        seeds = list(dict.fromkeys(int(seed) for seed in options.seeds.split(",")))
+        grid = grid_configs(options.config, seeds, options.overrides, Path(options.output))
+        runs, names = run_grid(grid, console), [name for name, _ in grid]
+    elif options.seeds:
+        raise ValueError("--seeds goes with --config; the runs of --runs have theirs. Leave it out.")
+    comparison = compare(runs, names)
+    paths = write_comparison(comparison, Path(options.output))
+    header, *rows = table(comparison)
+    shown = Table(
+        *header,
+        title=f"{comparison.task}: validation x 100; differences from {comparison.settings[0]}, paired by seed",
+        title_justify="left",
+    )
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+    for warning in comparison.warnings:
+        log.warning(warning)
+    for path in paths:
+        print(f"see {path}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from svt_jax.runs import write_report
+    from svt_jax.training.run_folder import read_run
+
+    folder, _, _ = read_run(options.run)
+    write_report(folder)
+    print(folder.report)
+    return 0
+
+
+def _evaluate_sts(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from svt_jax.evaluation.sts import Post, evaluate_sts
+    from svt_jax.evaluation.sts_tables import analysis_table, score_table
+    from svt_jax.training.progress import EncodingProgress
+
+    output, console = Path(options.output), Console()
+    if output.is_dir() or not output.parent.is_dir():
+        raise ValueError(
+            f"--output {output}: allowed is a file in a folder that exists. Make the folder, or correct it."
+        )
+    posts = [Post(name, options.alpha, options.dim if name == "whitening" else None) for name in options.post]
+    if options.dim is not None and "whitening" not in options.post:
+        raise ValueError("--dim is for --post whitening only. Leave it out, or choose that post.")
+    with EncodingProgress(console) as progress:
+        tables = evaluate_sts(
+            options.model,
+            options.data,
+            protocol=options.protocol,
+            poolings=options.pooling,
+            posts=posts,
+            fit=options.fit,
+            embeddings=options.embeddings,
+            max_length=options.max_length,
+            progress=progress.begin,
+        )
+    output.write_text(json.dumps(tables[0] if len(tables) == 1 else tables, indent=2) + "\n", encoding="utf-8")
+    console.print(score_table(tables))
+    console.print(analysis_table(tables))
+    print(f"see {output}")
+    return 0
