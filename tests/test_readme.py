@@ -31,6 +31,7 @@ def test_the_transformation_example_runs():
     assert after > 2 * before
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_encoder_example_runs(minilm, tmp_path):
     out = run_block(blocks("python")[1], preamble=f"MODEL = {str(minilm)!r}\n", cwd=tmp_path)
@@ -44,6 +45,7 @@ def test_the_examples_of_a_page_run(page):
         run_block(code)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_search_example_finds_the_answers_before_and_after(minilm, tmp_path):
     out = run_block(blocks("python")[2], preamble=f"MODEL = {str(minilm)!r}\n", cwd=tmp_path)

@@ -43,6 +43,12 @@ FILES = {
     "albert_none__head": ("none", "before_norm"),
 }
 LAST = 2
+QUICK = {  # one a family; the others are compiled only among the slow tests
+    "bert_add_last_beforeln__head",
+    "roberta_add_last_beforeln_lastonly__nocoin",
+    "distilbert_add_last_afterln__nocoin",
+    "albert_none__head",
+}
 
 
 def test_every_file_is_compared(shared):
@@ -73,7 +79,7 @@ def batch(arrays):
     return [jnp.asarray(arrays[f"in/{name}"].astype(np.int32)) if f"in/{name}" in arrays else None for name in names]
 
 
-@pytest.fixture(params=FILES)
+@pytest.fixture(params=[pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in FILES])
 def published(request, golden, tmp_path):
     """(file, its arrays, our model)"""
     arrays = golden(f"models/{request.param}.npz")

@@ -33,6 +33,7 @@ def read(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_a_run_reads_every_key(tmp_path, read):
     (tmp_path / "train.tsv").write_text("a\tlabel\n" + "red kite\tred\nblue kite\tblue\n" * 8)
     shared = f"--svt.function soft_decay --optim.max_steps 1 --optim.batch_size 8 --run.output_dir {tmp_path}".split()

@@ -226,6 +226,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_status_3(tmp_path, capsys)
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_passed_over_and_written_anew(finished, tmp_path, interrupted_at_seven, caplog):
     newest = Checkpoints(RunFolder(interrupted_at_seven).checkpoints, read_only=True).steps[-1]
     for file in (interrupted_at_seven / "checkpoints" / str(newest) / "params").rglob("*"):
