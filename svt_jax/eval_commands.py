@@ -40,6 +40,7 @@ def run_command(arguments: list[str]) -> int:
     compare.add_argument("--seeds", help="of the grid, as in 0,1,2")
     compare.add_argument("--output", required=True, help="folder of table, CSV and picture, and of the grid's runs")
     sts = commands.add_parser("sts", help="score sentence embeddings on similarity, unsupervised", allow_abbrev=False)
+    sts.add_argument("--config", help="YAML file of the options below; those on the command line go before it")
     sts.add_argument("--model", required=True, help="folder or hub id of an encoder, with a tokenizer")
     sts.add_argument("--data", required=True, help="folder with tasks.json and its files")
     sts.add_argument("--protocol", default="paper", choices=("paper", "honest"), help="what --post is fitted on")
@@ -56,6 +57,9 @@ def run_command(arguments: list[str]) -> int:
     for command in (glue, report, compare, sts):
         command.add_argument("--traceback", action="store_true", help="show where an error came from")
     parser.error = glue.error = report.error = compare.error = sts.error = _raise_usage  # type: ignore[method-assign, assignment]
+    if arguments[:1] == ["sts"]:
+        allowed = [action.dest for action in sts._actions if action.dest not in ("help", "config", "traceback")]
+        arguments = ["sts", *_from_files(arguments[1:], allowed)]
     options, rest = parser.parse_known_args(arguments)
     if rest and getattr(options, "config", None) is None:
         _raise_usage(f"unrecognized arguments: {' '.join(rest)}")
@@ -66,6 +70,28 @@ def run_command(arguments: list[str]) -> int:
 
 def _raise_usage(message: str) -> None:
     raise ValueError(f"{message}; allowed is what eval.py COMMAND --help lists. Correct the command.")
+
+
+def _from_files(arguments: list[str], allowed: list[str]) -> list[str]:
+    """The arguments with each --config FILE replaced by the options that it holds, put in front."""
+    import yaml
+
+    from svt_jax.training.command_line import unknown_key
+
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", action="append", default=[])
+    files.error = _raise_usage  # type: ignore[method-assign, assignment]
+    found, rest = files.parse_known_args(arguments)
+    front: list[str] = []
+    for path in found.config:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds {values!r}; allowed is a table of {', '.join(allowed)}. Correct the file.")
+        if unknown := [str(key) for key in values if key not in allowed]:
+            raise ValueError(f"{path}: " + " ".join(unknown_key(key, allowed) for key in unknown))
+        for key, value in values.items():
+            front += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return front + rest
 
 
 def _evaluate_glue(options: argparse.Namespace) -> int:

@@ -66,11 +66,11 @@ def _explain(message: str, keys: list[str]) -> str:
     """The parser's message as: what came; what is allowed; what to do."""
     message = " ".join(message.split())
     if found := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
-        return _unknown_key(found[1], keys)
+        return unknown_key(found[1], keys)
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
-        return _unknown_key(f"{found[1]}.{found[2]}", keys)
+        return unknown_key(f"{found[1]}.{found[2]}", keys)
     if found := re.search(r"[Oo]ption '([\w.]+)' is not accepted", message):
-        return _unknown_key(found[1], keys)
+        return unknown_key(found[1], keys)
     if found := re.search(r'Parser key "([\w.]+)": File does not exist: (.*)', message):
         return f"{found[1]} file {found[2]} does not exist; allowed is a YAML file. Check the path."
     if found := re.search(r'Parser key "([\w.]+)":.*?Expected an? (.*?)\. Got value: (.*)', message):
@@ -85,7 +85,8 @@ def _explain(message: str, keys: list[str]) -> str:
     return f"{message}; allowed are --config FILE and --section.key VALUE. See --help."
 
 
-def _unknown_key(key: str, keys: list[str]) -> str:
+def unknown_key(key: str, keys: list[str]) -> str:
+    """The error for a key that is none of `keys`: its neighbours, and the nearest one."""
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     section = key.split(".")[0]
     siblings = [k for k in keys if k.startswith(section + ".")]

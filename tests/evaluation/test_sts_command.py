@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import svt_jax
 from svt_jax import cli
@@ -54,6 +55,45 @@ def test_one_configuration_gives_the_table_of_the_contract(tmp_path, tiny_model,
     vectors = Vectors(texts, rows * (lengths / (lengths + 0.01))[:, None].astype(np.float32))
     expected = score_tasks(tasks, vectors, fit_published(tasks, vectors, Post("soft_decay")))
     assert {name: table[name] for name in expected} == expected
+
+
+def test_a_config_holds_options_and_the_command_line_goes_before_it(tmp_path, tiny_model, sts_folder, capsys):
+    (tmp_path / "c.yaml").write_text("{model: elsewhere, pooling: first_last, post: [none, soft_decay], alpha: -0.4}")
+    config = ["--config", str(tmp_path / "c.yaml")]
+    status, tables = run(tmp_path, tiny_model, sts_folder, *config)
+    assert status == 0
+    assert [(t["pooling"], t["post"], t["alpha"]) for t in tables] == [
+        ("first_last", "none", None),
+        ("first_last", "soft_decay", -0.4),
+    ]
+    status, table = run(tmp_path, tiny_model, sts_folder, "--post", "soft_decay", "--alpha", "-0.6", *config)
+    assert (status, table["post"], table["alpha"]) == (0, "soft_decay", -0.6)
+
+    for text, message in (
+        ("{posts: none, fitt: x}", "unknown key 'posts'.*Did you mean post?.*unknown key 'fitt'.*Did you mean fit?"),
+        ("- none", "allowed is a table of model, data"),
+    ):
+        (tmp_path / "c.yaml").write_text(text)
+        capsys.readouterr()
+        assert run(tmp_path, tiny_model, sts_folder, *config)[0] == 2
+        assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "paper" / "sts").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_paper_config_is_run_as_its_header_says(path, tmp_path, tiny_model, sts_folder):
+    """With another model in its place; the header's rows are those of its posts, and their average is the mean."""
+    header, values = path.read_text(), yaml.safe_load(path.read_text())
+    command = re.search(r"python eval.py (.*)", header)[1].split()
+    assert command[:3] == ["sts", "--config", str(path.relative_to(ROOT))]
+    _, tables = run(tmp_path, tiny_model, sts_folder, "--config", str(path))
+    rows = {
+        name: [float(x) for x in numbers.split()]
+        for name, numbers in re.findall(r"^#   (\w+) +([\d. ]+)$", header, re.M)
+    }
+    assert [t["post"] for t in tables] == values["post"] == list(rows)
+    for numbers in rows.values():
+        assert abs(sum(numbers[:7]) / 7 - numbers[7]) < 0.03
+    assert {t["pooling"] for t in tables} == {values["pooling"]}
 
 
 def test_several_poolings_and_posts_give_a_list_from_one_file_of_embeddings(tmp_path, tiny_model, sts_folder):
