@@ -177,7 +177,8 @@ def _report(options: argparse.Namespace) -> int:
 def _evaluate_sts(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from svt_jax.evaluation.sts import Post, evaluate_sts
+    from svt_jax.evaluation.sts import evaluate_sts
+    from svt_jax.evaluation.sts_posts import Post
     from svt_jax.evaluation.sts_tables import analysis_table, score_table
     from svt_jax.training.progress import EncodingProgress
 

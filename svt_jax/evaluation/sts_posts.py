@@ -1,0 +1,132 @@
+"""Maps of sentence embeddings for STS, and what each protocol fits them on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from svt_jax.data.sts import PairFile, STSTask
+from svt_jax.spectral.corpus import AllButTheTop, CorpusMap, SpectralMap, Whitening
+from svt_jax.spectral.functions import SoftDecay
+
+POSTS = ("none", "soft_decay", "centered_soft_decay", "whitening", "all_but_the_top")
+
+SIDES: tuple[Callable[[PairFile], list[str]], ...] = (lambda file: file.first, lambda file: file.second)
+
+
+@dataclasses.dataclass(frozen=True)
+class Post:
+    """A map of embeddings, not fitted yet.
+
+    Attributes:
+      name: one of `POSTS`.
+      alpha: of SoftDecay.
+      dim: directions that whitening keeps; all if None.
+    """
+
+    name: str = "none"
+    alpha: float = -0.6
+    dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in POSTS:
+            raise ValueError(f"post is {self.name!r}; allowed are {', '.join(POSTS)}. Correct it.")
+        if self.dim is not None and self.name != "whitening":
+            raise ValueError(
+                f"dim is {self.dim} and post {self.name}; only whitening keeps chosen directions. Leave it out."
+            )
+        self.make()  # alpha and dim in their ranges
+
+    @property
+    def each_side(self) -> bool:
+        """Whether the published evaluation fits the two sides of the pairs apart."""
+        return self.name.endswith("soft_decay")
+
+    def make(self) -> CorpusMap | None:
+        """A map that has seen nothing; None for "none"."""
+        match self.name:
+            case "soft_decay" | "centered_soft_decay":
+                return SpectralMap(SoftDecay(alpha=self.alpha, centered=self.name.startswith("centered")))
+            case "whitening":
+                return Whitening(self.dim)
+            case "all_but_the_top":
+                return AllButTheTop()
+        return None
+
+
+class Vectors:
+    """The embeddings of distinct sentences, found by their text.
+
+    Args:
+      sentences: distinct.
+      rows: float32[N, D].
+    """
+
+    def __init__(self, sentences: Sequence[str], rows: np.ndarray):
+        self.rows = rows
+        self._number = {sentence: n for n, sentence in enumerate(sentences)}
+
+    def index(self, sentences: Sequence[str]) -> np.ndarray:
+        """int[n], the row of each sentence."""
+        return np.asarray([self._number[sentence] for sentence in sentences], np.int64)
+
+
+Maps = tuple[CorpusMap | None, CorpusMap | None]
+"""Of the first and of the second sentences; None leaves them as they are."""
+
+
+def fit_published(tasks: Sequence[STSTask], vectors: Vectors, post: Post) -> list[Maps]:
+    """The maps of each task by protocol "paper".
+
+    The pools of a task's files are the same pairs in another order, and a fit does not depend on the order of rows, so one
+    fit serves all of them.
+
+    Raises:
+      ValueError: if a task has fewer rows than the map needs.
+    """
+    fitted: list[Maps] = []
+    for task in tasks:
+        sides = [vectors.rows[vectors.index([s for file in task.files for s in side(file)])] for side in SIDES]
+        if post.each_side:
+            first, second = (_fit(post, [rows], task.name) for rows in sides)
+            fitted.append((first, second))
+        else:
+            both = _fit(post, sides, task.name)
+            fitted.append((both, both))
+    return fitted
+
+
+def fit_honest(tasks: Sequence[STSTask], vectors: Vectors, post: Post, corpus: Sequence[str]) -> list[Maps]:
+    """One map for all tasks and both sides, fitted on a corpus; `unscored` makes one.
+
+    Raises:
+      ValueError: if the corpus has fewer rows than the map needs.
+    """
+    both = None if post.name == "none" else _fit(post, [vectors.rows[vectors.index(corpus)]], "the corpus")
+    return [(both, both)] * len(tasks)
+
+
+def unscored(corpus: Sequence[str], scored: Sequence[str]) -> list[str]:
+    """The sentences of a corpus that are not scored.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    kept_out = set(scored)
+    left = [sentence for sentence in corpus if sentence not in kept_out]
+    if not left:
+        raise ValueError(f"all {len(corpus)} sentences to fit on are scored ones. Choose another corpus.")
+    return left
+
+
+def _fit(post: Post, matrices: list[np.ndarray], where: str) -> CorpusMap | None:
+    corpus_map = post.make()
+    if corpus_map is None:
+        return None
+    try:
+        _ = corpus_map.fit(matrices).matrix
+    except ValueError as error:
+        raise ValueError(f"{post.name} cannot be fitted on {where}: {error}") from error
+    return corpus_map
