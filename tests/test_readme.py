@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SHORT = "--optim.max_steps 2 --data.max_length 64"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -61,6 +62,17 @@ def test_the_search_example_finds_the_answers_before_and_after(minilm, tmp_path)
     assert (tmp_path / "dense" / "model.safetensors").is_file()
 
 
+def run_shell(script, **environment):
+    """Runs lines of bash in the repository, with this interpreter."""
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0", **environment}
+    done = subprocess.run(
+        ["bash", "-ec", script.replace("python ", f"{sys.executable} ")],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.model
@@ -73,13 +85,7 @@ def test_the_sts_commands_run_on_real_data(tmp_path, shared, minilm):
         (tmp_path / "sts" / entry["file"]).symlink_to(shared / "data" / "sts" / entry["file"])
     (tmp_path / "sts" / "tasks.json").write_text(json.dumps({"sts16": tasks["sts16"]}))
     corpus = str(shared / "data" / "glue" / "STS-B" / "dev.tsv")
-    environment = {"MODEL": str(minilm), "STS": str(tmp_path / "sts"), "OUT": str(tmp_path), "CORPUS": corpus}
-    environment |= {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    done = subprocess.run(
-        ["bash", "-ec", sts_block.replace("python ", f"{sys.executable} ")],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_shell(sts_block, MODEL=str(minilm), STS=str(tmp_path / "sts"), OUT=str(tmp_path), CORPUS=corpus)
     assert len(json.loads((tmp_path / "paper.json").read_text())) == 6
     assert json.loads((tmp_path / "honest.json").read_text())["fit"]["sentences"] > 2000
 
@@ -100,17 +106,41 @@ def test_ci_calls_the_readmes_set_up_commands_as_they_stand():
 def test_the_fine_tuning_commands_run_on_real_data(tmp_path, shared, minilm):
     """The README's own lines, cut to two steps of 64 tokens; installing the model is left to CI."""
     lines = [line for line in blocks("bash")[1].strip().splitlines() if not line.startswith(("pip ", "GLUE="))]
-    script = "\n".join(lines).replace("python ", f"{sys.executable} ").replace("runs/rte", f"{tmp_path}/rte")
-    script = script.replace(
-        "--run.name rte", f"--run.name rte --run.output_dir {tmp_path} --optim.max_steps 2 --data.max_length 64"
-    )
-    environment = {**os.environ, "GLUE": str(shared / "data" / "glue"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    done = subprocess.run(
-        ["bash", "-ec", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    script = "\n".join(lines).replace("runs/rte", f"{tmp_path}/rte")
+    script = script.replace("--run.name rte", f"--run.name rte --run.output_dir {tmp_path} {SHORT}")
+    out = run_shell(script, GLUE=str(shared / "data" / "glue"))
     assert (tmp_path / "rte" / "report.html").is_file()
-    assert '"examples": 277' in done.stdout
+    assert '"examples": 277' in out
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.model
+def test_the_comparison_command_runs_on_real_data(tmp_path, shared, minilm):
+    (script,) = [block for block in blocks("bash") if "eval.py compare" in block]
+    script = script.replace("--output comparison", f"--output {tmp_path} {SHORT}").replace("0,1,2", "0,1")
+    run_shell(script, MODEL=str(minilm), GLUE=str(shared / "data" / "glue"))
+    assert len((tmp_path / "compare.csv").read_text().splitlines()) == 5  # a head, two settings, two seeds
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_commands_of_a_users_own_task_run(tmp_path, minilm):
+    (script,) = re.findall(
+        r"^```bash\n(.*?)^```", (ROOT / "docs" / "extending.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    script = script.replace("runs/verdicts", f"{tmp_path}/verdicts")
+    script = script.replace("--run.name", f"--run.output_dir {tmp_path} --optim.batch_size 8 {SHORT} --run.name")
+    rows = [["question", "answer", "verdict"], ["is it red?", "it is blue", "no"], ["is it red?", "it is", "yes"]]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in [rows[0], *rows[1:] * 8]))
+    out = run_shell(script, MODEL=str(minilm), FOLDER=str(tmp_path))
+    assert '"examples": 16' in out
+
+
+def test_no_other_command_goes_untested():
+    """Set-up, fine-tuning, comparison, STS: the tests above run them, or CI calls them."""
+    assert len(blocks("bash")) == 4
 
 
 def test_the_table_of_contents_names_what_is_there():

@@ -1,4 +1,4 @@
-"""Names of weights: what a Hugging Face checkpoint calls each tensor of ours, one table a family.
+"""Names of weights: what a Hugging Face checkpoint calls each tensor of ours, one table a family (`NAMES`).
 
 A table gives Hugging Face's name -> (our path, how the tensor changes). The change is its own inverse, so the same table
 serves loading and export. {layer} stands for the number of the layer, {group} and {inner} for ALBERT's two numbers.
@@ -6,6 +6,7 @@ serves loading and export. {layer} stands for the number of the layer, {group} a
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -81,29 +82,60 @@ _ALBERT: Names = {
     **_norm(f"{_SHARED}.full_layer_layer_norm", "layers/{layer}/output_norm"),
     **_dense("pooler", "pooler/dense"),
 }
-_ENCODERS = {"bert": _BERT, "roberta": _BERT, "distilbert": _DISTILBERT, "albert": _ALBERT}
-_HEADS = {
-    "bert": _dense("classifier", "classifier"),
-    "roberta": {**_dense("classifier.dense", "dense"), **_dense("classifier.out_proj", "classifier")},
-    "distilbert": {**_dense("pre_classifier", "dense"), **_dense("classifier", "classifier")},
-    "albert": _dense("classifier", "classifier"),
-}
 
-# Tensors of a checkpoint that are no weight of the encoder: heads for other tasks.
-_OTHER_HEADS = {
-    "bert": r"cls|classifier|qa_outputs",
-    "roberta": r"lm_head|classifier|qa_outputs",
-    "distilbert": r"vocab_transform|vocab_layer_norm|vocab_projector|pre_classifier|classifier|qa_outputs",
-    "albert": r"predictions|sop_classifier|classifier|qa_outputs",
+
+@dataclasses.dataclass(frozen=True)
+class FamilyNames:
+    """What the checkpoints of one family call things.
+
+    Attributes:
+      prefix: in front of the encoder's names in a checkpoint with a head.
+      encoder: the base model's tensors.
+      head: the tensors of the classification head.
+      other_heads: pattern of the beginnings of tensors that are no weight of the encoder: heads, for this task or others.
+      tied: the output embeddings of the masked language model, which are the word embeddings; some files keep only these.
+    """
+
+    prefix: str
+    encoder: Names
+    head: Names
+    other_heads: str
+    tied: str
+
+
+NAMES: dict[str, FamilyNames] = {
+    "bert": FamilyNames(
+        "bert.",
+        _BERT,
+        _dense("classifier", "classifier"),
+        "cls|classifier|qa_outputs",
+        "cls.predictions.decoder.weight",
+    ),
+    "roberta": FamilyNames(
+        "roberta.",
+        _BERT,
+        {**_dense("classifier.dense", "dense"), **_dense("classifier.out_proj", "classifier")},
+        "lm_head|classifier|qa_outputs",
+        "lm_head.decoder.weight",
+    ),
+    "distilbert": FamilyNames(
+        "distilbert.",
+        _DISTILBERT,
+        {**_dense("pre_classifier", "dense"), **_dense("classifier", "classifier")},
+        "vocab_transform|vocab_layer_norm|vocab_projector|pre_classifier|classifier|qa_outputs",
+        "vocab_projector.weight",
+    ),
+    "albert": FamilyNames(
+        "albert.",
+        _ALBERT,
+        _dense("classifier", "classifier"),
+        "predictions|sop_classifier|classifier|qa_outputs",
+        "predictions.decoder.weight",
+    ),
 }
+"""By `model_type`, as `families.FAMILIES`."""
+
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # numbers that every model of the family has alike
-# The output embeddings of the masked language model, which are the word embeddings; some files keep only these.
-_TIED = {
-    "bert": "cls.predictions.decoder.weight",
-    "roberta": "lm_head.decoder.weight",
-    "distilbert": "vocab_projector.weight",
-    "albert": "predictions.decoder.weight",
-}
 
 
 def encoder_names(config: EncoderConfig) -> Names:
@@ -112,7 +144,7 @@ def encoder_names(config: EncoderConfig) -> Names:
     first: dict[tuple[int, int], int] = {}  # NNX keeps shared weights under the first layer's path
     for layer, pair in enumerate(config.weight_groups):
         first.setdefault(pair, layer)
-    for theirs, (ours, change) in _ENCODERS[config.model_type].items():
+    for theirs, (ours, change) in NAMES[config.model_type].encoder.items():
         for (group, inner), layer in first.items():
             name = theirs.format(layer=layer, group=group, inner=inner)
             names[name] = (ours.format(layer=layer), change)
@@ -121,12 +153,12 @@ def encoder_names(config: EncoderConfig) -> Names:
 
 def head_names(config: EncoderConfig) -> Names:
     """The classification head's tensors."""
-    return _HEADS[config.model_type]
+    return NAMES[config.model_type].head
 
 
 def prefix(config: EncoderConfig) -> str:
     """What a checkpoint with a head has in front of the encoder's names."""
-    return f"{config.model_type}."
+    return NAMES[config.model_type].prefix
 
 
 def base_name(config: EncoderConfig, name: str) -> str:
@@ -138,7 +170,7 @@ def base_name(config: EncoderConfig, name: str) -> str:
 
 def is_head(config: EncoderConfig, name: str) -> bool:
     """Whether a tensor that is none of the encoder's is of a head."""
-    return re.match(rf"({_OTHER_HEADS[config.model_type]})\.", name) is not None
+    return re.match(rf"({NAMES[config.model_type].other_heads})\.", name) is not None
 
 
 def is_buffer(name: str) -> bool:
@@ -147,7 +179,7 @@ def is_buffer(name: str) -> bool:
 
 def with_tied(config: EncoderConfig, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Adds word embeddings that are kept only as the output embeddings which they are tied to."""
-    tied = _TIED[config.model_type]
+    tied = NAMES[config.model_type].tied
     if _WORD not in tensors and tied in tensors:
         return {**tensors, _WORD: tensors[tied]}
     return tensors

@@ -1,0 +1,45 @@
+"""The documentation is true: pages that are made from the code are as the code makes them; links lead somewhere."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def load(script):
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_key_is_described_as_the_dataclasses_do():
+    made = load(ROOT / "docs" / "make_configuration.py").page()
+    assert made == (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"), "run docs/make_configuration.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+    named = re.findall(r"`((?:docs|configs|benchmarks|tests)/[\w./-]+\.\w+)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_page_is_linked_from_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in readme] == []
+
+
+def test_the_papers_sts_rows_are_those_of_the_configs():
+    page = (ROOT / "docs" / "sts.md").read_text(encoding="utf-8")
+    found = []
+    for config in sorted((ROOT / "configs" / "paper" / "sts").glob("*.yaml")):
+        for name, numbers in re.findall(r"^#   (\w+) +([\d. ]+)$", config.read_text(encoding="utf-8"), re.MULTILINE):
+            found.append(f"| {config.stem} | {name} | {' | '.join(numbers.split())} |")
+    assert len(found) == 12
+    assert [row for row in found if row not in page] == []
