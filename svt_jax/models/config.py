@@ -13,7 +13,7 @@ from svt_jax.models.families import FAMILIES, UNSUPPORTED
 from svt_jax.spectral.base import SpectralFunction
 from svt_jax.spectral.peers import TokenOperation
 from svt_jax.spectral.registry import function_names, get_function
-from svt_jax.spectral.solvers import SOLVERS, Solver
+from svt_jax.spectral.solvers import SOLVERS, Solver, choose_solver
 
 ACTIVATIONS = (
     "gelu",
@@ -237,7 +237,7 @@ class SVTConfig:
         alpha: Where the function's alpha starts: one number inside its bounds, (-1, 0) for SoftDecay, or one per chosen
             layer. A function without alpha does not read it.
         learnable: Train the function's parameters.
-        solver: auto, svd, gram or gram64.
+        solver: auto, svd, gram, gram64 or poly.
         mask_padding: Keep padding out of the decomposition. False reproduces the published code.
         dropout: Dropout in front of the transformation while training; the published code has 0.1.
         params: The function's other parameters by name, as in {gamma: 5.0} for log_shift; where they start, if they are
@@ -280,6 +280,7 @@ class SVTConfig:
         low, high, usual = -1.0, 0.0, -0.2
         if self.enabled:
             function = self._function_but_alpha()
+            choose_solver(self.solver, function)
             if hasattr(function, "alpha"):
                 (low, high), usual = function.bounds.get("alpha", (-math.inf, math.inf)), function.alpha
         for alpha in self.alpha if isinstance(self.alpha, tuple) else [self.alpha]:

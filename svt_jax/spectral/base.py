@@ -111,6 +111,8 @@ class SpectralFunction(Parametric):
     Class attributes (besides `bounds`, see `Parametric`):
       vanishes_at_zero: True when g(0) = 0 for every spectrum. Then the transformation is continuous at rank-deficient
         input and zero singular values need no special care; otherwise null directions are kept null.
+      needs_largest_only: True when of `spectrum` nothing but the largest value is used. Then the solver `poly`, which
+        knows no other, can serve the function, if it also vanishes at zero.
 
     Example:
       >>> import jax.numpy as jnp, svt_jax
@@ -124,6 +126,7 @@ class SpectralFunction(Parametric):
     """
 
     vanishes_at_zero: ClassVar[bool] = False
+    needs_largest_only: ClassVar[bool] = False
 
     def __call__(self, values: Array, spectrum: Array) -> Array:
         """New singular values g(values; spectrum).

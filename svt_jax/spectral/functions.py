@@ -104,6 +104,7 @@ class SoftDecay(SpectralFunction):
     centered: bool = static_field(default=False)
     eps: float = static_field(default=0.0)
 
+    needs_largest_only = True
     bounds: ClassVar = {"alpha": (-1.0, 0.0)}
 
     # With eps the centred form still vanishes at zero: f(0), eps and all, is what is subtracted.
@@ -196,6 +197,7 @@ class LogShift(SpectralFunction):
     gamma: Any = 1.0
 
     vanishes_at_zero = True
+    needs_largest_only = True
     bounds: ClassVar = {"gamma": (0.0, math.inf)}
 
     def __call__(self, values: Array, spectrum: Array) -> Array:
@@ -264,6 +266,7 @@ class Identity(SpectralFunction):
     """
 
     vanishes_at_zero = True
+    needs_largest_only = True
 
     def __call__(self, values: Array, spectrum: Array) -> Array:
         return values

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from svt_jax.spectral.base import Parametric, SpectralFunction, static_field
-from svt_jax.spectral.solvers import SOLVERS, Solver, decompose, product
+from svt_jax.spectral.solvers import Solver, choose_solver, decompose, product
 from svt_jax.spectral.transform import svt
 
 Array = jax.Array
@@ -65,8 +65,10 @@ class TokenOperation(Parametric):
             )
         elif mask is not None and mask.shape != x.shape[:-1]:
             problems.append(f"mask must have x's shape without its last axis, {x.shape[:-1]}; got {mask.shape}.")
-        if solver not in SOLVERS:
-            problems.append(f"unknown solver {solver!r}; allowed are {', '.join(SOLVERS)}. Use 'auto' when in doubt.")
+        try:
+            choose_solver(solver, self)
+        except ValueError as error:
+            problems.append(str(error))
         if problems:
             raise ValueError(" ".join(problems))
         return _apply(self, x, jnp.ones(x.shape[:-1], bool) if mask is None else mask, solver)

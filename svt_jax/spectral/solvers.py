@@ -1,4 +1,4 @@
-r"""How the decomposition is got. All solvers return the same thing, a `Decomposition`.
+r"""How the decomposition is got. All solvers but `poly` return the same thing, a `Decomposition`.
 
   svd     LAPACK's (or the accelerator's) singular value decomposition: the reference.
   gram    U from the eigenvectors of X X^T, diag(sigma) V^T = U^T X: two matrix products and one small symmetric
@@ -7,6 +7,7 @@ r"""How the decomposition is got. All solvers return the same thing, a `Decompos
           diag(sigma) V^T a second time, does not undo it: float32 eigenvectors are no better.
   gram64  the same with X X^T and its eigenvectors in float64, which squaring does no harm: as exact as svd. A tenth
           slower than gram on a CPU; TPUs have no float64.
+  poly    none: a polynomial in X X^T, by matrix products alone (polynomial.py). An experiment, and approximate.
 
 `per_matrix` is the package's only door to LAPACK-backed decompositions. It exists for three reasons, each of them seen:
 
@@ -28,16 +29,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.base import Parametric, SpectralFunction
 
 Array = jax.Array
-Solver = Literal["auto", "svd", "gram", "gram64"]
-SOLVERS = ("auto", "svd", "gram", "gram64")
+Solver = Literal["auto", "svd", "gram", "gram64", "poly"]
+SOLVERS = ("auto", "svd", "gram", "gram64", "poly")
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes over which the leading (batch) dimension of an input may be sharded."""
 
 
-def choose_solver(solver: str, function: SpectralFunction) -> str:
+def choose_solver(solver: str, function: Parametric) -> str:
     """The solver that `auto` stands for with this function; the solver itself otherwise.
 
     `gram` has lost the directions of small singular values. That is harmless when the function vanishes at zero (what is
@@ -47,7 +48,7 @@ def choose_solver(solver: str, function: SpectralFunction) -> str:
     function it is the fastest (docs/speed.md).
 
     Raises:
-      ValueError: for an unknown solver.
+      ValueError: for an unknown solver, or `poly` with a function that it cannot serve.
 
     Example:
       >>> from svt_jax import SoftDecay
@@ -56,8 +57,14 @@ def choose_solver(solver: str, function: SpectralFunction) -> str:
     """
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; allowed are {', '.join(SOLVERS)}. Use 'auto' when in doubt.")
-    if solver == "auto":
-        if function.vanishes_at_zero:
+    vanishes = isinstance(function, SpectralFunction) and function.vanishes_at_zero
+    if solver == "poly" and not (vanishes and getattr(function, "needs_largest_only", False)):
+        raise ValueError(
+            f"solver 'poly' and {type(function).__name__}: allowed are functions that vanish at zero and need only the "
+            "largest singular value, as centered_soft_decay and log_shift. Use one of these, or 'auto'."
+        )
+    if solver == "auto" and isinstance(function, SpectralFunction):  # token operations take it as they see fit
+        if vanishes:
             return "gram"
         return "gram64" if jax.default_backend() == "cpu" else "svd"
     return solver
@@ -88,6 +95,8 @@ def decompose(x: Array, solver: str) -> Decomposition:
     Args:
       solver: "svd", "gram" or "gram64".
     """
+    if solver == "poly":
+        raise ValueError("solver 'poly' decomposes nothing; this needs a decomposition. Use 'auto'.")
     return _svd(x) if solver == "svd" else _gram(x, double=solver == "gram64")
 
 

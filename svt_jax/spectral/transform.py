@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.polynomial import transform_by_products
 from svt_jax.spectral.solvers import Solver, choose_solver, decompose, product
 
 if TYPE_CHECKING:  # which builds on this file
@@ -51,12 +52,13 @@ def svt(
       x: float[..., L, D], finite where `mask` is true.
       function: the spectral function, or a token operation (`peers`) to apply instead; differentiable in its parameters.
       mask: bool[..., L], true for real tokens. The others do not take part and come back as zeros.
-      solver: "svd", "gram", "gram64" or "auto" (see `solvers.choose_solver`). Work is done in float32 (float64 for
+      solver: "svd", "gram", "gram64", "poly" or "auto" (see `solvers.choose_solver`). Work is done in float32 (float64 for
         float64 input) whatever x's dtype.
     Returns:
       x's shape and dtype.
     Raises:
-      ValueError: if x is not a floating-point array of at least two dimensions, or mask does not fit it.
+      ValueError: if x is not a floating-point array of at least two dimensions, mask does not fit it, or the solver
+        cannot serve the function.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, svt_jax
@@ -87,10 +89,8 @@ def _masked(x: Array, function: SpectralFunction, mask: Array | None, solver: st
         keep = mask.astype(bool)[..., None]
         work = jnp.where(keep, work, 0.0)
     function = jax.tree.map(lambda leaf: jnp.asarray(leaf, work_dtype), function)
-    if x.shape[-2] <= x.shape[-1]:
-        out = _transform(work, function, solver)
-    else:
-        out = _transform(work.mT, function, solver).mT
+    transform = transform_by_products if solver == "poly" else functools.partial(_transform, solver=solver)
+    out = transform(work, function) if x.shape[-2] <= x.shape[-1] else transform(work.mT, function).mT
     if mask is not None:
         out = jnp.where(keep, out, 0.0)
     return out.astype(x.dtype)

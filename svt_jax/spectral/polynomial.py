@@ -1,0 +1,147 @@
+r"""Solver `poly`: the transformation by matrix products alone, without any decomposition. An experiment.
+
+F(X) = h(X X^T) X with h(lambda) = phi(sqrt(lambda))/sqrt(lambda). h is replaced by its interpolating polynomial of degree n
+at Chebyshev's nodes on [0, upper], where upper >= sigma_1^2. In y = 2 lambda/upper - 1:
+
+    h(lambda) ~ sum_k c_k T_k(y)        c_k from h at the nodes by a cosine transform, so that phi may move (alpha)
+              = sum_j q_j(y) T_j(T_s(y))    q_j of degree < s                        (Paterson, Stockmeyer)
+
+so n = s J + s - 1 takes s - 1 products for T_2 .. T_s, J for the sum over j by Clenshaw's recurrence: about 2 sqrt(n), all
+of L x L, and two with a side of D.
+
+What has to be known beforehand comes from X X^T by repeated squaring: upper = tr((X X^T)^m)^(1/m), which is never below
+sigma_1^2, and sigma_1^2 itself as a Rayleigh quotient.
+
+h has a square root's singularity at zero, so the error falls like n^-2; `error_bound` gives it.
+
+References:
+  Paterson, Stockmeyer: "On the number of nonscalar multiplications necessary to evaluate polynomials", SIAM J. Comput.
+  2(1), 1973. Trefethen: "Approximation Theory and Approximation Practice", 2013, chapters 3 and 4.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.solvers import product
+
+Array = jax.Array
+
+DEGREE = 63
+_SQUARINGS = 8
+
+
+def transform_by_products(x: Array, function: SpectralFunction, degree: int = DEGREE) -> Array:
+    """F(x), approximately, for float32/float64 x [..., L, D] with L <= D; differentiable by tracing through it.
+
+    The derivative is that of the polynomial: exact, while the ends of its interval are held fixed.
+
+    Args:
+      function: vanishes at zero, so that h is bounded, and needs of the spectrum only the largest value.
+      degree: of the polynomial.
+    """
+    scale = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+    scale = jax.lax.stop_gradient(jnp.where(scale > 0, scale, 1.0))  # keeps squares of 1e+-18 inside float32
+    rows = x / scale
+    gram = product(rows, rows.mT)
+    return _interpolate(rows, gram, scale, *_leading(jax.lax.stop_gradient(gram)), function, degree)
+
+
+def _interpolate(
+    rows: Array, gram: Array, scale: Array, upper: Array, leading: Array, function: SpectralFunction, degree: int
+) -> Array:
+    """F(rows * scale) by the polynomial on [0, upper], with the leading eigenvector of gram = rows rows^T given."""
+    quotient = jnp.einsum("...i,...ij,...j->...", leading, gram, leading)
+    largest = jnp.sqrt(jnp.where(quotient > 0, quotient, 1.0))  # 1: any number serves a matrix of zeros
+
+    steps = max(1, math.isqrt(degree + 1))
+    constants, nodes = _constants(degree, steps)
+    lambdas = upper[..., None] * jnp.asarray((nodes + 1.0) / 2.0, rows.dtype)
+    values, unit = jnp.sqrt(lambdas), scale[..., 0]
+    h = function(values * unit, largest[..., None] * unit) / (values * unit)
+    coefficients = jnp.einsum("jik,...k->...ji", jnp.asarray(constants, rows.dtype), h)
+    eye = jnp.eye(rows.shape[-2], dtype=rows.dtype)
+    y = gram * (2.0 / upper)[..., None, None] - eye
+    return product(_evaluate(coefficients, y, eye), rows) * scale
+
+
+def error_bound(gamma: float, degree: int = DEGREE) -> float:
+    r"""Bound of ||F(X) - poly||_2 / sigma_1 for centred SoftDecay, rounding aside.
+
+        0.06 gamma^2 / (ln(1 + gamma) (n + 1)^2)
+
+    The error comes from phi's second derivative at zero, -sigma_1 beta^2 / ln(1 + gamma), which an odd polynomial cannot
+    have; interpolating u|u| at Chebyshev's nodes errs like n^-2. The constant is measured: the worst error of
+    dense spectra is 0.7 to 0.95 of the bound at n = 63 and gamma up to 50, and closer for larger n.
+
+    Args:
+      gamma: beta sigma_1, with beta = |alpha|/(1 - alpha^2).
+      degree: n.
+
+    Example:
+      >>> error_bound(20.0), error_bound(50.0)  # doctest: +ELLIPSIS
+      (0.0019..., 0.0093...)
+    """
+    return 0.06 * gamma**2 / (math.log1p(gamma) * (degree + 1) ** 2)
+
+
+def _leading(gram: Array) -> tuple[Array, Array]:
+    """(upper [...], leading [..., L]): a bound of the largest eigenvalue from above, and nearly its eigenvector."""
+    power, log_trace = gram, jnp.zeros(gram.shape[:-2], gram.dtype)
+    for n in range(_SQUARINGS + 1):  # power = gram^m / tr(gram^m), m = 1, 2, 4, ...
+        power = product(power, power) if n else gram
+        trace = jnp.trace(power, axis1=-2, axis2=-1)
+        trace = jnp.where(trace > 0, trace, 1.0)  # of a matrix of zeros
+        power = power / trace[..., None, None]
+        log_trace = log_trace + jnp.log(trace) / 2**n
+    diagonal = jnp.diagonal(power, axis1=-2, axis2=-1)
+    best = jnp.argmax(diagonal, axis=-1)[..., None, None]
+    leading = jnp.take_along_axis(power, best, axis=-2)[..., 0, :]
+    norm = jnp.linalg.norm(leading, axis=-1, keepdims=True)
+    # rounding may have made the trace too small by a little
+    return jnp.exp(log_trace) * (1.0 + 1e-5), leading / jnp.where(norm > 0, norm, 1.0)
+
+
+@functools.cache
+def _constants(degree: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """([J + 1, steps, degree + 1], nodes [degree + 1]): from h at the nodes to the coefficients of T_i in q_j."""
+    count = degree + 1
+    angles = math.pi * (np.arange(count) + 0.5) / count
+    cosines = np.cos(np.outer(np.arange(count), angles)) * 2.0 / count
+    cosines[0] /= 2.0  # c = cosines @ h
+    blocks = -(-count // steps)
+    c = np.zeros((blocks * steps, count))
+    c[:count] = cosines
+    q = np.zeros((blocks, steps, count))
+    for j in range(blocks - 1, 0, -1):  # T_(js+i) = 2 T_i T_js - T_(js-i)
+        q[j, 0] = c[j * steps]
+        for i in range(1, steps):
+            q[j, i] = 2.0 * c[j * steps + i]
+            c[j * steps - i] -= c[j * steps + i]
+    q[0] = c[:steps]
+    return q, np.cos(angles)
+
+
+def _evaluate(coefficients: Array, y: Array, eye: Array) -> Array:
+    """sum_j q_j(y) T_j(T_s(y)); coefficients: [..., J + 1, s]."""
+    steps = coefficients.shape[-1]
+    powers = [eye, y]
+    while len(powers) <= steps:
+        powers.append(2.0 * product(y, powers[-1]) - powers[-2])
+    giant = powers[steps]
+
+    def block(j: int) -> Array:
+        terms = [coefficients[..., j, i, None, None] * powers[i] for i in range(steps)]
+        return functools.reduce(jnp.add, terms)
+
+    after, current = jnp.zeros_like(y), block(coefficients.shape[-2] - 1)
+    for j in range(coefficients.shape[-2] - 2, -1, -1):
+        twice = 1.0 if j == 0 else 2.0
+        after, current = current, block(j) + twice * product(giant, current) - after
+    return current
