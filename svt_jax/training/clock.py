@@ -1,4 +1,4 @@
-"""How long a run has trained, and how much it has seen."""
+"""How long a run has trained, and what there is to count of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 @dataclasses.dataclass
 class Clock:
     """Seconds and examples of training alone: compilation, evaluation and waiting for saves are not in it.
+    And what is counted from the run's begin: examples, tokens, compilations, decompositions that failed.
 
     The numbers of a run's earlier processes go in, so that a resumed run reports all of it.
     """
@@ -20,6 +21,7 @@ class Clock:
     tokens: int = 0
     compile_seconds: float = 0.0
     compiles: int = 0
+    svt_failures: int = 0
     wall_seconds: float = 0.0
 
     def __post_init__(self) -> None:

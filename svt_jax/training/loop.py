@@ -13,10 +13,11 @@ from rich.console import Console
 
 from svt_jax.data.batching import Batch, TrainingBatches, choose_buckets
 from svt_jax.data.glue import Split
+from svt_jax.data.shards import global_batch, rows_here
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.models.heads import Classifier
-from svt_jax.training import assemble, run_folder
+from svt_jax.training import assemble, processes, run_folder
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.clock import Clock
 from svt_jax.training.config import TrainConfig
@@ -41,7 +42,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, console: Console | None = None):
         self.config = config
         self.console = console or Console()
-        self.folder = run_folder.find_run(config)
+        self.folder = run_folder.run_path(config)
+        processes.on_first(run_folder.find_run, config)
         self.mesh = make_mesh(config.mesh)
         self.task = assemble.find_task(config.data)
         rows = config.optim.batch_size * config.optim.accumulate
@@ -62,7 +64,10 @@ class Trainer:
             raise ValueError(
                 f"data.buckets is {buckets} and the model has {positions} positions. Leave the longer ones out."
             )
-        self.batches = TrainingBatches(train_tokens, rows, config.run.seed, sorted(buckets))
+        self._batch_sharding = batch_sharding(self.mesh)
+        part = rows_here(self._batch_sharding, rows)
+        self.batches = TrainingBatches(train_tokens, rows, config.run.seed, sorted(buckets), part)
+        self._num_rows, self._lengths = rows, train_tokens.lengths
         self.num_layers = model.encoder.num_layers
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.num_steps = min(config.optim.epochs * self.steps_per_epoch, config.optim.max_steps or 2**62)
@@ -86,7 +91,7 @@ class Trainer:
                 accumulate=config.optim.accumulate,
                 regression=self.task.regression,
             ),
-            in_shardings=(self._shardings, batch_sharding(self.mesh), replicated(self.mesh)),
+            in_shardings=(self._shardings, self._batch_sharding, replicated(self.mesh)),
             out_shardings=(self._shardings, replicated(self.mesh)),
             donate_argnums=0,
         )
@@ -95,7 +100,9 @@ class Trainer:
         )
         # From here on nothing can fail for the config's fault: a wrong one leaves no folder behind.
         manifest = run_folder.make_manifest(config, self.mesh, model.folder, self.task)
-        run_folder.create(self.folder, config, manifest, model.encoder, model.tokenizer)
+        self._lock = processes.on_first(
+            run_folder.create, self.folder, config, manifest, model.encoder, model.tokenizer
+        )
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
 
     def run(self) -> dict[str, Any]:
@@ -104,10 +111,11 @@ class Trainer:
         Raises:
           NonFiniteError: if the loss or a gradient is not finite; the last good checkpoint stays.
           StoppedBySignalError: after SIGTERM or SIGINT, once the state is saved.
+          OSError: if the folder cannot be written any more; the last checkpoint stays.
         """
         step, state, progress = self._start()
         self.clock = Clock(**progress["clock"])
-        writer = run_folder.MetricsWriter(self.folder, step)
+        writer = processes.on_first(run_folder.MetricsWriter, self.folder, step)
         try:
             with (
                 StopSignals() as signals,
@@ -116,11 +124,14 @@ class Trainer:
                 self.clock.running(),
             ):
                 progress = self._train(step, state, progress, signals, self._readout(writer, bar), bar)
+            results = self._results(progress)
+            processes.on_first(run_folder.write_results, self.folder, results)
         finally:
-            writer.close()
+            if writer is not None:
+                writer.close()
             self.checkpoints.close()
-        results = self._results(progress)
-        run_folder.write_results(self.folder, results)
+            if self._lock is not None:
+                self._lock.release()
         return results
 
     def _start(self) -> tuple[int, TrainState, dict[str, Any]]:
@@ -131,9 +142,10 @@ class Trainer:
             step, state, progress = self.checkpoints.restore(abstract(shapes, self._shardings))
             self.console.print(f"resuming {self.folder.path} after step {step} of {self.num_steps}", highlight=False)
             return step, state, progress
+        params = processes.global_state(params, self._shardings.params)
         # jnp.copy via jit: donation must not delete buffers that the caller's module still holds
         params = jax.jit(lambda p: jax.tree.map(lambda x: x + 0, p), out_shardings=self._shardings.params)(params)
-        constants = jax.device_put(constants, self._shardings.constants)
+        constants = processes.global_state(constants, self._shardings.constants)
         optimizer = jax.jit(self.optimizer.init, out_shardings=self._shardings.optimizer)(params)
         return 0, TrainState(params, constants, optimizer), {"clock": {}, "evaluations": []}
 
@@ -145,7 +157,7 @@ class Trainer:
             optimizer=optimizer_shardings(self.optimizer, params, shardings, self.mesh),
         )
 
-    def _readout(self, writer: run_folder.MetricsWriter, bar: TrainingProgress) -> Readout:
+    def _readout(self, writer: run_folder.MetricsWriter | None, bar: TrainingProgress) -> Readout:
         return Readout(
             writer,
             bar,
@@ -155,6 +167,7 @@ class Trainer:
             logs=self._logs,
             parameter_names=named_paths(self._shardings.params),
             last_good=self._last_good,
+            max_svt_failures=self.config.run.max_svt_failures,
         )
 
     def _train(
@@ -173,11 +186,12 @@ class Trainer:
             compiled = self._executable(state, batch, readout, bar)
             state, metrics = compiled(state, self._device_batch(batch), np.int32(step))
             step += 1
-            self.clock.examples += int(batch["weights"].sum())
-            self.clock.tokens += int(batch["attention_mask"][batch["weights"] > 0].sum())
+            real = batch["index"][batch["weights"] > 0]
+            self.clock.examples += len(real)
+            self.clock.tokens += int(self._lengths[real].sum())
             readout.add(step, {**metrics, "alpha": self._alphas(state) if self._logs(step) else {}})
             epoch_ends = step % self.steps_per_epoch == 0 or step == self.num_steps
-            stopped_by = signals.number
+            stopped_by = signals.stops_after(step)
             if epoch_ends or stopped_by is not None or (every and step % every == 0):
                 readout.read_all()  # before saving: a state that is not finite must not become a checkpoint
                 jax.block_until_ready(state)
@@ -197,13 +211,11 @@ class Trainer:
     def _evaluate_and_save(
         self, step: int, state: TrainState, progress: dict[str, Any], bar: TrainingProgress, *, evaluate: bool
     ) -> dict[str, Any]:
-        score = None
         evaluations = progress["evaluations"]
         if evaluate:
             bar.note("evaluating")
             scores = {split: each.score(state.params, state.constants) for split, each in self.evaluators.items()}
             metrics = scores.pop("validation")
-            score = metrics[self.task.metrics[0]]
             evaluations = [*evaluations, {"step": step, "metrics": metrics, **scores}]
             bar.evaluated(step, step / self.steps_per_epoch, metrics)
         bar.note("saving")
@@ -214,7 +226,7 @@ class Trainer:
             "evaluations": evaluations,
             "alpha": [float(alpha) for alpha in self._alphas(state).values()],
         }
-        self.checkpoints.save(step, state, progress, score)
+        self.checkpoints.save(step, state, progress, self._best(evaluations)["step"] if evaluations else None)
         bar.note("")
         return progress
 
@@ -229,7 +241,8 @@ class Trainer:
         return self._compiled[length]
 
     def _device_batch(self, batch: Batch) -> dict[str, jax.Array]:
-        return jax.device_put({n: v for n, v in batch.items() if n != "index"}, batch_sharding(self.mesh))
+        arrays = {n: v for n, v in batch.items() if n != "index"}
+        return global_batch(arrays, self._batch_sharding, self._num_rows)
 
     def _logs(self, step: int) -> bool:
         return step % self.config.log.every_steps == 0 or step == self.num_steps
@@ -243,11 +256,12 @@ class Trainer:
         steps = self.checkpoints.steps
         return f"the checkpoint of step {steps[-1]} is the last good one" if steps else "no checkpoint had been written"
 
+    def _best(self, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+        """Of equal ones the latest."""
+        return max(evaluations, key=lambda e: (e["metrics"][self.task.metrics[0]], e["step"]))
+
     def _results(self, progress: dict[str, Any]) -> dict[str, Any]:
-        last = progress["evaluations"][-1]
-        main = self.task.metrics[0]
-        # of equal ones the latest, as Orbax keeps it
-        best = max(progress["evaluations"], key=lambda e: (e["metrics"][main], e["step"]))
+        last, best = progress["evaluations"][-1], self._best(progress["evaluations"])
         svt, clock = self.config.svt, progress["clock"]
         layers = list(svt.alpha_by_layer(self.num_layers))
         return {
