@@ -40,15 +40,14 @@ def join(config: DistributedConfig, *, saves: bool = True) -> None:
     Raises:
       ValueError: if the others cannot be found.
     """
+    others = (config.coordinator, config.num_processes, config.process_id)
     given = config.coordinator is not None
     if jax.distributed.is_initialized() or not (given or _on_cluster()):
         return
     jax.config.update("jax_enable_preemption_service", saves)
     try:
         jax.distributed.initialize(
-            config.coordinator,
-            config.num_processes,
-            config.process_id,
+            *others,
             cluster_detection_method="deactivate" if given else None,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
