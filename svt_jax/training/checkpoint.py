@@ -39,6 +39,10 @@ class DamagedError(Exception):
     """A checkpoint does not hold what was saved."""
 
 
+class _UnreadableHereError(Exception):
+    """One of many processes could not read its part of a checkpoint."""
+
+
 @dataclasses.dataclass
 class _NewestAndBest:
     """Which checkpoints Orbax keeps. (With its own best_fn the scores would be in files without a digest.)"""
@@ -120,6 +124,10 @@ class Checkpoints:
         for candidate in candidates:
             try:
                 found = candidate, *self._restore_step(candidate, like)
+            except _UnreadableHereError as error:
+                raise ValueError(
+                    f"{error}. Remove that folder, and start all processes again to go on from the checkpoint before it."
+                ) from error
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 problems.append(f"step {candidate}: {error}")
                 log.warning("the checkpoint of step %d is damaged, trying the one before", candidate)
@@ -137,7 +145,13 @@ class Checkpoints:
         record = self._read_record(step)
         targets = _parts(like)
         args = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            # each process reads its own part: the others may have found theirs whole, and wait
+            raise _UnreadableHereError(f"{self._manager.directory / str(step)} cannot be read ({error})") from error
         found = {name: restored[name] for name in targets}
         for name, values in digests(found).items():
             if values != record["digests"][name]:
@@ -163,7 +177,11 @@ class Checkpoints:
             raise self._write_error(error) from error
 
     def close(self) -> None:
-        self._manager.close()
+        """As `wait`; then nothing can be saved or restored any more."""
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._write_error(error) from error
 
     def _write_error(self, error: Exception) -> CheckpointWriteError:
         return CheckpointWriteError(

@@ -11,6 +11,7 @@ report.html      the same to look at
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -237,11 +238,19 @@ class MetricsWriter:
         self._file = folder.metrics.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Raises OSError if there is no room for the line."""
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                f"{self._file.name} could not be written ({error.strerror}). Make room, and start the same command again "
+                "to resume."
+            ) from error
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a line for which there was no room, as `write` has said
+            self._file.close()
 
 
 def _is_left_by_a_start(path: Path) -> bool:
