@@ -1,7 +1,7 @@
 """What train.py and eval.py call: errors in one line, exit codes, and the table at the end of training.
 
-Exit status: 0 done; 2 bad input (one line on standard error); 3 a number was not finite; 143 stopped by SIGTERM and 130
-by Ctrl-C, state saved.
+Exit status: 0 done; 2 bad input or a folder that cannot be written (one line on standard error); 3 a number was not
+finite; 4 another process of the run was lost; 143 stopped by SIGTERM and 130 by Ctrl-C, state saved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-BAD_INPUT, NOT_FINITE, SIGNALLED = 2, 3, 128
+BAD_INPUT, NOT_FINITE, PROCESS_LOST, SIGNALLED = 2, 3, 4, 128
 
 
 def train(arguments: Sequence[str] | None = None, default_config: Path | None = None) -> int:
@@ -47,7 +47,7 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
     import yaml
 
     from svt_jax.evaluation.metrics import NonFiniteError
-    from svt_jax.training.loop import StoppedBySignalError
+    from svt_jax.training.signals import StoppedBySignalError
 
     try:
         return command(arguments, *rest)
@@ -61,6 +61,21 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
             kind, status = "stopped", SIGNALLED + error.number
         print(f"{kind}: {' '.join(str(error).split())}", file=sys.stderr)
         return status
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} cannot reach the others ({_first_line(error)}); "
+            "a run needs all of its processes. See why one stopped, and start all of them again to resume.",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.stdout.flush()
+        os._exit(PROCESS_LOST)  # an orderly exit would wait for the process that is lost
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def enable_compilation_cache() -> None:
@@ -87,6 +102,7 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
 
     from svt_jax.runs import train_run
     from svt_jax.training.command_line import parse_config
+    from svt_jax.training.processes import is_first
     from svt_jax.training.progress import results_table
 
     chosen = any(re.match(r"--(config|model\.path|data\.task|help)\b|-h$", argument) for argument in arguments)
@@ -95,6 +111,8 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
     config = parse_config(arguments)
     console = Console()
     folder = train_run(config, console)
+    if not is_first():
+        return 0
     results = folder.read_results()
     rows = [(f"validation {name}", f"{value:.4f}") for name, value in results["metrics"]["validation"].items()]
     rows.append(("best", f"step {results['best']['step']}, " + _scores(results["best"]["metrics"])))

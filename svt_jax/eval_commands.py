@@ -54,6 +54,8 @@ def run_command(arguments: list[str]) -> int:
     sts.add_argument("--embeddings", help="file that keeps the embeddings for the next time")
     sts.add_argument("--max_length", type=int, default=128, help="tokens of a sentence (default 128)")
     sts.add_argument("--output", required=True, help="JSON file: a table, or a list for several poolings or posts")
+    for key, kind in (("coordinator", str), ("num_processes", int), ("process_id", int)):
+        glue.add_argument(f"--distributed.{key}", dest=key, type=kind, help="as in train.py's config")
     for command in (glue, report, compare, sts):
         command.add_argument("--traceback", action="store_true", help="show where an error came from")
     parser.error = glue.error = report.error = compare.error = sts.error = _raise_usage  # type: ignore[method-assign, assignment]
@@ -97,9 +99,12 @@ def _from_files(arguments: list[str], allowed: list[str]) -> list[str]:
 def _evaluate_glue(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from svt_jax.training import processes
+    from svt_jax.training.config import DistributedConfig
     from svt_jax.training.evaluate import evaluate_model, evaluate_run
     from svt_jax.training.progress import results_table
 
+    processes.join(DistributedConfig(options.coordinator, options.num_processes, options.process_id), saves=False)
     if options.run:
         outcome = evaluate_run(
             options.run,
@@ -119,6 +124,8 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
             max_length=options.max_length,
             output=options.output,
         )
+    if not processes.is_first():
+        return 0
     rows = [
         (f"{name}{key.removeprefix('metrics')}", f"{value:.6f}")
         for key in outcome if key.startswith("metrics") for name, value in outcome[key].items()
@@ -136,6 +143,7 @@ def _compare(options: argparse.Namespace) -> int:
     from svt_jax.analysis.compare import compare
     from svt_jax.analysis.comparison_files import table, write_comparison
     from svt_jax.runs import grid_configs, run_grid
+    from svt_jax.training.processes import is_first
 
     console, runs, names = Console(), options.runs, None
     if options.config:
@@ -144,6 +152,8 @@ def _compare(options: argparse.Namespace) -> int:
         seeds = list(dict.fromkeys(int(seed) for seed in options.seeds.split(",")))
         grid = grid_configs(options.config, seeds, options.overrides, Path(options.output))
         runs, names = run_grid(grid, console), [name for name, _ in grid]
+        if not is_first():
+            return 0
     elif options.seeds:
         raise ValueError("--seeds goes with --config; the runs of --runs have theirs. Leave it out.")
     comparison = compare(runs, names)

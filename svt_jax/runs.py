@@ -14,7 +14,7 @@ from rich.console import Console
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.training.command_line import parse_config
 from svt_jax.training.config import TrainConfig
-from svt_jax.training.run_folder import RunFolder, find_run
+from svt_jax.training.run_folder import RunFolder, find_run, run_path, write_atomically
 
 
 def train_run(config: TrainConfig, console: Console) -> RunFolder:
@@ -22,15 +22,19 @@ def train_run(config: TrainConfig, console: Console) -> RunFolder:
 
     Returns its folder.
     """
+    from svt_jax.training import processes
     from svt_jax.training.loop import Trainer
 
-    folder = find_run(config)
-    if folder.results.is_file():
+    processes.join(config.distributed)
+    if not processes.is_first():
+        console = Console(quiet=True)
+    folder = run_path(config)
+    processes.on_first(find_run, config)
+    if processes.agree(folder.results.is_file()):
         console.print(f"{folder.path} is complete already; to train again choose another --run.name.", highlight=False)
     else:
         Trainer(config, console).run()
-    if not folder.report.is_file():  # also after a run that was killed between its results and its report
-        write_report(folder)
+    processes.on_first(lambda: None if folder.report.is_file() else write_report(folder))
     return folder
 
 
@@ -38,7 +42,7 @@ def write_report(folder: RunFolder) -> None:
     """Writes report.html into a run's folder."""
     from svt_jax.analysis.report import render_report
 
-    folder.report.write_text(render_report(folder.path), encoding="utf-8")
+    write_atomically(folder.report, render_report(folder.path))
 
 
 def setting_names(configs: Sequence[str]) -> list[str]:

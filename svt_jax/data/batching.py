@@ -63,18 +63,25 @@ def choose_buckets(
     return buckets[::-1]
 
 
-def collate(tokens: Tokens, rows: np.ndarray, buckets: Sequence[int], batch_size: int) -> Batch:
-    """The batch of the given rows, filled up to batch_size with copies of the first row that weigh nothing."""
+def collate(
+    tokens: Tokens, rows: np.ndarray, buckets: Sequence[int], batch_size: int, part: np.ndarray | None = None
+) -> Batch:
+    """The batch of the given rows, filled up to batch_size with copies of the first row that weigh nothing.
+
+    With `part`, tokens and labels are those of these rows of it only: a process makes what its devices hold. Its length,
+    weights and index are still those of the whole batch.
+    """
     real = len(rows)
     length = next(b for b in buckets if b >= tokens.lengths[rows].max())
     rows = np.concatenate([rows, np.full(batch_size - real, rows[0])])
     width = min(length, tokens.ids.shape[1])
+    held = rows if part is None else rows[part]
 
     def padded(values: np.ndarray, fill: int) -> np.ndarray:
-        return np.pad(values[rows, :width], ((0, 0), (0, length - width)), constant_values=fill)
+        return np.pad(values[held, :width], ((0, 0), (0, length - width)), constant_values=fill)
 
-    mask = (np.arange(length) < tokens.lengths[rows, None]).astype(np.int32)
-    labels = np.zeros(batch_size, np.int32) if tokens.labels is None else tokens.labels[rows]
+    mask = (np.arange(length) < tokens.lengths[held, None]).astype(np.int32)
+    labels = np.zeros(len(held), np.int32) if tokens.labels is None else tokens.labels[held]
     weights = (np.arange(batch_size) < real).astype(np.float32)
     return {
         "input_ids": padded(tokens.ids, tokens.pad_id),
@@ -97,13 +104,16 @@ class TrainingBatches:
       batch_size: rows of the global batch.
       seed: of the order.
       buckets: allowed lengths, ascending; the last must fit the longest example.
+      part: the rows of each batch that this process holds; None is all. See `collate`.
     """
 
-    def __init__(self, tokens: Tokens, batch_size: int, seed: int, buckets: Sequence[int]):
+    def __init__(
+        self, tokens: Tokens, batch_size: int, seed: int, buckets: Sequence[int], part: np.ndarray | None = None
+    ):
         self.steps_per_epoch = -(-len(tokens) // batch_size)
         order = grain.MapDataset.range(len(tokens)).seed(seed).shuffle()
         batches = order.batch(batch_size, drop_remainder=False).repeat(None)
-        self._dataset = batches.map(lambda rows: collate(tokens, np.asarray(rows), buckets, batch_size))
+        self._dataset = batches.map(lambda rows: collate(tokens, np.asarray(rows), buckets, batch_size, part))
 
     def from_batch(self, start: int) -> Iterator[Batch]:
         """Iterates from batch number `start`, collating ahead in a thread."""
@@ -112,8 +122,10 @@ class TrainingBatches:
         return iterator
 
 
-def evaluation_batches(tokens: Tokens, batch_size: int, buckets: Sequence[int]) -> Iterator[Batch]:
+def evaluation_batches(
+    tokens: Tokens, batch_size: int, buckets: Sequence[int], part: np.ndarray | None = None
+) -> Iterator[Batch]:
     """Every example once, sorted by length; put results back in order by each batch's `index` where weights are 1."""
     order = np.argsort(tokens.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
-        yield collate(tokens, order[start : start + batch_size], buckets, batch_size)
+        yield collate(tokens, order[start : start + batch_size], buckets, batch_size, part)

@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from svt_jax.data.batching import choose_buckets, evaluation_batches
 from svt_jax.data.glue import Task
+from svt_jax.data.shards import global_batch, rows_here
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.metrics import compute_metrics
 from svt_jax.spectral.solvers import BATCH_AXES
@@ -30,7 +31,8 @@ class Evaluator:
         self._task, self._tokens, self._batch_size, self._mesh = task, tokens, batch_size, mesh
         # sorted by length, a batch is about as long as each of its examples
         self._buckets = choose_buckets(tokens.lengths, batch_size=1, longest=longest)
-        batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+        self._sharding = batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+        self._part = rows_here(batch, batch_size)
 
         def forward(
             state: tuple[nnx.State, nnx.State], input_ids: jax.Array, mask: jax.Array, types: jax.Array
@@ -45,10 +47,10 @@ class Evaluator:
         """Logits [N, num_labels] in the order of the examples."""
         out = np.zeros((len(self._tokens), self._task.num_labels), np.float32)
         with jax.set_mesh(self._mesh):
-            for batch in evaluation_batches(self._tokens, self._batch_size, self._buckets):
-                logits = self._forward(
-                    (params, constants), *(batch[n] for n in ("input_ids", "attention_mask", "token_type_ids"))
-                )
+            for batch in evaluation_batches(self._tokens, self._batch_size, self._buckets, self._part):
+                inputs = {n: batch[n] for n in ("input_ids", "attention_mask", "token_type_ids")}
+                placed = global_batch(inputs, self._sharding, self._batch_size)
+                logits = self._forward((params, constants), *placed.values())
                 real = batch["weights"] > 0
                 out[batch["index"][real]] = np.asarray(logits)[real]
         return out

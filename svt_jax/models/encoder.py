@@ -39,11 +39,14 @@ class EncoderOutput:
       last_hidden_state: [B, L, D].
       pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler.
       hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
+      svt_failures: int32[B], in how many layers an example's decomposition failed, so that the transformation was left
+        out; None for a model without any.
     """
 
     last_hidden_state: Array
     pooled: Array | None
     hidden_states: tuple[Array, ...] | None
+    svt_failures: Array | None = None
 
 
 class Embeddings(nnx.Module):
@@ -152,18 +155,21 @@ class EncoderLayer(nnx.Module):
         self._attention_dropout = config.hidden_dropout_prob if config.attention_output_dropout else 0.0
         self._feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
 
-    def __call__(self, x: Array, mask: Array, bias: Array, *, rngs: nnx.Rngs | None) -> Array:
+    def __call__(self, x: Array, mask: Array, bias: Array, *, rngs: nnx.Rngs | None) -> tuple[Array, Array | None]:
+        """The layer's output [B, L, D], and bool [B], where its SVT failed; None for a layer without."""
         attended = dropout(self.attention(x, bias, rngs=rngs), self._attention_dropout, rngs)
         x = self.attention_norm(attended + x).astype(x.dtype)
         h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, rngs)
-        return shard_batch(self._output(h, x, mask, rngs).astype(x.dtype))
+        out, failed = self._output(h, x, mask, rngs)
+        return shard_batch(out.astype(x.dtype)), failed
 
-    def _output(self, h: Array, x: Array, mask: Array, rngs: nnx.Rngs | None) -> Array:
+    def _output(self, h: Array, x: Array, mask: Array, rngs: nnx.Rngs | None) -> tuple[Array, Array | None]:
         if self.svt is None:
-            return self.output_norm(h + x)
+            return self.output_norm(h + x), None
         match self._placement:
             case "before_norm":  # the published BERT: the residual enters twice
-                return self.output_norm(self.svt(h + x, mask, rngs=rngs) + x)
+                transformed, failed = self.svt(h + x, mask, rngs=rngs)
+                return self.output_norm(transformed + x), failed
             case "after_norm":
                 return self.svt(self.output_norm(h + x) + x, mask, rngs=rngs)
             case "replace_norm":
@@ -240,12 +246,15 @@ class Encoder(nnx.Module):
         # The most negative number, not -inf: a row of padding alone keeps finite (uniform) weights.
         bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]  # [B, 1, 1, L]
         x = shard_batch(self.embeddings(input_ids, jnp.asarray(token_type_ids), rngs=rngs))
-        states = [x]
+        states, failures = [x], []
         for layer in self.layers:
-            x = layer(x, mask, bias, rngs=rngs)
+            x, failed = layer(x, mask, bias, rngs=rngs)
             states.append(x)
+            if failed is not None:
+                failures.append(failed.astype(jnp.int32))
         pooled = None if self.pooler is None else self.pooler(x)
-        return EncoderOutput(x, pooled, tuple(states) if output_hidden_states else None)
+        svt_failures = jnp.sum(jnp.stack(failures), axis=0) if failures else None
+        return EncoderOutput(x, pooled, tuple(states) if output_hidden_states else None, svt_failures)
 
     @property
     def alphas(self) -> dict[int, Array]:

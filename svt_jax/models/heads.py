@@ -49,6 +49,12 @@ class Classifier(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """Logits [B, num_labels], float32; arguments as those of the encoder."""
+        return self.logits_and_failures(input_ids, attention_mask, token_type_ids, rngs=rngs)[0]
+
+    def logits_and_failures(
+        self, input_ids: Array, attention_mask: Array | None, token_type_ids: Array | None, *, rngs: nnx.Rngs | None
+    ) -> tuple[Array, Array | None]:
+        """The logits and the encoder's `svt_failures`."""
         out = self.encoder(input_ids, attention_mask, token_type_ids, rngs=rngs)
         if self.dense is None:
             assert out.pooled is not None, "this family's head works on the pooled output"
@@ -59,4 +65,4 @@ class Classifier(nnx.Module):
                 x = jnp.tanh(self.dense(dropout(x, self._dropout, rngs)))
             else:
                 x = jax.nn.relu(self.dense(x))
-        return self.classifier(dropout(x, self._dropout, rngs))
+        return self.classifier(dropout(x, self._dropout, rngs)), out.svt_failures

@@ -12,7 +12,7 @@ from svt_jax.models.config import SVTConfig
 from svt_jax.models.layers import dropout, shard_batch
 from svt_jax.spectral.base import SpectralFunction
 from svt_jax.spectral.peers import TokenOperation
-from svt_jax.spectral.transform import svt
+from svt_jax.spectral.transform import svt_and_failures
 
 Array = jax.Array
 
@@ -55,10 +55,13 @@ class SVTLayer(nnx.Module):
         ]
         return jax.tree_util.tree_unflatten(self._treedef, values)
 
-    def __call__(self, x: Array, mask: Array | None, *, rngs: nnx.Rngs | None) -> Array:
-        """Transforms x [B, L, D]; mask bool [B, L]. Rows of padding come back as zeros when they are masked."""
+    def __call__(self, x: Array, mask: Array | None, *, rngs: nnx.Rngs | None) -> tuple[Array, Array]:
+        """Transforms x [B, L, D]; mask bool [B, L]. Rows of padding come back as zeros when they are masked.
+
+        Also returns bool [B], true where the decomposition failed and the input came back as it was.
+        """
         x = dropout(x, self._config.dropout, rngs)
-        return svt(
+        return svt_and_failures(
             shard_batch(x), self.function, mask=mask if self._config.mask_padding else None, solver=self._config.solver
         )
 

@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from svt_jax.spectral.base import Parametric, SpectralFunction, static_field
 from svt_jax.spectral.solvers import Solver, choose_solver, decompose, product
-from svt_jax.spectral.transform import svt
+from svt_jax.spectral.transform import transform_or_nan
 
 Array = jax.Array
 
@@ -50,7 +51,8 @@ class TokenOperation(Parametric):
           mask: bool[..., L]; tokens that are not real must have no influence on the others.
           solver: "svd", "gram", "gram64" or "auto", for operations that decompose.
         Returns:
-          [..., L, D]; rows where `mask` is false are set to zero by the caller.
+          [..., L, D]; rows where `mask` is false are set to zero by the caller. Not finite where the operation failed:
+          `svt` then passes that matrix on as it came.
         """
         raise NotImplementedError(f"{type(self).__name__} must define operate(x, mask, solver)")
 
@@ -184,7 +186,7 @@ class TokenWhitening(TokenOperation):
     """
 
     def operate(self, x: Array, mask: Array, solver: Solver) -> Array:
-        return svt(_centered(x, mask), _RootMeanSquare(), mask=mask, solver=solver)
+        return transform_or_nan(_centered(x, mask), _RootMeanSquare(), mask=mask, solver=solver)
 
 
 class TokenAllButTheTop(TokenOperation):
@@ -227,8 +229,8 @@ class TokenAllButTheTop(TokenOperation):
         largest = _largest_entry(wide, axis=(-2, -1))
         scaled = wide / jnp.where(largest > 0, largest, 1.0)
         # small singular values pass unchanged, so their noise is harmless and "gram" safe
-        projector = _top_projector(scaled, self.directions, "gram" if solver == "auto" else solver)
-        rest = wide - product(projector, wide)
+        projector, failed = _top_projector(scaled, self.directions, "gram" if solver == "auto" else solver)
+        rest = jnp.where(failed[..., None, None], jnp.nan, wide - product(projector, wide))
         return rest if x.shape[-2] <= x.shape[-1] else rest.mT
 
 
@@ -251,32 +253,33 @@ def _centered(x: Array, mask: Array) -> Array:
 # The spectral function here would be a step, 0 above sigma_{k+1} and the identity below. `svt` takes derivatives of
 # near singular values from the function's slope, which a step does not have; hence a rule of its own.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _top_projector(x: Array, k: int, solver: str) -> Array:
-    """P [..., L, L] = sum_{i <= k} u_i u_i^T of x [..., L, D], L <= D, whose largest entry is 1."""
-    u, _, top = _top_directions(x, k, solver)
-    return product(u * top[..., None, :], u.mT)
+def _top_projector(x: Array, k: int, solver: str) -> tuple[Array, Array]:
+    """P [..., L, L] = sum_{i <= k} u_i u_i^T of x [..., L, D], L <= D, whose largest entry is 1; and where it failed."""
+    u, _, top, failed = _top_directions(x, k, solver)
+    return product(u * top[..., None, :], u.mT), failed
 
 
 @_top_projector.defjvp
-def _top_projector_jvp(k: int, solver: str, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _top_projector_jvp(k: int, solver: str, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # dP = U [E * (U^T (dX X^T + X dX^T) U)] U^T with E_ij = 1/|sigma_i^2 - sigma_j^2| between a top direction and
     # another, 0 elsewhere: first-order perturbation of the eigenvectors of X X^T.
     (x,), (dx,) = primals, tangents
-    u, sigma, top = _top_directions(x, k, solver)
+    u, sigma, top, failed = _top_directions(x, k, solver)
     s_i, s_j = sigma[..., :, None], sigma[..., None, :]
     between = top[..., :, None] != top[..., None, :]
     coefficients = jnp.where(between, 1.0 / jnp.where(between, jnp.abs(s_i - s_j) * (s_i + s_j), 1.0), 0.0)
     half = product(product(u.mT, dx), product(u.mT, x).mT)
     projector = product(u * top[..., None, :], u.mT)
-    return projector, product(product(u, coefficients * (half + half.mT)), u.mT)
+    tangent = product(product(u, coefficients * (half + half.mT)), u.mT)
+    return (projector, failed), (tangent, np.zeros(failed.shape, jax.dtypes.float0))
 
 
-def _top_directions(x: Array, k: int, solver: str) -> tuple[Array, Array, Array]:
-    """U, sigma, and which directions go."""
-    u, sigma, *_ = decompose(x, solver)
+def _top_directions(x: Array, k: int, solver: str) -> tuple[Array, Array, Array, Array]:
+    """U, sigma, which directions go, and where the decomposition failed."""
+    u, sigma, _, _, failed = decompose(x, solver)
     # Sorted anew: those of "gram" descend up to rounding only. (lax.top_k would gather a batch sharded over devices.)
     ascending = jnp.sort(sigma)
     following = ascending[..., -k - 1, None] if k < sigma.shape[-1] else jnp.zeros_like(ascending[..., -1:])
     # x has an entry of 1, so sigma_1 is not less; or it is the rounding of equal tokens, and no direction goes
     tolerance = jnp.finfo(sigma.dtype).eps * max(x.shape[-2:]) * jnp.maximum(ascending[..., -1:], 1.0)
-    return u, sigma, sigma - following > tolerance
+    return u, sigma, sigma - following > tolerance, failed

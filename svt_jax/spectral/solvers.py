@@ -81,12 +81,15 @@ class Decomposition(NamedTuple):
       sigma: [..., L] >= 0, descending (for `gram` and `gram64` up to rounding).
       rows: [..., L, D].
       unit: [..., L]. 0 where they find sigma = 0: V's column is unknown there, and taken as 0.
+      failed: bool[...], where the solver found NaN: it did not converge, or x is not finite. All else is 0 there, so that
+        derivatives of what is not used stay finite.
     """
 
     u: Array
     sigma: Array
     rows: Array
     unit: Array
+    failed: Array
 
 
 def decompose(x: Array, solver: str) -> Decomposition:
@@ -107,7 +110,10 @@ def _thin_svd(x: Array) -> tuple[Array, Array, Array]:
 
 def _svd(x: Array) -> Decomposition:
     u, sigma, vt = per_matrix(_thin_svd, x)
-    return Decomposition(u, sigma, vt, jnp.ones_like(sigma))
+    failed = jnp.any(jnp.isnan(sigma), axis=-1)
+    u, vt = (jnp.where(failed[..., None, None], 0.0, factor) for factor in (u, vt))
+    sigma = jnp.where(failed[..., None], 0.0, sigma)
+    return Decomposition(u, sigma, vt, jnp.ones_like(sigma), failed)
 
 
 def _descending_eigh(gram: Array) -> tuple[Array, Array]:
@@ -130,12 +136,14 @@ def _gram(x: Array, *, double: bool) -> Decomposition:
         u, negated = per_matrix(_descending_eigh_of_square, scaled)
     else:
         u, negated = per_matrix(_descending_eigh, product(scaled, scaled.mT))
-    rows = product(u.mT, scaled)  # = diag(sigma) V^T: row norms are better singular values than eigenvalues' roots
     # LAPACK reports a failure as NaN. (And were the eigenvalues not used at all, XLA would give their buffer to the next
     # matrix's call, and the calls would wait for each other.)
-    sigma = jnp.where(jnp.isnan(negated), jnp.nan, jnp.linalg.norm(rows, axis=-1))
+    failed = jnp.any(jnp.isnan(negated), axis=-1)
+    u = jnp.where(failed[..., None, None], 0.0, u)
+    rows = product(u.mT, scaled)  # = diag(sigma) V^T: row norms are better singular values than eigenvalues' roots
+    sigma = jnp.linalg.norm(rows, axis=-1)
     unit = jnp.where(sigma > 0, 1.0 / jnp.where(sigma > 0, sigma, 1.0), 0.0)
-    return Decomposition(u, sigma * scale[..., 0], rows, unit)
+    return Decomposition(u, sigma * scale[..., 0], rows, unit, failed)
 
 
 def product(a: Array, b: Array) -> Array:

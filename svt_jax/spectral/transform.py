@@ -16,6 +16,9 @@ F's own derivative is bounded. With a tangent dX, A = U^T dX and B = A V:
 
 It is linear in (dX, dtheta), so JAX transposes it for reverse mode.
 
+A decomposition that fails for a finite matrix must not cost a run of days: the matrix then passes unchanged, with the
+derivative of the identity, and `svt_and_failures` tells which.
+
 References:
   Noferini: "A formula for the Frechet derivative of a generalized matrix function", SIAM J. Matrix Anal. Appl. 38(2),
   2017. The transformation: arXiv 2208.11790.
@@ -69,8 +72,35 @@ def svt(
              [0.   , 0.826, 0.   ],
              [0.   , 0.   , 0.   ]], dtype=float32)
     """
-    if not isinstance(function, SpectralFunction):
-        return function(x, mask=mask, solver=solver)
+    return svt_and_failures(x, function, mask=mask, solver=solver)[0]
+
+
+def svt_and_failures(
+    x: Array, function: SpectralFunction | TokenOperation, *, mask: Array | None = None, solver: Solver = "auto"
+) -> tuple[Array, Array]:
+    """`svt`, and where it failed: the result was not finite and the matrix was. That matrix came back as it is.
+
+    Args, Raises: as `svt`.
+    Returns:
+      x's shape and dtype; bool[...].
+    """
+    if isinstance(function, SpectralFunction):
+        out = transform_or_nan(x, function, mask=mask, solver=solver)
+    else:
+        out = function(x, mask=mask, solver=solver)
+    return _pass_failed(jnp.asarray(x), out, mask)
+
+
+@jax.jit
+def _pass_failed(x: Array, out: Array, mask: Array | None) -> tuple[Array, Array]:
+    if mask is not None:
+        x = jnp.where(mask.astype(bool)[..., None], x, 0.0)
+    failed = jnp.all(jnp.isfinite(x), axis=(-2, -1)) & ~jnp.all(jnp.isfinite(out), axis=(-2, -1))
+    return jnp.where(failed[..., None, None], x, out), failed
+
+
+def transform_or_nan(x: Array, function: SpectralFunction, *, mask: Array | None, solver: Solver) -> Array:
+    """`svt` with a matrix of NaN, of derivative 0, where the decomposition fails."""
     x = jnp.asarray(x)
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
@@ -99,9 +129,13 @@ def _masked(x: Array, function: SpectralFunction, mask: Array | None, solver: st
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _transform(x: Array, function: SpectralFunction, solver: str) -> Array:
     """F(x) for float32/float64 x [..., L, D] with L <= D."""
-    u, sigma, rows, unit = decompose(x, solver)
+    u, sigma, rows, unit, failed = decompose(x, solver)
     _, _, phi = _new_values(function, sigma, x.shape[-1])
-    return product((_transposed(u) * (phi * unit)[..., None]).mT, rows)
+    return _marked(failed, product((_transposed(u) * (phi * unit)[..., None]).mT, rows))
+
+
+def _marked(failed: Array, out: Array) -> Array:
+    return jnp.where(failed[..., None, None], jnp.nan, out)
 
 
 def _transposed(u: Array) -> Array:
@@ -112,10 +146,10 @@ def _transposed(u: Array) -> Array:
 @_transform.defjvp
 def _transform_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x, function), (dx, dfunction) = primals, tangents
-    u, sigma, rows, unit = decompose(x, solver)
+    u, sigma, rows, unit, failed = decompose(x, solver)
     spectrum, live, phi = _new_values(function, sigma, x.shape[-1])
     ut = _transposed(u)
-    out = product((ut * (phi * unit)[..., None]).mT, rows)
+    out = _marked(failed, product((ut * (phi * unit)[..., None]).mT, rows))
     ratio, d_minus, d_plus = _quotients(function, spectrum, live, phi)
     h = product((ut * ratio[..., None]).mT, ut)
 

@@ -1,19 +1,24 @@
 """Checkpoints by Orbax: parameters, optimizer state, and where the run stands. Written in the background, atomically.
 
-The newest `keep` are kept, and the best besides (Orbax's max_to_keep with a best_fn would delete the newest one when its
-score is bad, and a resumed run would lose work).
+The newest `keep` are kept, and the best besides. Orbax notices a missing or a shortened file, but not a changed byte; so
+each checkpoint holds a digest of every array and of its own JSON, and one that does not match them is damaged.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
-from flax import nnx
-from orbax.checkpoint import checkpoint_managers, type_handlers
+from orbax.checkpoint import type_handlers
 
 from svt_jax.training.step import TrainState
 
@@ -26,8 +31,28 @@ type_handlers.register_type_handler(
 )
 
 
-def _score(metrics: dict[str, float]) -> float:
-    return metrics["score"]
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written; those before it are whole."""
+
+
+class DamagedError(Exception):
+    """A checkpoint does not hold what was saved."""
+
+
+class _UnreadableHereError(Exception):
+    """One of many processes could not read its part of a checkpoint."""
+
+
+@dataclasses.dataclass
+class _NewestAndBest:
+    """Which checkpoints Orbax keeps. (With its own best_fn the scores would be in files without a digest.)"""
+
+    keep: int
+    best: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        return [step in steps[-self.keep :] or step == self.best for step in steps]
 
 
 class Checkpoints:
@@ -40,15 +65,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False):
-        policies = [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
-        ]
+        self._kept = _NewestAndBest(keep)
         options = ocp.CheckpointManagerOptions(
-            best_fn=_score,  # without it metrics are not written; the policies decide what is kept
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
+            preservation_policy=self._kept, cleanup_tmp_directories=not read_only, read_only=read_only
         )
         self._read_only = read_only
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
@@ -59,27 +78,44 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        return self._manager.best_step()
+        """The step of the best score, of those that are left; None before the first evaluation."""
+        for step in self.steps[::-1]:
+            try:
+                best = self._read_record(step)["best"]
+            except Exception as error:  # Orbax raises bare Exception for truncated data
+                log.warning("the checkpoint of step %d is damaged (%s)", step, error)
+                continue
+            return best if best in self.steps else None
+        return None
 
-    def save(self, step: int, state: TrainState, progress: dict[str, Any], score: float | None) -> None:
-        """Saves the state after `step` steps; `progress` is plain JSON, `score` the validation score if there is one."""
-        items = {
-            "params": ocp.args.StandardSave(state.params),
-            "optimizer": ocp.args.StandardSave(state.optimizer),
-            "progress": ocp.args.JsonSave(progress),
-        }
-        if nnx.to_flat_state(state.constants):
-            items["constants"] = ocp.args.StandardSave(state.constants)
-        metrics = None if score is None else {"score": score}
-        saved = self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+    def save(self, step: int, state: TrainState, progress: dict[str, Any], best: int | None) -> None:
+        """Saves the state after `step` steps.
+
+        Args:
+          step: must be later than those saved.
+          state: divided over the devices in any way.
+          progress: plain JSON.
+          best: the step of the best score so far.
+        Raises:
+          CheckpointWriteError: if this one, or the one before it in the background, could not be written.
+        """
+        self._kept.best = best
+        parts = _parts(state)
+        record = {"progress": progress, "best": best, "digests": digests(parts)}
+        items = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
+        items["record"] = ocp.args.JsonSave({**record, "sha256": _sha256(record)})
+        try:
+            saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:
+            raise self._write_error(error) from error
         assert saved, f"Orbax did not save step {step}; it has {self.steps}"
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[int, TrainState, dict[str, Any]]:
-        """The newest readable checkpoint, or that of `step`: (step, state, progress).
+        """The newest undamaged checkpoint, or that of `step`: (step, state, progress).
 
         Args:
-          like: abstract state: shapes, dtypes and shardings to restore to. Without an optimizer (None) that part is
-            not read.
+          like: abstract state: shapes, dtypes and shardings to restore to, which need not be those it was saved with.
+            Without an optimizer (None) that part is not read.
         Raises:
           ValueError: if there is none, or that step's is damaged.
         """
@@ -88,6 +124,10 @@ class Checkpoints:
         for candidate in candidates:
             try:
                 found = candidate, *self._restore_step(candidate, like)
+            except _UnreadableHereError as error:
+                raise ValueError(
+                    f"{error}. Remove that folder, and start all processes again to go on from the checkpoint before it."
+                ) from error
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 problems.append(f"step {candidate}: {error}")
                 log.warning("the checkpoint of step %d is damaged, trying the one before", candidate)
@@ -102,25 +142,86 @@ class Checkpoints:
         )
 
     def _restore_step(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        targets = {"params": like.params}
-        if like.optimizer is not None:
-            targets["optimizer"] = like.optimizer
-        if nnx.to_flat_state(like.constants):
-            targets["constants"] = like.constants
+        record = self._read_record(step)
+        targets = _parts(like)
         args = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args, progress=ocp.args.JsonRestore()))
-        parts = {
-            name: restored[name] if name in targets else getattr(like, name)
-            for name in ("params", "constants", "optimizer")
-        }
-        return TrainState(**parts), restored["progress"]
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            # each process reads its own part: the others may have found theirs whole, and wait
+            raise _UnreadableHereError(f"{self._manager.directory / str(step)} cannot be read ({error})") from error
+        found = {name: restored[name] for name in targets}
+        for name, values in digests(found).items():
+            if values != record["digests"][name]:
+                raise DamagedError(f"its {name} are not what was saved")
+        return dataclasses.replace(like, **found), record["progress"]
+
+    def _read_record(self, step: int) -> dict[str, Any]:
+        restored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
+        record = dict(restored["record"])
+        if record.pop("sha256", None) != _sha256(record):
+            raise DamagedError("its record is not what was saved")
+        return record
 
     def wait(self) -> None:
-        """Returns when everything is on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        """Returns when everything is on disk.
+
+        Raises:
+          CheckpointWriteError: if something could not be written in the background.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._write_error(error) from error
 
     def close(self) -> None:
-        self._manager.close()
+        """As `wait`; then nothing can be saved or restored any more."""
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._write_error(error) from error
+
+    def _write_error(self, error: Exception) -> CheckpointWriteError:
+        return CheckpointWriteError(
+            f"a checkpoint could not be written to {self._manager.directory} ({error}); those before it are whole. Make "
+            "room, or mend what is wrong, and start the same command again to resume."
+        )
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """What of a state there is to save."""
+    parts = {"params": state.params, "constants": state.constants, "optimizer": state.optimizer}
+    return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
+
+
+def digests(parts: dict[str, Any]) -> dict[str, list[int]]:
+    """A number for each array of each part, that any one changed bit changes, and others but for one case in 2^32.
+
+    It is a sum modulo 2^32 of the array's words, each times an odd number of its own, and so the same however the array
+    is divided over devices, to the last bit.
+    """
+    return {name: [int(value) for value in values] for name, values in jax.device_get(_digests(parts)).items()}
+
+
+@jax.jit
+def _digests(parts: dict[str, Any]) -> dict[str, list[jax.Array]]:
+    return {name: [_digest(leaf) for leaf in jax.tree.leaves(part)] for name, part in parts.items()}
+
+
+def _digest(x: jax.Array) -> jax.Array:
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[x.dtype.itemsize]
+    words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)  # of 8 bytes: one dimension more
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):  # not reshape and arange: those would gather a divided array
+        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    # multiples of an odd constant are scattered over the numbers, so that equal changes do not cancel
+    return jnp.sum(words * (place * np.uint32(2 * 0x9E3779B1 & 0xFFFFFFFF) + np.uint32(1)), dtype=jnp.uint32)
+
+
+def _sha256(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def abstract(state: Any, shardings: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any, Literal
 
 from svt_jax.models.config import SVTConfig
@@ -31,13 +32,17 @@ class RunConfig:
         name: Folder of this run inside output_dir; null makes one from task, function and seed.
         output_dir: Folder of all runs.
         seed: Of the head's initialisation, the order of examples and dropout.
+        max_svt_failures: Decompositions that may fail in the run (the transformation is left out there) before it stops.
     """
 
     name: str | None = None
     output_dir: str = "runs"
     seed: int = 0
+    max_svt_failures: int = 100
 
     def __post_init__(self) -> None:
+        if self.max_svt_failures < 0:
+            raise ValueError(f"run.max_svt_failures is {self.max_svt_failures}; it must be at least 0. Correct it.")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"run.seed is {self.seed}; it must lie in [0, 2^31). Choose another seed.")
 
@@ -175,6 +180,33 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """The processes of a run, where JAX does not find them by itself (it does on TPU slices and under SLURM).
+
+    Attributes:
+        coordinator: Address of process 0, host:port; null is for one process, or for a cluster that JAX knows.
+        num_processes: How many there are.
+        process_id: Which of them this one is, from 0.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+    def __post_init__(self) -> None:
+        values = dataclasses.asdict(self)
+        if len({value is None for value in values.values()}) > 1:
+            raise ValueError(f"distributed is {values}; allowed are all three keys, or none. Add what is missing.")
+        if self.coordinator is not None and not re.fullmatch(r".+:\d+", self.coordinator):
+            raise ValueError(f"distributed.coordinator is {self.coordinator!r}; allowed is host:port. Correct it.")
+        if self.num_processes is not None and not 0 <= (self.process_id or 0) < self.num_processes:
+            raise ValueError(
+                f"distributed.process_id is {self.process_id} of {self.num_processes} processes; allowed are 0 to "
+                "num_processes - 1. Correct them."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     """When state is saved, how much is kept.
 
@@ -218,6 +250,7 @@ class TrainConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
 

@@ -16,7 +16,7 @@ from svt_jax.evaluation.submission import write_submission
 from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.files import local_folder
 from svt_jax.models.hf import has_head, load_classifier
-from svt_jax.training import assemble
+from svt_jax.training import assemble, processes
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.config import DataConfig, MeshConfig
 from svt_jax.training.run_folder import read_classes, read_run
@@ -104,11 +104,12 @@ def evaluate_model(
             "Fine-tune it with train.py, or name another model."
         )
     classifier = load_classifier(folder, num_labels=found.num_labels)
-    encoder = read_config(folder)
-    graphdef, params, constants = split_model(classifier)
+    encoder, mesh = read_config(folder), make_mesh(MeshConfig())
+    graphdef, *state = split_model(classifier)
+    state = processes.global_state(tuple(state), jax.tree.map(lambda _: replicated(mesh), tuple(state)))
     outcome = _outcome(
-        graphdef, (params, constants), found, data, assemble.load_tokenizer(folder, encoder.vocab_size), encoder,
-        make_mesh(MeshConfig()), split, Path(output or "submission"),
+        graphdef, state, found, data, assemble.load_tokenizer(folder, encoder.vocab_size), encoder, mesh, split,
+        Path(output or "submission"),
     )  # fmt: skip
     return {"task": task, "split": split, "model": path, **outcome}
 
@@ -140,7 +141,8 @@ def _outcome(
         suffix = part.removeprefix(split)
         outcome["examples" + suffix] = len(tokens)
         if tokens.labels is None:
-            path = write_submission(task, part, evaluator.logits(*state), output)
+            logits = evaluator.logits(*state)
+            path = processes.on_first(write_submission, task, part, logits, output)
             outcome["files"] = [*outcome.get("files", []), str(path)]
         else:
             outcome["metrics" + suffix] = evaluator.score(*state)

@@ -11,6 +11,7 @@ report.html      the same to look at
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -28,6 +29,7 @@ from svt_jax.data.glue import Task
 from svt_jax.models.config import EncoderConfig, read_config
 from svt_jax.models.files import hash_weights
 from svt_jax.training.config import TrainConfig
+from svt_jax.training.run_lock import LOCK_NAME, RunLock
 
 _PACKAGES = (
     "svt_jax",
@@ -97,13 +99,18 @@ def run_name(config: TrainConfig) -> str:
     return f"{config.data.task}{model}-{function}-seed{config.run.seed}"
 
 
+def run_path(config: TrainConfig) -> RunFolder:
+    """The folder of this config's run, whatever is there."""
+    return RunFolder(Path(config.run.output_dir) / run_name(config))
+
+
 def find_run(config: TrainConfig) -> RunFolder:
     """The folder of this config's run, which may not exist yet; nothing is written.
 
     Raises:
       ValueError: if the folder holds another run or foreign files.
     """
-    folder = RunFolder(Path(config.run.output_dir) / run_name(config))
+    folder = run_path(config)
     if folder.config.is_file():
         theirs, ours = _identity(_read_config(folder)), _flat(_plain(config.identity()))
         differing = [
@@ -121,21 +128,25 @@ def find_run(config: TrainConfig) -> RunFolder:
                 f"{folder.path} holds this run already and checkpoint.resume is 'never'. "
                 "Choose another --run.name, or resume with auto."
             )
-    elif folder.path.exists() and not (folder.path.is_dir() and not any(folder.path.iterdir())):
+    elif folder.path.exists() and not (folder.path.is_dir() and all(map(_is_left_by_a_start, folder.path.iterdir()))):
         raise ValueError(f"{folder.path} exists and holds no run. Choose another --run.name or --run.output_dir.")
     return folder
 
 
 def create(
     folder: RunFolder, config: TrainConfig, manifest: dict[str, Any], encoder: EncoderConfig, tokenizer: Any
-) -> None:
+) -> RunLock:
     """Writes config, manifest and model description of a run that starts, or notes in the manifest that it resumes.
 
+    Returns:
+      the lock on the folder, which is to be released when the run ends.
     Raises:
-      ValueError: if a resumed run would start from other weights or classes, or the folder cannot be written.
+      ValueError: if another process trains in the folder, a resumed run would start from other weights or classes, or
+        the folder cannot be written.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(folder.path)
         if folder.manifest.is_file():
             first = json.loads(folder.manifest.read_text(encoding="utf-8"))
             if first["weights_sha256"] != manifest["weights_sha256"]:
@@ -155,6 +166,7 @@ def create(
         folder.model.mkdir(exist_ok=True)
         tokenizer.save_pretrained(folder.model)
         write_atomically(folder.model / "config.json", _json(encoder.to_hf()))
+        return lock
     except OSError as error:
         raise ValueError(
             f"{folder.path} cannot be written ({error.strerror}). Choose another --run.output_dir."
@@ -226,11 +238,24 @@ class MetricsWriter:
         self._file = folder.metrics.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Raises OSError if there is no room for the line."""
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                f"{self._file.name} could not be written ({error.strerror}). Make room, and start the same command again "
+                "to resume."
+            ) from error
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a line for which there was no room, as `write` has said
+            self._file.close()
+
+
+def _is_left_by_a_start(path: Path) -> bool:
+    """Whether a run that was killed before it had written its config can have left this file."""
+    return path.name in (LOCK_NAME, "config.yaml.tmp")
 
 
 def _json(values: Any) -> str:

@@ -60,33 +60,39 @@ def make_train_step(
       regression: squared error in place of cross entropy.
     Returns:
       step(state, batch, number) -> (state, metrics), with batch arrays [accumulate * B, ...]. Metrics are the mean
-      loss, the global gradient norm, and `squared_norms`, one entry a gradient leaf, to name one that is not finite.
+      loss, the global gradient norm, `squared_norms`, one entry a gradient leaf, to name one that is not finite, and
+      `svt_failures`, how many decompositions failed.
     """
 
-    def micro_loss(params: nnx.State, constants: nnx.State, batch: dict[str, Array], key: Array) -> Array:
+    def micro_loss(params: nnx.State, constants: nnx.State, batch: dict[str, Array], key: Array) -> tuple[Array, Array]:
         model = nnx.merge(graphdef, params, constants)
-        logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], rngs=nnx.Rngs(dropout=key))
-        return weighted_loss(logits, batch["labels"], batch["weights"], regression=regression)
+        logits, failures = model.logits_and_failures(
+            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], rngs=nnx.Rngs(dropout=key)
+        )
+        failures = (
+            jnp.zeros((), jnp.int32) if failures is None else jnp.sum(jnp.where(batch["weights"] > 0, failures, 0))
+        )
+        return weighted_loss(logits, batch["labels"], batch["weights"], regression=regression), failures
 
-    def gradients(state: TrainState, batch: dict[str, Array], key: Array) -> tuple[Array, nnx.State]:
-        return jax.value_and_grad(micro_loss)(state.params, state.constants, batch, key)
+    def gradients(state: TrainState, batch: dict[str, Array], key: Array) -> tuple[tuple[Array, Array], nnx.State]:
+        return jax.value_and_grad(micro_loss, has_aux=True)(state.params, state.constants, batch, key)
 
     def step(state: TrainState, batch: dict[str, Array], number: Array) -> tuple[TrainState, dict[str, Array]]:
         batch = {name: values for name, values in batch.items() if name != "index"}
         key = jax.random.fold_in(jax.random.key(seed), number)
         total = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
         if accumulate == 1:
-            loss, grads = gradients(state, batch, key)
+            (loss, failures), grads = gradients(state, batch, key)
         else:
             # every accumulate-th row, so that each micro-batch stays divided over the same devices
             micro = {n: v.reshape(-1, accumulate, *v.shape[1:]).swapaxes(0, 1) for n, v in batch.items()}
-            zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+            zeros = ((jnp.zeros(()), jnp.zeros((), jnp.int32)), jax.tree.map(jnp.zeros_like, state.params))
 
             def add(sums: tuple, item: tuple) -> tuple[tuple, None]:
                 new = gradients(state, item[0], jax.random.fold_in(key, item[1]))
                 return jax.tree.map(jnp.add, sums, new), None
 
-            (loss, grads), _ = jax.lax.scan(add, zeros, (micro, jnp.arange(accumulate)))
+            ((loss, failures), grads), _ = jax.lax.scan(add, zeros, (micro, jnp.arange(accumulate)))
         grads = jax.tree.map(lambda g: g / total, grads)
         squared_norms = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
@@ -95,6 +101,7 @@ def make_train_step(
             "loss": loss / total,
             "grad_norm": jnp.sqrt(jnp.sum(squared_norms)),
             "squared_norms": squared_norms,
+            "svt_failures": failures,
         }
         return new, metrics
 

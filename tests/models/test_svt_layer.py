@@ -102,7 +102,7 @@ def test_a_users_operation_is_one_class_and_one_call(monkeypatch):
     svt_jax.register_function("shrink", Shrink)
     layer = SVTLayer(SVTConfig("shrink", params={"factor": 0.25}), alpha=-0.2)
     assert isinstance(layer.parameters["factor"], SVTParam)
-    out = layer(jnp.ones((1, 2, 3)), jnp.array([[True, False]]), rngs=None)
+    out, _ = layer(jnp.ones((1, 2, 3)), jnp.array([[True, False]]), rngs=None)
     np.testing.assert_allclose(out, [[[0.25] * 3, [0.0] * 3]], rtol=1e-6)
     with pytest.raises(
         ValueError, match=r"svt.params: factor of Shrink must lie in \(0.0, 1.0\), got 2. Start from 0.5"

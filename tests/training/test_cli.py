@@ -125,6 +125,10 @@ def test_a_run_with_other_params_is_another_run(tmp_path):
         (["--mesh.data", "3"], "mesh data=3, fsdp=1, tensor=1 does not fit 8 devices"),
         (["--optim.batch_size", "12"], "optim.batch_size is 12 and does not divide over 8 devices"),
         (["--svt.function", "soft_decay", "--svt.layers", "[7]"], r"svt.layers is \[7\]; the model has layers 0 to 1"),
+        (["--distributed.num_processes", "2"], "distributed is .*allowed are all three keys, or none"),
+        (["--distributed", "{coordinator: here, num_processes: 2, process_id: 0}"], "coordinator is 'here'; allowed is host:port"),
+        (["--distributed", "{coordinator: 'h:1', num_processes: 2, process_id: 2}"], "process_id is 2 of 2 processes; allowed are 0 to"),
+        (["--run.max_svt_failures", "-1"], "run.max_svt_failures is -1; it must be at least 0"),
         (["stray"], "stray"),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from svt_jax.training.assemble import find_task, load_split
 from svt_jax.training.command_line import parse_config
 from svt_jax.training.config import TrainConfig
 from svt_jax.training.loop import Trainer
+from svt_jax.training.processes import join
 from svt_jax.training.run_folder import find_run
 
 # Copying, comparing or printing a whole config is no use of its keys; those who do it call dataclasses' functions.
@@ -44,6 +45,7 @@ def test_a_run_reads_every_key(tmp_path, read):
     every = {f"{section}.{f.name}" for section, make in sections.items() for f in dataclasses.fields(make)}
 
     read.clear()  # of what checking the values has read
+    join(demo.distributed)
     assert Trainer(demo, Console(quiet=True)).run()["steps"] == 1
     own_keys = {"data.source", "data.text_columns", "data.label_column", "data.labels"}
     assert every - read == {*own_keys, "checkpoint.resume"}

@@ -8,6 +8,7 @@ from flax import nnx
 
 from svt_jax.models.config import SVTConfig
 from svt_jax.models.heads import Classifier
+from svt_jax.spectral import solvers
 from svt_jax.training import assemble
 from svt_jax.training.step import TrainState, make_train_step, split_model
 
@@ -90,6 +91,16 @@ def test_a_function_that_is_not_learnable_stays(whole):
     assert np.array_equal(kept[0][1].get_value(), before[0][1].get_value())
     alpha = next(v.get_value() for k, v in nnx.to_flat_state(whole[0].params) if "svt" in k)
     assert not np.array_equal(alpha, kept[0][1].get_value())
+
+
+def test_failed_decompositions_of_real_rows_are_counted(monkeypatch):
+    original = solvers.per_matrix
+    fail = lambda f, x: jax.tree.map(lambda leaf: leaf.at[np.array([1, 3, 6])].set(np.nan), original(f, x))
+    monkeypatch.setattr(solvers, "per_matrix", fail)
+    shorter = {name: values[:, :5] if values.ndim == 2 else values for name, values in BATCH.items()}  # traced anew
+    state, metrics = stepped(shorter)
+    assert int(metrics["svt_failures"]) == 2  # row 6 weighs nothing
+    assert all(np.isfinite(array).all() for array in arrays(state))
 
 
 def test_squared_norms_follow_the_order_of_the_leaves(whole):

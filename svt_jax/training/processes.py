@@ -1,0 +1,118 @@
+"""The processes of a run: how they find each other, what each of them reads, and who writes.
+
+Every process runs the same program over one mesh of all devices. Only the first one writes the run's folder and the
+console; Orbax saves from all. JAX finds the others on TPU slices, under SLURM and Open MPI, and in Kubernetes jobs;
+elsewhere the config's section `distributed` names them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+
+from svt_jax.training.config import DistributedConfig
+
+T = TypeVar("T")
+
+HEARTBEAT_SECONDS = 30
+"""A process that is silent for so long is lost, and the others stop."""
+_SHUTDOWN_SECONDS = 20
+"""How long a process that ends waits for the others to end too."""
+
+
+def join(config: DistributedConfig, *, saves: bool = True) -> None:
+    """Connects the processes of this run. A process by itself reaches for nothing.
+
+    Call it before anything asks JAX for a device; calling it again does nothing.
+
+    Args:
+      config: where the others are.
+      saves: SIGTERM is for JAX's preemption service to note, and for the training loop to act on (`signals`); if false,
+        it ends the process as ever.
+    Raises:
+      ValueError: if the others cannot be found.
+    """
+    others = (config.coordinator, config.num_processes, config.process_id)
+    given = config.coordinator is not None
+    if jax.distributed.is_initialized() or not (given or _on_cluster()):
+        return
+    jax.config.update("jax_enable_preemption_service", saves)
+    try:
+        jax.distributed.initialize(
+            *others,
+            cluster_detection_method="deactivate" if given else None,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the processes of this run did not find each other ({error}); allowed is a cluster that JAX detects, or "
+            "distributed.coordinator, num_processes and process_id. Check the address, and that all were started."
+        ) from error
+
+
+def _on_cluster() -> bool:
+    """Whether there is something for JAX to detect. It asks a TPU's metadata server, so a laptop must not get there."""
+
+    def number(name: str) -> int:
+        return int(os.environ.get(name) or 1)
+
+    slurm = "SLURM_STEP_NODELIST" in os.environ and number("SLURM_NTASKS") > 1
+    kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys()
+    tpu = any(Path(path).exists() for path in ("/dev/accel0", "/dev/vfio/0"))
+    return (
+        slurm
+        or number("OMPI_COMM_WORLD_SIZE") > 1
+        or (kubernetes and importlib.util.find_spec("kubernetes") is not None)
+        or (tpu and importlib.util.find_spec("libtpu") is not None)
+    )
+
+
+def is_first() -> bool:
+    """Whether this process writes."""
+    return jax.process_index() == 0
+
+
+def on_first(action: Callable[..., T], *arguments: Any) -> T | None:
+    """Does something in the first process only; the others wait for it, and fail if it fails. Returns None there.
+
+    Raises:
+      ValueError, OSError: what the action raises; ValueError in the others.
+    """
+    result, problem = None, None
+    if is_first():
+        try:
+            result = action(*arguments)
+        except (ValueError, OSError) as error:
+            problem = error
+    failed = agree(problem is not None)
+    if problem is not None:
+        raise problem
+    if failed:
+        raise ValueError("the first process of this run could not go on; what is wrong stands in its output.")
+    return result
+
+
+def agree(value: bool) -> bool:
+    """The first process's value, in all."""
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value
+
+
+def global_state(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process has whole, divided over the devices of all."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def divide(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(divide, tree, shardings)

@@ -1,0 +1,40 @@
+"""One run at a time writes a folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+LOCK_NAME = ".lock"
+
+
+class RunLock:
+    """A lock on a run's folder, by flock: the system takes it back when the process ends, however it ends.
+
+    Args:
+      folder: exists.
+    Raises:
+      ValueError: if another process holds it.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = (folder / LOCK_NAME).open("a")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                self._file.close()
+                raise ValueError(
+                    f"{folder} is in use by another process; one run at a time may write a folder. Wait for it to end, or "
+                    "choose another --run.name."
+                ) from error
+            log.warning(
+                "%s cannot be locked (%s): see to it that no other process trains in it", folder, error.strerror
+            )
+
+    def release(self) -> None:
+        self._file.close()

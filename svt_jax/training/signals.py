@@ -1,0 +1,63 @@
+"""Stopping a run from outside: SIGTERM, which a cloud sends before it takes a machine away, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import TracebackType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class StoppedBySignalError(Exception):
+    """SIGTERM or SIGINT came; the state is saved.
+
+    Attributes:
+      number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number
+
+
+class StopSignals:
+    """Notes SIGTERM and the first SIGINT while it is entered; a second SIGINT ends the process at once.
+
+    With many processes the signal may come to one, and all must stop after the same step. JAX's preemption service sees
+    to that: it has handled SIGTERM since the processes joined, and sets the step; SIGINT is passed on to it.
+    """
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._before: dict[int, Any] = {}
+        self._together = jax.distributed.is_initialized()
+
+    def __enter__(self) -> StopSignals:
+        numbers = [signal.SIGINT] if self._together else [signal.SIGTERM, signal.SIGINT]
+        if threading.current_thread() is threading.main_thread():  # signals can be handled there alone
+            self._before = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def stops_after(self, step: int) -> int | None:
+        """The signal that ends the run after this step, or None. Every process must ask after every step."""
+        if not self._together:
+            return self._number
+        if multihost_utils.reached_preemption_sync_point(step):
+            return self._number or signal.SIGTERM
+        return None
+
+    def _note(self, number: int, _: Any) -> None:
+        self._number = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._together:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

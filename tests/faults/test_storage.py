@@ -1,0 +1,185 @@
+"""Damaged checkpoints, a full disk, a folder that cannot be written, two runs on one folder."""
+
+import contextlib
+import os
+import random
+import resource
+import shutil
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+from svt_jax.training import assemble
+from svt_jax.training.checkpoint import Checkpoints, abstract
+from svt_jax.training.command_line import parse_config
+from svt_jax.training.optimizer import make_optimizer
+from svt_jax.training.step import TrainState, split_model
+from tests.faults.runs import STEPS, TINY, Run, same_bits
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A run that was killed somewhere in the middle."""
+    run = Run(tmp_path_factory.mktemp("interrupted")).start()
+    assert run.wait(lambda: run.lines() >= 6)
+    run.kill()
+    return run.path
+
+
+@pytest.fixture
+def copy(interrupted, tmp_path):
+    """A run that goes on from a copy of it."""
+    run = Run(tmp_path / "runs")
+    shutil.copytree(interrupted, run.path)
+    return run
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path, dice=random.Random(1)):  # noqa: B008
+    content = bytearray(path.read_bytes())
+    content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit])
+def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(copy, reference, count, damage):
+    newest = max(int(path.name) for path in (copy.path / "checkpoints").glob("[0-9]*") if path.name.isdigit())
+    largest = max((copy.path / "checkpoints" / str(newest)).rglob("*"), key=lambda p: p.is_file() and p.stat().st_size)
+    damage(largest)
+    status, output = copy.start().finish()
+    assert status == 0, output
+    assert f"the checkpoint of step {newest} is damaged" in output
+    assert "resuming" in output
+    count("damaged newest checkpoint, restarted", 1, same_bits(copy.path, reference))
+
+
+def end(run, reference, message):
+    """The status of a run that met a fault, and whether it ends as it should when the fault is gone."""
+    status, output = run.finish()
+    assert status == 2, output
+    assert message in output
+    assert "Traceback" not in output
+    status, output = run.start().finish()
+    assert status == 0, output
+    return same_bits(run.path, reference)
+
+
+def test_a_file_that_may_not_grow_stops_the_run_and_loses_nothing(tmp_path, reference, count):
+    run = Run(tmp_path / "runs").start()
+    assert run.wait(lambda: run.lines() >= 4)
+    resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    count("no room for a file", 1, end(run, reference, "could not be written"))
+
+
+@contextlib.contextmanager
+def mounted(folder, *options):
+    if subprocess.run(["mount", *options, str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, reference, count):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with mounted(folder, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
+        run = Run(folder).start()
+        assert run.wait(lambda: run.lines() >= 4)
+        with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        status, output = run.finish()
+        assert status == 2, output
+        assert "No space left" in output or "could not be written" in output
+        assert "Traceback" not in output
+        (folder / "filler").unlink()
+        status, output = run.start().finish()
+        assert status == 0, output
+        count("full disk", 1, same_bits(run.path, reference))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_and_left_as_it_is(copy, reference, count):
+    before = {path: path.read_bytes() for path in copy.path.rglob("*") if path.is_file()}
+    with read_only(copy.folder):
+        status, output = copy.start().finish()
+    assert status == 2, output
+    assert "cannot be written" in output
+    assert {path: path.read_bytes() for path in copy.path.rglob("*") if path.is_file()} == before
+    status, output = copy.start().finish()
+    assert status == 0, output
+    count("read-only folder", 1, same_bits(copy.path, reference))
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    if os.geteuid() == 0:  # whom permissions do not stop
+        with mounted(folder, "--bind", "-o", "ro", str(folder)):
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+            yield
+    else:
+        paths = [folder, *folder.rglob("*")]
+        for path in paths:
+            path.chmod(0o555)
+        yield
+        for path in paths:
+            path.chmod(0o755)
+
+
+def test_a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on(tmp_path, reference, count):
+    first = Run(tmp_path / "runs").start()
+    second = Run(tmp_path / "runs")
+    second._output = tmp_path / "second.out"
+    assert first.wait(lambda: first.lines() >= 2)
+    second.start()
+    status, output = second.finish()
+    assert status == 2, output
+    assert "is in use by another process" in output
+    assert first.alive, "the first run has ended too early for the test to mean anything"
+    status, output = first.finish()
+    assert status == 0, output
+    count("two runs on one folder", 1, same_bits(first.path, reference))
+
+
+def states(run):
+    """What to restore to, and what each checkpoint of an undamaged run holds, by its step."""
+    config = parse_config(TINY)
+    _, params, constants = split_model(
+        assemble.random_classifier(assemble.DEMO_ENCODER, config.svt, 2, dtype="float32", seed=0)
+    )
+    state = TrainState(params, constants, make_optimizer(config.optim, STEPS).init(params))
+    like = abstract(state, jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), state))
+    checkpoints = Checkpoints(run / "checkpoints", read_only=True)
+    return like, {step: checkpoints.restore(like, step) for step in checkpoints.steps}
+
+
+def test_damage_to_any_file_of_the_newest_checkpoint_is_found_or_harmless(interrupted, tmp_path, count):
+    """Every file of it, each kind of damage: restoring gives true values, of this checkpoint or of the one before."""
+    tried = survived = 0
+    like, truth = states(interrupted)
+    newest = max(truth)
+    for file in sorted(p for p in (interrupted / "checkpoints" / str(newest)).rglob("*") if p.is_file()):
+        for damage in (truncate, flip_a_bit) if file.stat().st_size else ():
+            folder = tmp_path / str(tried)
+            shutil.copytree(interrupted / "checkpoints", folder)
+            damage(folder / file.relative_to(interrupted / "checkpoints"))
+            checkpoints = Checkpoints(folder)
+            found = checkpoints.restore(like)
+            checkpoints.close()
+            tried += 1
+            leaves = zip(*(jax.tree.leaves(each) for each in (found, truth[found[0]])), strict=True)
+            survived += all(np.array_equal(ours, theirs) for ours, theirs in leaves)
+            shutil.rmtree(folder)
+    count("damaged file of a checkpoint, restored", tried, survived)

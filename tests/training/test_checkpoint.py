@@ -1,0 +1,77 @@
+"""Checkpoints: what is kept, what is found damaged, and digests that do not depend on the mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from svt_jax.training.checkpoint import Checkpoints, abstract, digests
+from svt_jax.training.config import MeshConfig
+from svt_jax.training.sharding import make_mesh
+from svt_jax.training.step import TrainState
+
+
+def state(value):
+    params = nnx.State({"a": nnx.Param(jnp.full((8, 4), value)), "b": nnx.Param(jnp.arange(3.0) * value)})
+    return TrainState(params, nnx.State({}), {"count": jnp.int32(value)})
+
+
+def shardings(like):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec(*["fsdp"] * (leaf.ndim == 2))), like)
+
+
+def test_digests_are_the_same_on_one_device_and_divided_over_eight():
+    values = {name: getattr(state(1.7), name) for name in ("params", "optimizer")}
+    divided = jax.device_put(values, shardings(values))
+    assert digests(values) == digests(divided)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, "bfloat16", np.uint8])
+def test_a_digest_changes_with_every_bit_and_with_the_order(dtype):
+    x = np.arange(1, 9).astype(jnp.dtype(dtype)).reshape(2, 4)
+    whole = digests({"x": jnp.asarray(x)})
+    flipped = []
+    for bit in (0, 7, 8 * x.nbytes - 1, 8 * x.nbytes - 8):
+        raw = bytearray(x.tobytes())
+        raw[bit // 8] ^= 1 << bit % 8
+        flipped.append(np.frombuffer(bytes(raw), x.dtype).reshape(x.shape))
+    others = [digests({"x": jnp.asarray(other)}) for other in (*flipped, x[::-1].copy(), x[:, ::-1].copy())]
+    assert all(other != whole for other in others)
+
+
+def test_the_newest_and_the_best_are_kept_and_come_back_on_another_mesh(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
+        checkpoints.save(step, state(float(step)), {"told": [step]}, best)
+    checkpoints.wait()
+    assert (checkpoints.steps, checkpoints.best) == ([2, 4, 5], 2)
+    checkpoints.close()
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.best == 2
+    like = abstract(state(0.0), shardings(state(0.0)))
+    step, restored, progress = reader.restore(like)
+    assert (step, progress) == (5, {"told": [5]})
+    for ours, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(state(5.0)), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    assert restored.params["a"].get_value().sharding.spec == PartitionSpec("fsdp")
+    only_params = TrainState(like.params, like.constants, None)
+    assert reader.restore(only_params, 2)[1].optimizer is None
+    reader.close()
+
+
+def test_a_changed_byte_is_noticed_and_the_one_before_taken(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state(float(step)), {"told": step}, None)
+    checkpoints.close()
+    record = next((tmp_path / "2" / "record").rglob("metadata"))
+    record.write_text(record.read_text().replace('"told": 2', '"told": 3'))
+    like = abstract(state(0.0), shardings(state(0.0)))
+    again = Checkpoints(tmp_path)
+    assert again.restore(like)[::2] == (1, {"told": 1})
+    assert "the checkpoint of step 2 is damaged" in caplog.text
+    assert again.steps == [1]
+    again.close()
