@@ -109,7 +109,7 @@ class Data:
 
             sampler = LengthGroupedSampler(batch_size, lengths=self.lengths, generator=generator)
         return torch.utils.data.DataLoader(
-            self._rows,  # type: ignore[arg-type]  # a list is a dataset
+            self._rows,
             batch_size,
             shuffle=seed is not None and sampler is None,
             sampler=sampler,

@@ -68,7 +68,8 @@ class DataConfig:
         source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv); for custom, a folder with
             train and validation (and test, if there is one) as .tsv, .csv or .jsonl.
         max_length: Longer examples are cut to this many tokens.
-        buckets: Lengths that training batches are padded to: auto (at most four, chosen from the data) or a list.
+        buckets: Lengths that training batches are padded to: auto (at most six, chosen from the data) or a list.
+        group_by_length: Make training batches of examples of like length, in random order, so that little is padded.
         eval_batch_size: Examples in an evaluation batch.
         text_columns: For custom: the column of the sentence, or the two of a pair.
         label_column: For custom.
@@ -80,6 +81,7 @@ class DataConfig:
     source: str = "hub"
     max_length: int = 128
     buckets: list[int] | Literal["auto"] = "auto"
+    group_by_length: bool = True
     eval_batch_size: int = 64
     text_columns: list[str] | None = None
     label_column: str | None = None
