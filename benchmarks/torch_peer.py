@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertForSequenceClassification, get_linear_schedule_with_warmup
+from transformers import (
+    AutoTokenizer,
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    get_linear_schedule_with_warmup,
+)
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from svt_jax.data.glue import Examples, Task
 
@@ -85,9 +91,10 @@ class Data:
     """A split's tokens, and loaders of batches padded to a multiple of 8."""
 
     def __init__(self, examples: Examples, folder: Path):
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
         pairs = () if examples.second is None else (examples.second,)
-        encoded = self._tokenizer(examples.first, *pairs, truncation=True, max_length=MAX_LENGTH)
+        encoded = tokenizer(examples.first, *pairs, truncation=True, max_length=MAX_LENGTH)
         self._rows = [{name: values[n] for name, values in encoded.items()} for n in range(len(examples))]
         self.lengths = [len(row["input_ids"]) for row in self._rows]
         if examples.labels is not None:
@@ -99,23 +106,23 @@ class Data:
 
     def loader(self, batch_size: int, *, seed: int | None = None, group_by_length: bool = False) -> Any:
         """Batches in order, or shuffled anew at each pass where there is a seed."""
-        from transformers import DataCollatorWithPadding
-
-        collate = DataCollatorWithPadding(self._tokenizer, pad_to_multiple_of=8)
         sampler = None
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         if group_by_length:
-            from transformers.trainer_pt_utils import LengthGroupedSampler
-
             sampler = LengthGroupedSampler(batch_size, lengths=self.lengths, generator=generator)
         return torch.utils.data.DataLoader(
             self._rows,
             batch_size,
             shuffle=seed is not None and sampler is None,
             sampler=sampler,
-            collate_fn=collate,
+            collate_fn=self._collate,
             generator=generator,
         )
+
+    def sorted(self, batch_size: int) -> Any:
+        """Batches in order of length."""
+        rows = sorted(self._rows, key=lambda row: len(row["input_ids"]))
+        return torch.utils.data.DataLoader(rows, batch_size, collate_fn=self._collate)
 
 
 class Training:
@@ -145,7 +152,7 @@ class Training:
 
     @property
     def alpha(self) -> float | None:
-        return None if self.model.output is None else float(self.model.output.svt.alpha)
+        return None if self.model.output is None else self.model.output.svt.alpha.item()
 
 
 def without_labels(inputs: Inputs) -> Inputs:

@@ -44,13 +44,13 @@ def cached_tokens(examples: Examples, tokenizer: Any, max_length: int) -> Tokens
         return tokenize(examples, tokenizer, max_length)
     path = cache_folder() / f"tokens-{_key(examples, tokenizer, max_length)}.npz"
     try:
-        arrays = _read(path, len(examples), max_length, len(tokenizer))
+        ids, types, lengths = _read(path, len(examples), max_length, len(tokenizer))
     except FileNotFoundError:
         pass
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
         log.warning("%s cannot be used (%s) and is made anew", path, error)
     else:
-        return Tokens.from_flat(*arrays, examples.labels, tokenizer.pad_token_id)
+        return Tokens.from_flat(ids, types, lengths, examples.labels, tokenizer.pad_token_id)
     tokens = tokenize(examples, tokenizer, max_length)
     try:
         _write(path, tokens)

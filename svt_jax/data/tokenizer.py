@@ -102,7 +102,9 @@ def tokenize(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
         )  # fmt: skip
 
     # in parts: Python's lists of numbers take ten times the arrays' memory
-    ids, types, lengths = [], [], []
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
     for start in range(0, len(examples), _PART):
         encoded = encode(slice(start, start + _PART))
         lengths.append(np.asarray([len(row) for row in encoded["input_ids"]], np.int32))
