@@ -19,7 +19,7 @@ Batch = dict[str, np.ndarray]
 
 MAX_BUCKETS = 6
 """Lengths, and so compilations, of one kind of batch."""
-_MULTIPLE = 8
+_MULTIPLE = 4
 _CHUNK = 50
 _SAMPLED_EPOCHS = 4
 
@@ -47,7 +47,7 @@ def choose_buckets(
     Example:
       >>> import numpy as np
       >>> choose_buckets(np.array([5, 6, 7, 100]), max_buckets=2)
-      [8, 104]
+      [8, 100]
     """
     rounded = -(-np.asarray(lengths) // multiple) * multiple
     if longest is not None:
@@ -127,6 +127,22 @@ def sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """The rows of each batch in order of length; the first one is smaller, for to fill up short rows costs least."""
     order = np.argsort(lengths, kind="stable")
     return np.split(order, range(len(order) % batch_size or batch_size, len(order), batch_size))
+
+
+def even_batch_size(number: int, batch_size: int, multiple: int) -> int:
+    """The size, at most `batch_size`, at which the same number of batches has least to fill up.
+
+    Args:
+      number: of examples.
+      batch_size: a multiple of `multiple`.
+      multiple: of the size.
+
+    Example:
+      >>> even_batch_size(277, 64, multiple=8)
+      56
+    """
+    batches = -(-number // batch_size)
+    return -(-number // (batches * multiple)) * multiple
 
 
 def longest_of_each(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> np.ndarray:

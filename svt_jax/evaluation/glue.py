@@ -11,7 +11,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from svt_jax.data.batching import Batch, choose_buckets, evaluation_batches, longest_of_each, sorted_batches
+from svt_jax.data.batching import (
+    Batch,
+    choose_buckets,
+    evaluation_batches,
+    even_batch_size,
+    longest_of_each,
+    sorted_batches,
+)
 from svt_jax.data.glue import Task
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.metrics import compute_metrics
@@ -28,14 +35,16 @@ class Evaluator:
       graphdef: of the classifier.
       task: gives the metrics.
       tokens: the split.
-      batch_size: has no influence on the score; must divide over the mesh's data and fsdp axes.
+      batch_size: the largest; has no influence on the score; must divide over the mesh's data and fsdp axes.
       longest: the model's positions, which no batch may exceed.
       mesh: devices to run on.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, task: Task, tokens: Tokens, batch_size: int, longest: int, mesh: Mesh):
-        self._task, self._tokens, self._batch_size, self._mesh = task, tokens, batch_size, mesh
-        batches = sorted_batches(tokens.lengths, batch_size)
+        self._task, self._tokens, self._mesh = task, tokens, mesh
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._batch_size = even_batch_size(len(tokens), batch_size, shards)
+        batches = sorted_batches(tokens.lengths, self._batch_size)
         self._buckets = choose_buckets(longest_of_each(tokens.lengths, batches), longest=longest)
         self._compiled: dict[int, Any] = {}
         self.compile_seconds = 0.0

@@ -70,7 +70,7 @@ class DataConfig:
         max_length: Longer examples are cut to this many tokens.
         buckets: Lengths that training batches are padded to: auto (at most six, chosen from the data) or a list.
         group_by_length: Make training batches of examples of like length, in random order, so that little is padded.
-        eval_batch_size: Examples in an evaluation batch.
+        eval_batch_size: Examples in an evaluation batch, at most.
         text_columns: For custom: the column of the sentence, or the two of a pair.
         label_column: For custom.
         labels: For custom: regression, or the names of the classes in order of their numbers; null takes those of the
