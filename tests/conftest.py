@@ -13,6 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # compile the same programs, in several worker processes.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"))
+# Not the user's: and what one test has tokenised, another one finds.
+os.environ.setdefault("SVT_JAX_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "svt_jax"))
 
 import jax
 

@@ -1,11 +1,12 @@
 """Batches of static shape: length buckets chosen from the data, a seeded order that can be resumed at any batch.
 
-Each bucket is one compilation, so there are few. Every batch has the same number of rows; what is left over at the end
-of an epoch or a split is filled up with rows of weight 0, so each example counts exactly once.
+Each bucket is one compilation, so there are few. Every batch has the same number of rows; what an epoch or a split
+leaves over is filled up with rows of weight 0, so each example counts exactly once.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -16,36 +17,44 @@ from svt_jax.data.tokenizer import Tokens
 Batch = dict[str, np.ndarray]
 """input_ids, token_type_ids, attention_mask: int32[B, L]; labels [B]; weights float32[B]; index int32[B]."""
 
-MAX_BUCKETS = 4
-_MULTIPLE = 8
+MAX_BUCKETS = 6
+"""Lengths, and so compilations, of one kind of batch."""
+_MULTIPLE = 4
+_CHUNK = 50
+_SAMPLED_EPOCHS = 4
 
 
 def choose_buckets(
     lengths: np.ndarray,
-    batch_size: int,
     max_buckets: int = MAX_BUCKETS,
     *,
     longest: int | None = None,
     multiple: int = _MULTIPLE,
+    tolerance: float = 0.05,
 ) -> list[int]:
-    """At most `max_buckets` lengths, multiples of `multiple`, that minimise the expected length of a padded random batch.
+    """The lengths, multiples of `multiple`, that batches are padded to.
 
-    A batch is as long as its longest example, so with F the distribution of lengths its own is F^batch_size. The best
-    set of buckets for that distribution is found by dynamic programming. None is above `longest`, the model's positions.
+    They minimise the mean padded length, by dynamic programming; of all numbers up to `max_buckets` the smallest is taken
+    that pads to at most 1 + tolerance times what `max_buckets` would, for each bucket is a compilation.
+
+    Args:
+      lengths: int[N] of batches as they come, each that of its longest example.
+      max_buckets: at most so many.
+      longest: none is above it, the model's positions.
+      multiple: of the lengths.
+      tolerance: the share of padding that fewer buckets may cost.
 
     Example:
       >>> import numpy as np
-      >>> choose_buckets(np.array([5, 6, 7, 100]), batch_size=1, max_buckets=2)
-      [8, 104]
+      >>> choose_buckets(np.array([5, 6, 7, 100]), max_buckets=2)
+      [8, 100]
     """
     rounded = -(-np.asarray(lengths) // multiple) * multiple
     if longest is not None:
         rounded = np.minimum(rounded, longest)
     candidates, counts = np.unique(rounded, return_counts=True)
-    below = np.cumsum(counts) / len(rounded)
-    share = np.diff(below**batch_size, prepend=0.0)  # of batches whose longest example has this length
-    cumulative = np.concatenate([[0.0], np.cumsum(share)])
-    # cost[k][j]: least expected length over the candidates before j, with k buckets of which the last is candidate j-1
+    cumulative = np.concatenate([[0.0], np.cumsum(counts) / len(rounded)])
+    # cost[k][j]: least mean length over the candidates before j, with k buckets of which the last is candidate j-1
     n = len(candidates)
     cost = np.full((max_buckets + 1, n + 1), np.inf)
     cost[0, 0] = 0.0
@@ -55,7 +64,7 @@ def choose_buckets(
             options = cost[k - 1, :j] + candidates[j - 1] * (cumulative[j] - cumulative[:j])
             previous[k, j] = int(np.argmin(options))
             cost[k, j] = options[previous[k, j]]
-    k, j = int(np.argmin(cost[:, n])), n
+    k, j = int(np.argmax(cost[:, n] <= (1.0 + tolerance) * cost[:, n].min())), n  # the first that is true
     buckets: list[int] = []
     while j > 0:
         buckets.append(int(candidates[j - 1]))
@@ -93,6 +102,70 @@ def collate(
     }
 
 
+def epoch_batches(
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, *, group_by_length: bool
+) -> list[np.ndarray]:
+    """The rows of each batch of an epoch, every example once; one batch is smaller where they do not divide.
+
+    Grouping is that of transformers' Trainer: shuffle, cut into chunks of about 50 batches, sort each chunk by length.
+    Unlike there the batches are then shuffled, so that long ones do not come together, and the smaller batch holds examples
+    of any length.
+
+    Args:
+      lengths: int[N] of the examples.
+      batch_size: rows of a batch.
+      seed: of the order.
+      epoch: its number; each has an order of its own.
+      group_by_length: make batches of like lengths, which need little padding.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(lengths))
+    if not group_by_length:
+        return np.split(order, range(batch_size, len(order), batch_size))
+    whole = len(order) // batch_size
+    batches = [order[whole * batch_size :]] if len(order) % batch_size else []
+    for chunk in np.array_split(order[: whole * batch_size].reshape(whole, batch_size), -(-whole // _CHUNK) or 1):
+        rows = chunk.ravel()
+        batches += list(rows[np.argsort(lengths[rows], kind="stable")].reshape(chunk.shape))
+    return [batches[n] for n in rng.permutation(len(batches))]
+
+
+def sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The rows of each batch in order of length; the first one is smaller, for to fill up short rows costs least."""
+    order = np.argsort(lengths, kind="stable")
+    return np.split(order, range(len(order) % batch_size or batch_size, len(order), batch_size))
+
+
+def even_batch_size(number: int, batch_size: int, multiple: int) -> int:
+    """The size, at most `batch_size`, at which the same number of batches has least to fill up.
+
+    Args:
+      number: of examples.
+      batch_size: a multiple of `multiple`.
+      multiple: of the size.
+
+    Example:
+      >>> even_batch_size(277, 64, multiple=8)
+      56
+    """
+    batches = -(-number // batch_size)
+    return -(-number // (batches * multiple)) * multiple
+
+
+def longest_of_each(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> np.ndarray:
+    """int[number of batches], as `choose_buckets` takes them."""
+    return np.asarray([lengths[rows].max() for rows in batches])
+
+
+def training_buckets(lengths: np.ndarray, batch_size: int, *, group_by_length: bool, longest: int) -> list[int]:
+    """The best buckets for training batches; the same ones whatever a run's seed."""
+    sampled = [
+        longest_of_each(lengths, epoch_batches(lengths, batch_size, 0, epoch, group_by_length=group_by_length))
+        for epoch in range(_SAMPLED_EPOCHS)
+    ]
+    return choose_buckets(np.concatenate(sampled), longest=longest)
+
+
 class TrainingBatches:
     """An endless stream of training batches, reshuffled each epoch.
 
@@ -105,15 +178,30 @@ class TrainingBatches:
       seed: of the order.
       buckets: allowed lengths, ascending; the last must fit the longest example.
       part: the rows of each batch that this process holds; None is all. See `collate`.
+      group_by_length: see `epoch_batches`.
     """
 
     def __init__(
-        self, tokens: Tokens, batch_size: int, seed: int, buckets: Sequence[int], part: np.ndarray | None = None
+        self,
+        tokens: Tokens,
+        batch_size: int,
+        seed: int,
+        buckets: Sequence[int],
+        part: np.ndarray | None = None,
+        *,
+        group_by_length: bool = True,
     ):
         self.steps_per_epoch = -(-len(tokens) // batch_size)
-        order = grain.MapDataset.range(len(tokens)).seed(seed).shuffle()
-        batches = order.batch(batch_size, drop_remainder=False).repeat(None)
-        self._dataset = batches.map(lambda rows: collate(tokens, np.asarray(rows), buckets, batch_size, part))
+
+        @functools.lru_cache(maxsize=2)
+        def batches(epoch: int) -> list[np.ndarray]:
+            return epoch_batches(tokens.lengths, batch_size, seed, epoch, group_by_length=group_by_length)
+
+        def batch(number: int) -> Batch:
+            epoch, place = divmod(number, self.steps_per_epoch)
+            return collate(tokens, batches(epoch)[place], buckets, batch_size, part)
+
+        self._dataset = grain.MapDataset.range(2**62).map(batch)
 
     def from_batch(self, start: int) -> Iterator[Batch]:
         """Iterates from batch number `start`, collating ahead in a thread."""
@@ -126,6 +214,5 @@ def evaluation_batches(
     tokens: Tokens, batch_size: int, buckets: Sequence[int], part: np.ndarray | None = None
 ) -> Iterator[Batch]:
     """Every example once, sorted by length; put results back in order by each batch's `index` where weights are 1."""
-    order = np.argsort(tokens.lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield collate(tokens, order[start : start + batch_size], buckets, batch_size, part)
+    for rows in sorted_batches(tokens.lengths, batch_size):
+        yield collate(tokens, rows, buckets, batch_size, part)

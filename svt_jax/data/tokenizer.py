@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from svt_jax.data.demo import vocabulary
 from svt_jax.data.glue import Examples
+
+_PART = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,23 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @classmethod
+    def from_flat(
+        cls, ids: np.ndarray, types: np.ndarray, lengths: np.ndarray, labels: np.ndarray | None, pad_id: int
+    ) -> Tokens:
+        """From the tokens of all examples one after another, [sum of lengths]."""
+        padded_ids = np.full((len(lengths), lengths.max()), pad_id, np.int32)
+        padded_types = np.zeros_like(padded_ids)
+        tokens = cls(padded_ids, padded_types, lengths, labels, pad_id)
+        real = tokens.real
+        padded_ids[real], padded_types[real] = ids, types
+        return tokens
+
+    @property
+    def real(self) -> np.ndarray:
+        """bool[N, L], true where there is a token and not padding."""
+        return np.arange(self.ids.shape[1]) < self.lengths[:, None]
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Any:
@@ -73,13 +93,23 @@ def tokenize(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
     least = tokenizer.num_special_tokens_to_add(pair=texts == 2) + texts
     if max_length < least:  # the tokenizer would give up on cutting, and say nothing
         raise ValueError(f"data.max_length is {max_length}; this task needs at least {least}. Choose a larger one.")
-    pairs = () if examples.second is None else (examples.second,)
-    encoded = tokenizer(examples.first, *pairs, truncation=True, max_length=max_length, return_token_type_ids=True)
-    lengths = np.asarray([len(ids) for ids in encoded["input_ids"]], np.int32)
-    shape = (len(examples), int(lengths.max()))
-    ids = np.full(shape, tokenizer.pad_token_id, np.int32)
-    types = np.zeros(shape, np.int32)
-    for row, (row_ids, row_types) in enumerate(zip(encoded["input_ids"], encoded["token_type_ids"], strict=True)):
-        ids[row, : len(row_ids)] = row_ids
-        types[row, : len(row_types)] = row_types
-    return Tokens(ids, types, lengths, examples.labels, tokenizer.pad_token_id)
+
+    def encode(rows: slice) -> dict[str, list[list[int]]]:
+        pairs = () if examples.second is None else (examples.second[rows],)
+        return tokenizer(
+            examples.first[rows], *pairs, truncation=True, max_length=max_length, return_token_type_ids=True,
+            return_attention_mask=False,
+        )  # fmt: skip
+
+    # in parts: Python's lists of numbers take ten times the arrays' memory
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
+    for start in range(0, len(examples), _PART):
+        encoded = encode(slice(start, start + _PART))
+        lengths.append(np.asarray([len(row) for row in encoded["input_ids"]], np.int32))
+        for flat, name in ((ids, "input_ids"), (types, "token_type_ids")):
+            flat.append(np.fromiter(itertools.chain.from_iterable(encoded[name]), np.int32))
+    return Tokens.from_flat(
+        np.concatenate(ids), np.concatenate(types), np.concatenate(lengths), examples.labels, tokenizer.pad_token_id
+    )

@@ -172,7 +172,7 @@ def _batches(tokens: Tokens, longest: int) -> Iterator[tuple[np.ndarray, np.ndar
     max_buckets = min(_MAX_BUCKETS, 1 + number // _SENTENCES_PER_BUCKET)
     # few sentences: lengths and numbers of rows that another call will have too, and find compiled
     multiple = 1 if max_buckets == _MAX_BUCKETS else 8
-    buckets = choose_buckets(tokens.lengths, 1, max_buckets, longest=longest, multiple=multiple)
+    buckets = choose_buckets(tokens.lengths, max_buckets, longest=longest, multiple=multiple, tolerance=0.0)
     order = np.argsort(
         -tokens.lengths, kind="stable"
     )  # longest first: what a bucket's last batch lacks comes from the next

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import collections
+import time
+from typing import Any
+
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from svt_jax.data.batching import choose_buckets, evaluation_batches
+from svt_jax.data.batching import (
+    Batch,
+    choose_buckets,
+    evaluation_batches,
+    even_batch_size,
+    longest_of_each,
+    sorted_batches,
+)
 from svt_jax.data.glue import Task
 from svt_jax.data.shards import global_batch, rows_here
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.metrics import compute_metrics
 from svt_jax.spectral.solvers import BATCH_AXES
+
+_LAG = 2
+"""Batches between dispatch and reading one's logits, so that the device never waits for Python."""
 
 
 class Evaluator:
@@ -22,17 +36,21 @@ class Evaluator:
       graphdef: of the classifier.
       task: gives the metrics.
       tokens: the split.
-      batch_size: has no influence on the score; must divide over the mesh's data and fsdp axes.
+      batch_size: the largest; has no influence on the score; must divide over the mesh's data and fsdp axes.
       longest: the model's positions, which no batch may exceed.
       mesh: devices to run on.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, task: Task, tokens: Tokens, batch_size: int, longest: int, mesh: Mesh):
-        self._task, self._tokens, self._batch_size, self._mesh = task, tokens, batch_size, mesh
-        # sorted by length, a batch is about as long as each of its examples
-        self._buckets = choose_buckets(tokens.lengths, batch_size=1, longest=longest)
+        self._task, self._tokens, self._mesh = task, tokens, mesh
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._batch_size = even_batch_size(len(tokens), batch_size, shards)
+        batches = sorted_batches(tokens.lengths, self._batch_size)
+        self._buckets = choose_buckets(longest_of_each(tokens.lengths, batches), longest=longest)
+        self._compiled: dict[int, Any] = {}
+        self.compile_seconds = 0.0
         self._sharding = batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-        self._part = rows_here(batch, batch_size)
+        self._part = rows_here(batch, self._batch_size)
 
         def forward(
             state: tuple[nnx.State, nnx.State], input_ids: jax.Array, mask: jax.Array, types: jax.Array
@@ -43,17 +61,40 @@ class Evaluator:
             forward, in_shardings=(None, batch, batch, batch), out_shardings=NamedSharding(mesh, PartitionSpec())
         )
 
+    @property
+    def compiles(self) -> int:
+        """Programs compiled so far, at most one a bucket."""
+        return len(self._compiled)
+
     def logits(self, params: nnx.State, constants: nnx.State) -> np.ndarray:
         """Logits [N, num_labels] in the order of the examples."""
         out = np.zeros((len(self._tokens), self._task.num_labels), np.float32)
+        pending: collections.deque[tuple[Batch, jax.Array]] = collections.deque()
+
+        def read() -> None:
+            batch, logits = pending.popleft()
+            real = batch["weights"] > 0
+            out[batch["index"][real]] = np.asarray(logits)[real]
+
         with jax.set_mesh(self._mesh):
             for batch in evaluation_batches(self._tokens, self._batch_size, self._buckets, self._part):
                 inputs = {n: batch[n] for n in ("input_ids", "attention_mask", "token_type_ids")}
                 placed = global_batch(inputs, self._sharding, self._batch_size)
-                logits = self._forward((params, constants), *placed.values())
-                real = batch["weights"] > 0
-                out[batch["index"][real]] = np.asarray(logits)[real]
+                arguments = ((params, constants), *placed.values())
+                pending.append((batch, self._executable(arguments)(*arguments)))
+                if len(pending) > _LAG:
+                    read()
+            while pending:
+                read()
         return out
+
+    def _executable(self, arguments: tuple) -> Any:
+        length = arguments[1].shape[1]
+        if length not in self._compiled:
+            start = time.perf_counter()
+            self._compiled[length] = self._forward.lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - start
+        return self._compiled[length]
 
     def score(self, params: nnx.State, constants: nnx.State) -> dict[str, float]:
         """The task's metrics."""

@@ -13,7 +13,8 @@ from flax import nnx
 from svt_jax.data import demo
 from svt_jax.data.custom import custom_task, find_classes, load_custom
 from svt_jax.data.glue import TASKS, Examples, Split, Task, load_examples
-from svt_jax.data.tokenizer import Tokens, demo_tokenizer, load_tokenizer, tokenize
+from svt_jax.data.token_cache import cached_tokens
+from svt_jax.data.tokenizer import Tokens, demo_tokenizer, load_tokenizer
 from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import local_folder
@@ -78,7 +79,7 @@ def load_tokens(task: Task, config: DataConfig, tokenizer: Any, encoder: Encoder
             f"data.max_length is {config.max_length} and the model has {encoder.max_tokens} positions. "
             "Choose a smaller data.max_length."
         )
-    return tokenize(load_split(task, config, split), tokenizer, min(config.max_length, encoder.max_tokens))
+    return cached_tokens(load_split(task, config, split), tokenizer, min(config.max_length, encoder.max_tokens))
 
 
 @dataclasses.dataclass(frozen=True)

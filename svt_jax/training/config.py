@@ -73,8 +73,9 @@ class DataConfig:
         source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv); for custom, a folder with
             train and validation (and test, if there is one) as .tsv, .csv or .jsonl.
         max_length: Longer examples are cut to this many tokens.
-        buckets: Lengths that training batches are padded to: auto (at most four, chosen from the data) or a list.
-        eval_batch_size: Examples in an evaluation batch.
+        buckets: Lengths that training batches are padded to: auto (at most six, chosen from the data) or a list.
+        group_by_length: Make training batches of examples of like length, in random order, so that little is padded.
+        eval_batch_size: Examples in an evaluation batch, at most.
         text_columns: For custom: the column of the sentence, or the two of a pair.
         label_column: For custom.
         labels: For custom: regression, or the names of the classes in order of their numbers; null takes those of the
@@ -85,6 +86,7 @@ class DataConfig:
     source: str = "hub"
     max_length: int = 128
     buckets: list[int] | Literal["auto"] = "auto"
+    group_by_length: bool = True
     eval_batch_size: int = 64
     text_columns: list[str] | None = None
     label_column: str | None = None

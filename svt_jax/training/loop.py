@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from svt_jax.data.batching import Batch, TrainingBatches, choose_buckets
+from svt_jax.data.batching import Batch, TrainingBatches, training_buckets
 from svt_jax.data.glue import Split
 from svt_jax.data.shards import global_batch, rows_here
 from svt_jax.evaluation.glue import Evaluator
@@ -57,16 +57,18 @@ class Trainer:
         }
         train_tokens = tokens.pop("train")
         positions = model.encoder.max_tokens
-        buckets = config.data.buckets
+        buckets, grouped = config.data.buckets, config.data.group_by_length
         if buckets == "auto":
-            buckets = choose_buckets(train_tokens.lengths, rows, longest=positions)
+            buckets = training_buckets(train_tokens.lengths, rows, group_by_length=grouped, longest=positions)
         elif max(buckets) > positions:
             raise ValueError(
                 f"data.buckets is {buckets} and the model has {positions} positions. Leave the longer ones out."
             )
         self._batch_sharding = batch_sharding(self.mesh)
         part = rows_here(self._batch_sharding, rows)
-        self.batches = TrainingBatches(train_tokens, rows, config.run.seed, sorted(buckets), part)
+        self.batches = TrainingBatches(
+            train_tokens, rows, config.run.seed, sorted(buckets), part, group_by_length=grouped
+        )
         self._num_rows, self._lengths = rows, train_tokens.lengths
         self.num_layers = model.encoder.num_layers
         self.steps_per_epoch = self.batches.steps_per_epoch
@@ -280,6 +282,10 @@ class Trainer:
                 "wall_time_s": clock["wall_seconds"],
                 "compile_time_s": clock["compile_seconds"],
                 "compiles": clock["compiles"],
+            },
+            "evaluation": {  # of this process; what a resumed run's earlier ones compiled is not in it
+                "compile_time_s": sum(each.compile_seconds for each in self.evaluators.values()),
+                "compiles": sum(each.compiles for each in self.evaluators.values()),
             },
             "device": run_folder.device_description(),
         }

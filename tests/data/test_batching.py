@@ -5,7 +5,17 @@ import itertools
 import numpy as np
 import pytest
 
-from svt_jax.data.batching import TrainingBatches, choose_buckets, evaluation_batches
+from svt_jax.data.batching import (
+    MAX_BUCKETS,
+    TrainingBatches,
+    choose_buckets,
+    epoch_batches,
+    evaluation_batches,
+    even_batch_size,
+    longest_of_each,
+    sorted_batches,
+    training_buckets,
+)
 from svt_jax.data.tokenizer import Tokens
 
 
@@ -21,8 +31,11 @@ DATA = tokens()
 BUCKETS = [16, 24, 40]
 
 
-def batches(start=0, count=20, batch_size=16, seed=0):
-    stream = TrainingBatches(DATA, batch_size, seed, BUCKETS).from_batch(start)
+GROUPED = pytest.mark.parametrize("grouped", [False, True])
+
+
+def batches(start=0, count=20, batch_size=16, seed=0, grouped=True):
+    stream = TrainingBatches(DATA, batch_size, seed, BUCKETS, group_by_length=grouped).from_batch(start)
     return list(itertools.islice(stream, count))
 
 
@@ -30,22 +43,62 @@ def rows(batch):
     return batch["index"][batch["weights"] > 0].tolist()
 
 
-def test_an_epoch_holds_each_example_once_and_epochs_differ():
-    two = batches(count=14)
+@GROUPED
+def test_an_epoch_holds_each_example_once_and_epochs_differ(grouped):
+    two = batches(count=14, grouped=grouped)
     first, second = (list(itertools.chain(*map(rows, part))) for part in (two[:7], two[7:]))
     assert sorted(first) == sorted(second) == list(range(103))
     assert first != second
     assert {b["input_ids"].shape[0] for b in two} == {16}
+    assert sorted(len(rows(b)) for b in two[:7]) == [7, *[16] * 6]
 
 
-def test_reading_can_begin_at_any_batch():
-    for batch, expected in zip(batches(start=9, count=6), batches(count=15)[9:], strict=True):
-        assert all(np.array_equal(batch[name], expected[name]) for name in expected)
+@GROUPED
+def test_reading_can_begin_at_any_batch(grouped):
+    whole = batches(count=15, grouped=grouped)
+    for start in (0, 6, 7, 9):  # in the first and the second epoch, and where they meet
+        for batch, expected in zip(batches(start, count=5, grouped=grouped), whole[start:], strict=False):
+            assert all(np.array_equal(batch[name], expected[name]) for name in expected)
 
 
-def test_the_order_depends_on_the_seed_alone():
-    assert [rows(b) for b in batches()] == [rows(b) for b in batches()]
-    assert [rows(b) for b in batches()] != [rows(b) for b in batches(seed=1)]
+@GROUPED
+def test_the_order_depends_on_the_seed_alone(grouped):
+    assert [rows(b) for b in batches(grouped=grouped)] == [rows(b) for b in batches(grouped=grouped)]
+    assert [rows(b) for b in batches(grouped=grouped)] != [rows(b) for b in batches(seed=1, grouped=grouped)]
+
+
+@pytest.mark.parametrize(
+    ("grouped", "expected"),
+    [(False, [[9, 0, 8], [6, 7, 1], [3, 4, 2], [5]]), (True, [[0, 7, 1], [4, 9, 3], [5], [8, 6, 2]])],
+)
+def test_the_order_is_the_same_on_every_machine(grouped, expected):
+    lengths = np.array([3, 4, 30, 20, 4, 5, 30, 3, 30, 20])
+    assert [b.tolist() for b in epoch_batches(lengths, 3, 7, 1, group_by_length=grouped)] == expected
+
+
+@pytest.mark.parametrize("number", [1, 15, 16, 17, 799, 800, 801, 5000])
+def test_grouping_keeps_every_example_whatever_their_number(number):
+    lengths = np.random.default_rng(0).integers(3, 99, number)
+    grouped = epoch_batches(lengths, 16, 0, 0, group_by_length=True)
+    assert len(grouped) == -(-number // 16)
+    assert sorted(np.concatenate(grouped)) == list(range(number))
+
+
+def test_grouped_batches_are_of_like_length_and_come_in_random_order():
+    lengths = np.random.default_rng(0).integers(8, 129, 16 * 200 + 5)
+    chosen = epoch_batches(lengths, 16, 0, 0, group_by_length=True)
+    spread = [np.ptp(lengths[rows]) for rows in chosen if len(rows) == 16]
+    assert np.mean(spread) < 5  # of 121; a random batch has 107
+    means = np.array([lengths[rows].mean() for rows in chosen])
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2
+    # what is left over is no better or worse than the rest: the longest would weigh more in their smaller batch
+    left_over = [
+        lengths[r].mean()
+        for e in range(40)
+        for r in epoch_batches(lengths, 16, 0, e, group_by_length=True)
+        if len(r) == 5
+    ]
+    assert abs(np.mean(left_over) - lengths.mean()) < 3 * lengths.std() / np.sqrt(5 * 40)
 
 
 def test_batches_hold_the_right_tokens_padded_to_a_bucket():
@@ -68,26 +121,69 @@ def test_evaluation_counts_each_example_once_whatever_the_batch_size(batch_size)
     assert sorted(counted) == list(range(103))
 
 
-def expected_length(buckets, lengths, batch_size):
-    draws = np.random.default_rng(0).choice(lengths, (20000, batch_size)).max(1)
-    return np.asarray(buckets)[np.searchsorted(buckets, draws)].mean()
+def test_the_batch_that_is_filled_up_is_the_shortest():
+    first, *rest = sorted_batches(DATA.lengths, 10)
+    assert (len(first), {len(rows) for rows in rest}) == (3, {10})
+    assert DATA.lengths[first].max() == np.sort(DATA.lengths)[2]
+    assert [len(rows) for rows in sorted_batches(DATA.lengths[:20], 10)] == [10, 10]
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
-def test_buckets_are_the_best_of_their_number(batch_size):
+@pytest.mark.parametrize("number", [1, 8, 63, 64, 65, 277, 1043])
+def test_even_batches_are_as_few_and_have_less_to_fill_up(number):
+    size = even_batch_size(number, 64, multiple=8)
+    count = -(-number // 64)
+    assert size <= 64
+    assert size % 8 == 0
+    assert count * (size - 8) < number <= count * size
+
+
+def padded_length(buckets, lengths):
+    return np.asarray(buckets)[np.searchsorted(buckets, lengths)].mean()
+
+
+def test_buckets_are_the_best_of_their_number():
     lengths = np.random.default_rng(0).geometric(0.06, 400).clip(3, 64)
-    chosen = choose_buckets(lengths, batch_size, max_buckets=3)
+    chosen = choose_buckets(lengths, max_buckets=3, multiple=8, tolerance=0.0)
     top = int(-(-lengths.max() // 8) * 8)
     others = [sorted({*pair, top}) for pair in itertools.combinations(range(8, top, 8), 2)]
-    best = min(others, key=lambda b: expected_length(b, lengths, batch_size))
-    assert len(chosen) <= 3
-    assert chosen[-1] == top
-    assert expected_length(chosen, lengths, batch_size) <= expected_length(best, lengths, batch_size) * 1.01
+    assert len(chosen) == 3
+    assert padded_length(chosen, lengths) == min(padded_length(buckets, lengths) for buckets in others)
+
+
+def test_a_bucket_must_be_worth_its_compilation():
+    lengths = np.random.default_rng(0).geometric(0.2, 400).clip(3, 128)
+    cost = {n: padded_length(choose_buckets(lengths, n, tolerance=0.0), lengths) for n in range(1, 7)}
+    cost = {n: padded / cost[6] for n, padded in cost.items()}
+    assert len(choose_buckets(lengths, max_buckets=6)) == min(n for n in cost if cost[n] <= 1.05) < 6
+
+
+@GROUPED
+def test_training_batches_of_every_epoch_and_seed_fit_the_few_buckets(grouped):
+    lengths = np.random.default_rng(0).geometric(0.03, 900).clip(3, 200)
+    buckets = training_buckets(lengths, 8, group_by_length=grouped, longest=300)
+    assert len(buckets) <= MAX_BUCKETS
+    assert buckets[-1] == -(-lengths.max() // 4) * 4
+    data = Tokens(np.ones((900, 200), np.int32), np.zeros((900, 200), np.int32), lengths, None, 0)
+    stream = TrainingBatches(data, 8, 5, buckets, group_by_length=grouped).from_batch(113 * 3)
+    assert {b["input_ids"].shape for b in itertools.islice(stream, 113)} <= {(8, length) for length in buckets}
+
+
+def test_grouping_saves_padding():
+    lengths = np.random.default_rng(0).geometric(0.05, 3000).clip(3, 128)
+    padded = {
+        grouped: padded_length(
+            training_buckets(lengths, 32, group_by_length=grouped, longest=128),
+            longest_of_each(lengths, epoch_batches(lengths, 32, 9, 0, group_by_length=grouped)),
+        )
+        for grouped in (False, True)
+    }
+    assert padded[True] < 1.5 * lengths.mean()
+    assert padded[False] > 3.5 * lengths.mean()
 
 
 def test_no_bucket_is_longer_than_the_model():
-    assert choose_buckets(np.array([3, 20]), 1, longest=20) == [8, 20]
+    assert choose_buckets(np.array([3, 21]), longest=21) == [4, 21]
 
 
 def test_one_length_needs_one_bucket():
-    assert choose_buckets(np.full(10, 12), 4) == [16]
+    assert choose_buckets(np.full(10, 11)) == [12]

@@ -43,6 +43,7 @@ def test_every_setting_of_the_paper_is_what_its_three_files_say(task, model):
         optim, svt_config = config.optim, config.svt
         protocol = (optim.batch_size, optim.learning_rate, optim.epochs, optim.weight_decay, optim.warmup_ratio)
         assert protocol == (32, 2e-5, 3, 0.0, 0.0)
+        assert not config.data.group_by_length
         assert (config.data.max_length, optim.schedule, optim.accumulate, optim.grad_clip) == (128, "linear", 1, None)
         assert (svt_config.layers, svt_config.placement, svt_config.alpha, svt_config.dropout) == (
             (-1,),

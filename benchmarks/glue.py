@@ -1,0 +1,240 @@
+"""Fine-tuning and evaluation on real GLUE tasks, beside PyTorch on the same cores: `python -m benchmarks.glue`.
+
+    python -m benchmarks.glue --model FOLDER --source GLUE_FOLDER [--task cola rte] [--output FILE.json]
+
+In one process and in turns, from the same weights, batch 32, 128 tokens, AdamW with a linear schedule:
+
+  svt_jax     the very run that train.py makes (its Trainer, with batches, transfers, metrics and log); each chunk of
+              batches is followed by a chunk of PyTorch's. Seconds are those of the run's own clock, which stands still
+              while a program is compiled; compilation is reported apart
+  PyTorch     the loop of `benchmarks.torch_peer`: transformers, random batches padded to a multiple of 8
+  grouped     the same with transformers' LengthGroupedSampler (group_by_length), which svt_jax does by default
+
+Training is without a transformation and with SoftDecay of real tokens before the last norm (PyTorch's through torch.svd). A
+rate is that of all turns together, for batches differ in length; `turns` is the median of the paired turns' ratios.
+Evaluation takes the whole validation set, PyTorch's in its order and sorted by length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from rich.console import Console
+
+from benchmarks.timing import environment, paired, ratio, table
+from benchmarks.torch_peer import Data, Training, endless
+from svt_jax.data.batching import Batch
+from svt_jax.data.glue import TASKS, load_examples
+from svt_jax.evaluation.glue import Evaluator
+from svt_jax.models.config import SVTConfig
+from svt_jax.training import assemble
+from svt_jax.training.config import DataConfig, LogConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from svt_jax.training.loop import Trainer
+from svt_jax.training.sharding import make_mesh
+from svt_jax.training.step import split_model
+
+OURS, PLAIN, GROUPED = "svt_jax", "PyTorch", "PyTorch, group_by_length"
+BATCH_SIZE = 32
+FUNCTIONS = ("none", "soft_decay")
+
+
+@dataclasses.dataclass
+class Rate:
+    """Examples and seconds of each turn."""
+
+    examples: list[int] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, examples: int, seconds: float) -> None:
+        self.examples.append(examples)
+        self.seconds.append(seconds)
+
+    @property
+    def total(self) -> float:
+        return sum(self.examples) / sum(self.seconds)
+
+    @property
+    def turns(self) -> np.ndarray:
+        return np.asarray(self.examples) / np.asarray(self.seconds)
+
+
+class TurnsOverError(Exception):
+    """Every turn has been taken: ends the run."""
+
+
+class InTurns:
+    """Stands in for a Trainer's batches: after each chunk of them the others have their turn.
+
+    The first turn warms up and is not counted.
+    """
+
+    def __init__(self, trainer: Trainer, others: Sequence[Callable[[], None]], chunk: int, turns: int):
+        self.rate = Rate()
+        self._trainer, self._others, self._chunk, self._turns = trainer, others, chunk, turns
+        self._batches = trainer.batches
+
+    def from_batch(self, start: int) -> Iterator[Batch]:
+        stream = self._batches.from_batch(start)
+        clock = self._trainer.clock
+        for turn in range(self._turns + 1):
+            examples, seconds = clock.examples, clock.training_seconds
+            yield from itertools.islice(stream, self._chunk)
+            # asked for the next batch: all steps are dispatched, and these are the arrays that they make
+            jax.block_until_ready(jax.live_arrays())
+            if turn:
+                self.rate.add(clock.examples - examples, clock.training_seconds - seconds)
+            for other in self._others:
+                other()
+        raise TurnsOverError
+
+
+def peer_turns(training: Training, loader: Any, chunk: int, rate: Rate) -> Callable[[], None]:
+    """A call that makes `chunk` steps; the first call is not counted."""
+    batches = endless(loader)
+    warm = False
+
+    def call() -> None:
+        nonlocal warm
+        start, examples = time.perf_counter(), 0
+        for inputs in itertools.islice(batches, chunk):
+            training.step(inputs)
+            examples += len(inputs["labels"])
+        if warm:
+            rate.add(examples, time.perf_counter() - start)
+        warm = True
+
+    return call
+
+
+def measure_training(config: TrainConfig, chunk: int, turns: int) -> dict[str, Any]:
+    task, folder = TASKS[config.data.task], Path(config.model.path)
+    data = Data(load_examples(task, config.data.source, "train"), folder)
+    rates = {PLAIN: Rate(), GROUPED: Rate()}
+    peers = [
+        peer_turns(
+            Training(folder, task, 10_000, 0, soft_decay=config.svt.function != "none"),
+            data.loader(BATCH_SIZE, seed=0, group_by_length=name == GROUPED),
+            chunk,
+            rate,
+        )
+        for name, rate in rates.items()
+    ]
+    with tempfile.TemporaryDirectory() as output:
+        trainer = Trainer(
+            dataclasses.replace(config, run=RunConfig(name="benchmark", output_dir=output)), Console(quiet=True)
+        )
+        ours = InTurns(trainer, peers, chunk, turns)
+        trainer.batches = ours  # type: ignore[assignment]
+        try:
+            trainer.run()
+            raise AssertionError("the run ended before the turns did")
+        except TurnsOverError:
+            pass
+        rates = {OURS: ours.rate, **rates}
+        clock = trainer.clock
+    return {
+        "task": task.name,
+        "function": config.svt.function,
+        "examples_per_second": {name: rate.total for name, rate in rates.items()},
+        "times": {name: rates[OURS].total / rate.total for name, rate in rates.items()},
+        "times_turns": {name: float(np.median(rates[OURS].turns / rate.turns)) for name, rate in rates.items()},
+        "turns": {name: rate.turns.round(2).tolist() for name, rate in rates.items()},
+        "compiles": clock.compiles,
+        "compile_time_s": clock.compile_seconds,
+    }
+
+
+def measure_evaluation(config: TrainConfig, repeats: int) -> dict[str, Any]:
+    task, folder = TASKS[config.data.task], Path(config.model.path)
+    model = assemble.open_model(config.model.path)
+    tokens = assemble.load_tokens(task, config.data, model.tokenizer, model.encoder, "validation")
+    graphdef, *state = split_model(assemble.make_classifier(config, model, task.num_labels))
+    evaluator = Evaluator(
+        graphdef, task, tokens, config.data.eval_batch_size, model.encoder.max_tokens, make_mesh(config.mesh)
+    )
+    data = Data(load_examples(task, config.data.source, "validation"), folder)
+    peer = Training(folder, task, 1, 0, soft_decay=config.svt.function != "none")
+    candidates: dict[str, Callable[[], Any]] = {
+        OURS: lambda: evaluator.logits(*state),
+        PLAIN: lambda: peer.logits(data.loader(BATCH_SIZE)),
+        "PyTorch, sorted": lambda: peer.logits(data.sorted(BATCH_SIZE)),
+    }
+    seconds = paired(candidates, repeats)
+    return {
+        "task": task.name,
+        "function": config.svt.function,
+        "examples_per_second": {name: len(tokens) / float(np.median(values)) for name, values in seconds.items()},
+        "times": {name: ratio(seconds, name, OURS) for name in seconds},
+        "compiles": evaluator.compiles,
+        "compile_time_s": evaluator.compile_seconds,
+    }
+
+
+def rows_of(result: dict[str, Any]) -> list[list[Any]]:
+    what = f"{result['task']}, " + ("SVT off" if result["function"] == "none" else result["function"])
+    return [
+        [
+            what,
+            name,
+            rate,
+            "" if name == OURS else result["times"][name],
+            "" if name == OURS or "times_turns" not in result else result["times_turns"][name],
+            f"{result['compile_time_s']:.3g} ({result['compiles']})" if name == OURS else "",
+        ]
+        for name, rate in result["examples_per_second"].items()
+    ]
+
+
+HEADER = ["", "", "examples/s", "svt_jax's rate, times", "turns", "compile s (programs)"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a BERT with its tokenizer")
+    parser.add_argument("--source", required=True, help="folder in the official GLUE layout")
+    parser.add_argument("--task", nargs="+", choices=list(TASKS), default=["cola", "rte"])
+    parser.add_argument("--function", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS))
+    parser.add_argument("--part", nargs="+", choices=["training", "evaluation"], default=["training", "evaluation"])
+    parser.add_argument("--chunk", type=int, default=4, help="batches in a turn of training")
+    parser.add_argument("--turns", type=int, default=12, help="turns of training")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of evaluation")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    arguments = parser.parse_args()
+    environment_ = {**environment(), "torch_threads": torch.get_num_threads()}
+    results: dict[str, list[dict[str, Any]]] = {part: [] for part in arguments.part}
+    for task, function in itertools.product(arguments.task, arguments.function):
+        config = TrainConfig(
+            model=ModelConfig(path=arguments.model),
+            svt=SVTConfig(function=function),
+            data=DataConfig(task=task, source=arguments.source, eval_batch_size=BATCH_SIZE),
+            optim=OptimConfig(learning_rate=5e-5, batch_size=BATCH_SIZE, max_steps=10_000, epochs=10_000),
+            log=LogConfig(progress=False),
+        )
+        for part in arguments.part:
+            measured = (
+                measure_training(config, arguments.chunk, arguments.turns)
+                if part == "training"
+                else measure_evaluation(config, arguments.repeats)
+            )
+            results[part].append(measured)
+            if arguments.output:
+                arguments.output.write_text(json.dumps({"environment": environment_, **results}, indent=1))
+    for part, measured_ in results.items():
+        print(f"\n{part}")
+        print(table(HEADER, [row for result in measured_ for row in rows_of(result)]))
+    print("\n" + json.dumps(environment_))
+
+
+if __name__ == "__main__":
+    main()

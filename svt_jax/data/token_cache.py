@@ -1,0 +1,119 @@
+"""Token arrays kept on disk, so that a split is tokenised once and not in every run.
+
+A file's name is the hash of all that its content depends on: texts, tokenizer, longest length, versions. The folder is
+SVT_JAX_CACHE, else svt_jax under XDG_CACHE_HOME or ~/.cache; it may be deleted at any time. Above a GiB, the files that
+have not been used for longest go. Files are plain arrays (npz, never pickled) and written under another name first. One
+that cannot be read, or whose arrays do not fit, is made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zipfile
+import zlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svt_jax.data.glue import Examples
+from svt_jax.data.tokenizer import Tokens, tokenize
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 2**30
+_ARRAYS = ("ids", "types", "lengths")
+
+
+def cache_folder() -> Path:
+    """Where the files are."""
+    if named := os.environ.get("SVT_JAX_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svt_jax"
+
+
+def cached_tokens(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
+    """As `tokenize`, from the file of an earlier call where there is one."""
+    if not getattr(tokenizer, "is_fast", False):  # a slow one cannot say what it is
+        return tokenize(examples, tokenizer, max_length)
+    path = cache_folder() / f"tokens-{_key(examples, tokenizer, max_length)}.npz"
+    try:
+        ids, types, lengths = _read(path, len(examples), max_length, len(tokenizer))
+    except FileNotFoundError:
+        pass
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
+        log.warning("%s cannot be used (%s) and is made anew", path, error)
+    else:
+        return Tokens.from_flat(ids, types, lengths, examples.labels, tokenizer.pad_token_id)
+    tokens = tokenize(examples, tokenizer, max_length)
+    try:
+        _write(path, tokens)
+    except OSError as error:  # a full or read-only disk is no reason not to train
+        log.warning("tokens are not kept: %s", error)
+    return tokens
+
+
+def _key(examples: Examples, tokenizer: Any, max_length: int) -> str:
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    for passing in ("truncation", "padding"):  # left there by the last call
+        backend.pop(passing, None)
+    settings = [
+        backend, tokenizer.pad_token_id, tokenizer.truncation_side, tokenizer.padding_side, max_length,
+        type(tokenizer).__name__, version("tokenizers"), version("transformers"),
+    ]  # fmt: skip
+    content = json.dumps([settings, examples.first, examples.second])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _read(path: Path, number: int, max_length: int, vocabulary: int) -> list[np.ndarray]:
+    """The file's arrays, as `Tokens.from_flat` takes them."""
+    with path.open("rb") as handle:
+        file = np.load(handle, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile) or sorted(file.files) != sorted(_ARRAYS):
+            raise ValueError("it holds something else")
+        ids, types, lengths = arrays = [file[name] for name in _ARRAYS]  # the zip's checksums are verified
+    fits = (
+        [(a.dtype, a.ndim) for a in arrays] == [(np.int32, 1), (np.uint8, 1), (np.int32, 1)]
+        and len(lengths) == number
+        and len(ids) == len(types) == lengths.sum(dtype=np.int64)
+        and 1 <= lengths.min() <= lengths.max() <= max_length
+        and 0 <= ids.min() <= ids.max() < vocabulary
+    )
+    if not fits:
+        raise ValueError("its arrays do not fit")
+    os.utime(path)  # used now
+    return arrays
+
+
+def _write(path: Path, tokens: Tokens) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    real = tokens.real
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix="unfinished-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, ids=tokens.ids[real], types=tokens.types[real].astype(np.uint8), lengths=tokens.lengths)
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+    _make_room(path)
+
+
+def _make_room(newest: Path) -> None:
+    """Deletes what was used longest ago until the rest fits; files of other programs stay."""
+    files = []
+    for path in newest.parent.glob("tokens-*.npz"):
+        with contextlib.suppress(FileNotFoundError):  # another process makes room as well
+            files.append((path.stat(), path))
+    files.sort(key=lambda item: item[0].st_mtime)
+    excess = sum(stat.st_size for stat, _ in files) - MAX_BYTES
+    for stat, path in files:
+        if excess > 0 and path != newest:
+            path.unlink(missing_ok=True)
+            excess -= stat.st_size

@@ -1,0 +1,163 @@
+"""The PyTorch side of the benchmarks computes what ours does, and the GLUE benchmarks run and resume."""
+
+import dataclasses
+import itertools
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import svt_jax
+from svt_jax.data.demo import load_demo
+from svt_jax.data.tokenizer import demo_tokenizer
+from svt_jax.models.config import SVTConfig
+from svt_jax.models.encoder import Encoder
+from svt_jax.models.export import export_hf
+from svt_jax.models.hf import load_classifier
+from svt_jax.training.assemble import DEMO_ENCODER
+
+pytestmark = pytest.mark.parity
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}
+STORIES = load_demo("validation")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny BERT without a head, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    export_hf(Encoder(dataclasses.replace(DEMO_ENCODER, **SIZES), rngs=nnx.Rngs(0)), folder)
+    demo_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("glue")
+    (folder / "RTE").mkdir()
+    for file, start, rows in (("train", 0, 75), ("dev", 75, 21)):
+        lines = [
+            f"{n}\t{STORIES.first[n]}\t{STORIES.second[n]}\t{('', 'not_')[n % 2]}entailment\n"
+            for n in range(start, start + rows)
+        ]
+        (folder / "RTE" / f"{file}.tsv").write_text("index\tsentence1\tsentence2\tlabel\n" + "".join(lines))
+    return folder
+
+
+def test_torch_soft_decay_is_the_transformation_of_the_real_tokens():
+    import torch
+
+    from benchmarks.torch_peer import SoftDecay
+
+    x = np.random.default_rng(0).normal(size=(3, 7, 12)).astype(np.float32)
+    lengths = [7, 4, 1]
+    module = SoftDecay(alpha=-0.4).eval()
+    ours = svt_jax.svt(jnp.asarray(x), svt_jax.SoftDecay(alpha=-0.4), mask=jnp.arange(7) < jnp.array(lengths)[:, None])
+    with torch.no_grad():
+        theirs = module(torch.tensor(x), lengths).numpy()
+    np.testing.assert_allclose(theirs, ours, atol=2e-5)
+    assert not theirs[1, 4:].any()
+    dropped = module.train()(torch.tensor(x), lengths)
+    assert not torch.allclose(dropped, torch.tensor(theirs), atol=1e-2)
+
+
+@pytest.mark.parametrize("function", ["none", "soft_decay"])
+def test_torch_classifier_is_ours_with_the_same_weights(model, tmp_path, function):
+    import torch
+    from transformers import BertForSequenceClassification
+
+    from benchmarks.torch_peer import Classifier, Data
+    from svt_jax.data.glue import Examples
+
+    torch.manual_seed(0)
+    BertForSequenceClassification.from_pretrained(model, num_labels=2).save_pretrained(tmp_path)  # with its head
+    theirs = Classifier(tmp_path, 2, soft_decay=function == "soft_decay").eval()
+    data = Data(Examples(STORIES.first[:5], STORIES.second[:5], STORIES.labels[:5]), model)
+    batch = next(iter(data.loader(5)))
+    assert batch["input_ids"].shape[1] % 8 == 0
+    assert (batch["attention_mask"].sum(1) < batch["input_ids"].shape[1]).any()
+    with torch.no_grad():
+        expected = theirs(**batch).logits.numpy()
+    ours = load_classifier(tmp_path, num_labels=2, svt=SVTConfig(function))
+    inputs = (batch[name].numpy().astype(np.int32) for name in ("input_ids", "attention_mask", "token_type_ids"))
+    np.testing.assert_allclose(ours(*inputs), expected, atol=1e-5)
+    assert ("svt" in dict(theirs.output.named_modules()) if theirs.output else False) == (function == "soft_decay")
+
+
+def test_scores_are_written_once_for_each_variant_and_seed(model, source, tmp_path, monkeypatch, capsys):
+    from benchmarks import glue_scores
+
+    command = [
+        "glue_scores",
+        f"--model={model}",
+        f"--source={source}",
+        "--task=rte",
+        f"--output={tmp_path}",
+        "--threads=1",
+    ]
+    monkeypatch.setattr("sys.argv", [*command, "--max-steps=2", "--seed", "0", "1"])
+    (tmp_path / "rte-plain-1.json").write_text("kept")
+    glue_scores.main()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"rte-{variant}-{seed}.json" for variant in ("plain", "soft_decay") for seed in (0, 1)
+    }
+    assert (tmp_path / "rte-plain-1.json").read_text() == "kept"
+    results = [json.loads((tmp_path / f"rte-{name}-0.json").read_text()) for name in ("plain", "soft_decay")]
+    for result in results:
+        assert (result["steps"], result["seed"]) == (2, 0)
+        assert 0 <= result["metrics"]["accuracy"] <= 1
+        assert result["train"]["examples_per_second"] > 0
+    assert results[0]["alpha"] is None
+    assert 0 < abs(results[1]["alpha"] + 0.2) < 2e-4  # it is trained, two steps at 5e-5
+    first = glue_scores.fine_tune(model, str(source), "rte", "plain", 0, max_steps=2)
+    assert first["evaluations"] == results[0]["evaluations"]  # seeded
+
+
+@pytest.mark.slow
+def test_the_glue_benchmark_measures_both_sides(model, source, tmp_path, monkeypatch, capsys):
+    from benchmarks import glue
+
+    options = ["--task=rte", "--chunk=1", "--turns=2", "--repeats=1", f"--output={tmp_path / 'out.json'}"]
+    monkeypatch.setattr("sys.argv", ["glue", f"--model={model}", f"--source={source}", *options])
+    glue.main()
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [r["function"] for r in result["training"]] == ["none", "soft_decay"]
+    for measured in result["training"]:
+        assert [len(turns) for turns in measured["turns"].values()] == [2, 2, 2]
+        assert measured["compiles"] >= 1
+    for measured in result["evaluation"]:
+        assert measured["compiles"] == 1
+        assert all(rate > 0 for rate in measured["examples_per_second"].values())
+    printed = capsys.readouterr().out
+    assert printed.count("rte, SVT off") == printed.count("rte, soft_decay") == 6
+
+
+def test_a_turn_counts_the_examples_of_its_chunk_and_the_others_follow():
+    from benchmarks.glue import InTurns, TurnsOverError
+
+    class Clock:
+        examples, training_seconds = 0, 0.0
+
+    class Run:
+        clock = Clock()
+        batches = type("Batches", (), {"from_batch": staticmethod(lambda start: iter(range(start, 1000)))})()
+
+    order = []
+
+    def other():
+        order.append("other")
+        Run.clock.training_seconds += 100.0  # the run's clock goes on meanwhile
+
+    turns = InTurns(Run, [other], chunk=3, turns=2)
+    stream = turns.from_batch(5)
+    for batch in itertools.islice(stream, 9):
+        order.append(batch)
+        Run.clock.examples += 32
+        Run.clock.training_seconds += 2.0
+    with pytest.raises(TurnsOverError):
+        next(stream)
+    assert order == [5, 6, 7, "other", 8, 9, 10, "other", 11, 12, 13, "other"]
+    assert turns.rate.examples == [96, 96]  # the first turn only warms up
+    assert turns.rate.seconds == [6.0, 6.0]
+    assert turns.rate.total == 16.0
