@@ -39,11 +39,13 @@ class EncoderOutput:
       last_hidden_state: [B, L, D].
       pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler.
       hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
+      svt_states: by layer number, what its SVT gets and what it gives [B, L, D]; None if not asked for.
     """
 
     last_hidden_state: Array
     pooled: Array | None
     hidden_states: tuple[Array, ...] | None
+    svt_states: dict[int, tuple[Array, Array]] | None = None
 
 
 class Embeddings(nnx.Module):
@@ -152,24 +154,32 @@ class EncoderLayer(nnx.Module):
         self._attention_dropout = config.hidden_dropout_prob if config.attention_output_dropout else 0.0
         self._feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
 
-    def __call__(self, x: Array, mask: Array, bias: Array, *, rngs: nnx.Rngs | None) -> Array:
+    def __call__(
+        self, x: Array, mask: Array, bias: Array, *, rngs: nnx.Rngs | None
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        """The layer's output [B, L, D], and its SVT's input and output if it has one."""
         attended = dropout(self.attention(x, bias, rngs=rngs), self._attention_dropout, rngs)
         x = self.attention_norm(attended + x).astype(x.dtype)
         h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, rngs)
-        return shard_batch(self._output(h, x, mask, rngs).astype(x.dtype))
+        out, svt_states = self._output(h, x, mask, rngs)
+        return shard_batch(out.astype(x.dtype)), svt_states
 
-    def _output(self, h: Array, x: Array, mask: Array, rngs: nnx.Rngs | None) -> Array:
+    def _output(
+        self, h: Array, x: Array, mask: Array, rngs: nnx.Rngs | None
+    ) -> tuple[Array, tuple[Array, Array] | None]:
         if self.svt is None:
-            return self.output_norm(h + x)
+            return self.output_norm(h + x), None
         match self._placement:
-            case "before_norm":  # the published BERT: the residual enters twice
-                return self.output_norm(self.svt(h + x, mask, rngs=rngs) + x)
+            case "before_norm" | "replace_norm":
+                before = h + x
             case "after_norm":
-                return self.svt(self.output_norm(h + x) + x, mask, rngs=rngs)
-            case "replace_norm":
-                return self.svt(h + x, mask, rngs=rngs)
+                before = self.output_norm(h + x) + x
             case "output":
-                return self.svt(self.output_norm(h + x), mask, rngs=None)
+                before, rngs = self.output_norm(h + x), None
+        after = self.svt(before, mask, rngs=rngs)
+        # before_norm is that of the published BERT: the residual enters twice
+        out = self.output_norm(after + x) if self._placement == "before_norm" else after
+        return out, (before, after)
 
 
 class Pooler(nnx.Module):
@@ -216,6 +226,7 @@ class Encoder(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
         output_hidden_states: bool = False,
+        output_svt_states: bool = False,
     ) -> EncoderOutput:
         """Encodes a batch.
 
@@ -225,6 +236,7 @@ class Encoder(nnx.Module):
           token_type_ids: int[B, L]; zeros if left out. A model without token types takes no notice of them.
           rngs: with a `dropout` stream; dropout is off without.
           output_hidden_states: also return every layer's output.
+          output_svt_states: also return what each SVT gets and gives.
         Raises:
           ValueError: if the sequence is longer than the model's positions.
         """
@@ -240,12 +252,16 @@ class Encoder(nnx.Module):
         # The most negative number, not -inf: a row of padding alone keeps finite (uniform) weights.
         bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]  # [B, 1, 1, L]
         x = shard_batch(self.embeddings(input_ids, jnp.asarray(token_type_ids), rngs=rngs))
-        states = [x]
-        for layer in self.layers:
-            x = layer(x, mask, bias, rngs=rngs)
+        states, svt_states = [x], {}
+        for n, layer in enumerate(self.layers):
+            x, transformed = layer(x, mask, bias, rngs=rngs)
             states.append(x)
+            if transformed is not None:
+                svt_states[n] = transformed
         pooled = None if self.pooler is None else self.pooler(x)
-        return EncoderOutput(x, pooled, tuple(states) if output_hidden_states else None)
+        return EncoderOutput(
+            x, pooled, tuple(states) if output_hidden_states else None, svt_states if output_svt_states else None
+        )
 
     @property
     def alphas(self) -> dict[int, Array]:
