@@ -47,7 +47,7 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
     import yaml
 
     from svt_jax.evaluation.metrics import NonFiniteError
-    from svt_jax.training.loop import StoppedBySignalError
+    from svt_jax.training.signals import StoppedBySignalError
 
     try:
         return command(arguments, *rest)

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
-import dataclasses
-import math
 import signal
-import threading
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,9 +18,11 @@ from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.models.heads import Classifier
 from svt_jax.training import assemble, run_folder
 from svt_jax.training.checkpoint import Checkpoints, abstract
+from svt_jax.training.clock import Clock
 from svt_jax.training.config import TrainConfig
 from svt_jax.training.optimizer import learning_rate_schedule, make_optimizer, named_paths
 from svt_jax.training.progress import TrainingProgress
+from svt_jax.training.readout import ADVICE, Readout
 from svt_jax.training.sharding import (
     batch_sharding,
     check_batch,
@@ -36,80 +31,8 @@ from svt_jax.training.sharding import (
     parameter_shardings,
     replicated,
 )
+from svt_jax.training.signals import StoppedBySignalError, StopSignals
 from svt_jax.training.step import TrainState, make_train_step, split_model
-
-_LAG = 2
-"""Steps between dispatch and reading a step's metrics, so that the device never waits for Python."""
-_ADVICE = "Lower optim.learning_rate or set optim.grad_clip."
-
-
-class StoppedBySignalError(Exception):
-    """SIGTERM or SIGINT came; the state is saved.
-
-    Attributes:
-      number: of the signal.
-    """
-
-    def __init__(self, message: str, number: int):
-        super().__init__(message)
-        self.number = number
-
-
-@dataclasses.dataclass
-class _Clock:
-    """Seconds and examples of training alone: compilation, evaluation and waiting for saves are not in it.
-
-    The numbers of a run's earlier processes go in, so that a resumed run reports all of it.
-    """
-
-    seconds: float = 0.0
-    examples: int = 0
-    tokens: int = 0
-    compile_seconds: float = 0.0
-    compiles: int = 0
-    wall_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._wall_before, self._process_start = self.wall_seconds, time.perf_counter()
-        self._start: float | None = None
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """What runs inside is training."""
-        self._start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._stop()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What runs inside is not training. The device must have finished its steps."""
-        self._stop()
-        try:
-            yield
-        finally:
-            self._start = time.perf_counter()
-
-    def _stop(self) -> None:
-        self.seconds, self._start = self.training_seconds, None
-
-    @property
-    def training_seconds(self) -> float:
-        return self.seconds + (0.0 if self._start is None else time.perf_counter() - self._start)
-
-    @property
-    def examples_per_second(self) -> float:
-        return self.examples / max(self.training_seconds, 1e-9)
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / max(self.training_seconds, 1e-9)
-
-    def numbers(self) -> dict[str, float]:
-        """What a checkpoint keeps of it; `_Clock(**numbers)` goes on from there."""
-        self.wall_seconds = self._wall_before + time.perf_counter() - self._process_start
-        return {**dataclasses.asdict(self), "seconds": self.training_seconds}
 
 
 class Trainer:
@@ -170,7 +93,6 @@ class Trainer:
         self._all_finite = jax.jit(
             lambda state: jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(state)]))
         )
-        self._stop_signal: int | None = None
         # From here on nothing can fail for the config's fault: a wrong one leaves no folder behind.
         manifest = run_folder.make_manifest(config, self.mesh, model.folder, self.task)
         run_folder.create(self.folder, config, manifest, model.encoder, model.tokenizer)
@@ -184,16 +106,16 @@ class Trainer:
           StoppedBySignalError: after SIGTERM or SIGINT, once the state is saved.
         """
         step, state, progress = self._start()
-        self.clock = _Clock(**progress["clock"])
+        self.clock = Clock(**progress["clock"])
         writer = run_folder.MetricsWriter(self.folder, step)
         try:
             with (
-                self._stop_on_signals(),
+                StopSignals() as signals,
                 jax.set_mesh(self.mesh),
                 TrainingProgress(self.console, self.num_steps, step, self.config.log.progress) as bar,
                 self.clock.running(),
             ):
-                progress = self._train(step, state, progress, writer, bar)
+                progress = self._train(step, state, progress, signals, self._readout(writer, bar), bar)
         finally:
             writer.close()
             self.checkpoints.close()
@@ -223,41 +145,50 @@ class Trainer:
             optimizer=optimizer_shardings(self.optimizer, params, shardings, self.mesh),
         )
 
+    def _readout(self, writer: run_folder.MetricsWriter, bar: TrainingProgress) -> Readout:
+        return Readout(
+            writer,
+            bar,
+            self.clock,
+            schedule=self.schedule,
+            steps_per_epoch=self.steps_per_epoch,
+            logs=self._logs,
+            parameter_names=named_paths(self._shardings.params),
+            last_good=self._last_good,
+        )
+
     def _train(
         self,
         step: int,
         state: TrainState,
         progress: dict[str, Any],
-        writer: run_folder.MetricsWriter,
+        signals: StopSignals,
+        readout: Readout,
         bar: TrainingProgress,
     ) -> dict[str, Any]:
         every = self.config.checkpoint.every_steps
-        pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
         stream = self.batches.from_batch(step)
         while step < self.num_steps:
             batch = next(stream)
-            compiled = self._executable(state, batch, pending, bar)
+            compiled = self._executable(state, batch, readout, bar)
             state, metrics = compiled(state, self._device_batch(batch), np.int32(step))
             step += 1
             self.clock.examples += int(batch["weights"].sum())
             self.clock.tokens += int(batch["attention_mask"][batch["weights"] > 0].sum())
-            pending.append((step, {**metrics, "alpha": self._alphas(state) if self._logs(step) else {}}))
-            while len(pending) > _LAG:
-                self._read(*pending.popleft(), writer, bar)
+            readout.add(step, {**metrics, "alpha": self._alphas(state) if self._logs(step) else {}})
             epoch_ends = step % self.steps_per_epoch == 0 or step == self.num_steps
-            stopping = self._stop_signal is not None
-            if epoch_ends or stopping or (every and step % every == 0):
-                while pending:  # before saving: a state that is not finite must not become a checkpoint
-                    self._read(*pending.popleft(), writer, bar)
+            stopped_by = signals.number
+            if epoch_ends or stopped_by is not None or (every and step % every == 0):
+                readout.read_all()  # before saving: a state that is not finite must not become a checkpoint
                 jax.block_until_ready(state)
                 with self.clock.paused():
                     progress = self._evaluate_and_save(step, state, progress, bar, evaluate=epoch_ends)
-            if self._stop_signal is not None and stopping and step < self.num_steps:
+            if stopped_by is not None and step < self.num_steps:
                 self.checkpoints.wait()
-                name = signal.Signals(self._stop_signal).name
                 raise StoppedBySignalError(
-                    f"stopped by {name} after step {step}; the state is saved. Start the same command again to resume.",
-                    self._stop_signal,
+                    f"stopped by {signal.Signals(stopped_by).name} after step {step}; the state is saved. "
+                    "Start the same command again to resume.",
+                    stopped_by,
                 )
         with self.clock.paused():
             self.checkpoints.wait()
@@ -277,7 +208,7 @@ class Trainer:
             bar.evaluated(step, step / self.steps_per_epoch, metrics)
         bar.note("saving")
         if not self._all_finite(state.params):
-            raise NonFiniteError(f"step {step}: a parameter is not finite after it; {self._last_good()}. {_ADVICE}")
+            raise NonFiniteError(f"step {step}: a parameter is not finite after it; {self._last_good()}. {ADVICE}")
         progress = {
             "clock": self.clock.numbers(),
             "evaluations": evaluations,
@@ -287,17 +218,13 @@ class Trainer:
         bar.note("")
         return progress
 
-    def _executable(self, state: TrainState, batch: Batch, pending: Any, bar: TrainingProgress) -> Any:
+    def _executable(self, state: TrainState, batch: Batch, readout: Readout, bar: TrainingProgress) -> Any:
         length = batch["input_ids"].shape[1]
         if length not in self._compiled:
-            jax.block_until_ready([metrics for _, metrics in pending])
+            readout.wait()
             bar.note(f"compiling for {length} tokens")
-            with self.clock.paused():
-                start = time.perf_counter()
-                lowered = self._step.lower(state, self._device_batch(batch), np.int32(0))
-                self._compiled[length] = lowered.compile()
-                self.clock.compile_seconds += time.perf_counter() - start
-                self.clock.compiles += 1
+            with self.clock.compiling():
+                self._compiled[length] = self._step.lower(state, self._device_batch(batch), np.int32(0)).compile()
             bar.note("")
         return self._compiled[length]
 
@@ -311,40 +238,6 @@ class Trainer:
         """Alpha by layer, as new buffers: the state's own are donated to the next step."""
         model: Classifier = nnx.merge(self.graphdef, state.params, state.constants)
         return {n: alpha + 0 for n, alpha in model.encoder.alphas.items()}
-
-    def _read(
-        self, step: int, metrics: dict[str, Any], writer: run_folder.MetricsWriter, bar: TrainingProgress
-    ) -> None:
-        loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise NonFiniteError(self._non_finite_message(step, loss, np.asarray(metrics["squared_norms"])))
-        rate = self.clock.examples_per_second
-        bar.update(step, loss, rate)
-        if self._logs(step):
-            writer.write(
-                {
-                    "step": step,
-                    "epoch": step / self.steps_per_epoch,
-                    "loss": loss,
-                    "learning_rate": float(self.schedule(step - 1)),
-                    "alpha": {str(n): float(alpha) for n, alpha in metrics["alpha"].items()},
-                    "grad_norm": grad_norm,
-                    "examples_per_second": rate,
-                    "tokens_per_second": self.clock.tokens_per_second,
-                    "compiles": self.clock.compiles,
-                }
-            )
-
-    def _non_finite_message(self, step: int, loss: float, squared_norms: np.ndarray) -> str:
-        if not math.isfinite(loss):
-            what = f"the loss is {loss}"
-        else:
-            names = named_paths(self._shardings.params)
-            first = next(
-                (n for n, value in zip(names, squared_norms, strict=True) if not math.isfinite(value)), "their norm"
-            )
-            what = f"the loss is {loss:.4g} and the gradient of {first} is not finite"
-        return f"step {step}: {what}; training needs finite numbers, {self._last_good()}. {_ADVICE}"
 
     def _last_good(self) -> str:
         steps = self.checkpoints.steps
@@ -376,21 +269,3 @@ class Trainer:
             },
             "device": run_folder.device_description(),
         }
-
-    @contextlib.contextmanager
-    def _stop_on_signals(self) -> Iterator[None]:
-        """SIGTERM and the first SIGINT end the run after the step; a second SIGINT ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals can be handled in the main thread alone
-            return
-
-        def note(number: int, _: Any) -> None:
-            self._stop_signal = number
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

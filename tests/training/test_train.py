@@ -156,14 +156,14 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(finished, tmp_path, ho
 @pytest.fixture(scope="module")
 def died_after_seven(tmp_path_factory):
     """A run that died after step 7, its last checkpoint being that of step 6."""
-    from svt_jax.training import loop
+    from svt_jax.training import readout
 
     folder = tmp_path_factory.mktemp("died")
 
     class Killed(BaseException):
         pass
 
-    original = loop.Trainer._read
+    original = readout.Readout._read
 
     def kill_at_seven(self, step, *rest):
         if step == 7:
@@ -171,7 +171,7 @@ def died_after_seven(tmp_path_factory):
         return original(self, step, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Trainer, "_read", kill_at_seven)
+        patch.setattr(readout.Readout, "_read", kill_at_seven)
         with pytest.raises(Killed):
             train(folder, *EVERY)
     assert Checkpoints(RunFolder(folder / "run").checkpoints, read_only=True).steps[-1] == 6

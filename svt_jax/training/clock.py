@@ -1,0 +1,74 @@
+"""How long a run has trained, and how much it has seen."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+
+
+@dataclasses.dataclass
+class Clock:
+    """Seconds and examples of training alone: compilation, evaluation and waiting for saves are not in it.
+
+    The numbers of a run's earlier processes go in, so that a resumed run reports all of it.
+    """
+
+    seconds: float = 0.0
+    examples: int = 0
+    tokens: int = 0
+    compile_seconds: float = 0.0
+    compiles: int = 0
+    wall_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._wall_before, self._process_start = self.wall_seconds, time.perf_counter()
+        self._start: float | None = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """What runs inside is training."""
+        self._start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stop()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside is not training. The device must have finished its steps."""
+        self._stop()
+        try:
+            yield
+        finally:
+            self._start = time.perf_counter()
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """What runs inside compiles a program."""
+        start = time.perf_counter()
+        with self.paused():
+            yield
+        self.compile_seconds += time.perf_counter() - start
+        self.compiles += 1
+
+    def _stop(self) -> None:
+        self.seconds, self._start = self.training_seconds, None
+
+    @property
+    def training_seconds(self) -> float:
+        return self.seconds + (0.0 if self._start is None else time.perf_counter() - self._start)
+
+    @property
+    def examples_per_second(self) -> float:
+        return self.examples / max(self.training_seconds, 1e-9)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(self.training_seconds, 1e-9)
+
+    def numbers(self) -> dict[str, float]:
+        """What a checkpoint keeps of it; `Clock(**numbers)` goes on from there."""
+        self.wall_seconds = self._wall_before + time.perf_counter() - self._process_start
+        return {**dataclasses.asdict(self), "seconds": self.training_seconds}
