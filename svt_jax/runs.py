@@ -14,7 +14,7 @@ from rich.console import Console
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.training.command_line import parse_config
 from svt_jax.training.config import TrainConfig
-from svt_jax.training.run_folder import RunFolder, find_run
+from svt_jax.training.run_folder import RunFolder, find_run, write_atomically
 
 
 def train_run(config: TrainConfig, console: Console) -> RunFolder:
@@ -34,11 +34,11 @@ def train_run(config: TrainConfig, console: Console) -> RunFolder:
     return folder
 
 
-def write_report(folder: RunFolder) -> None:
-    """Writes report.html into a run's folder."""
+def write_report(folder: RunFolder, baseline: Path | None = None) -> None:
+    """Writes report.html into a run's folder, compared with another run if one is given."""
     from svt_jax.analysis.report import render_report
 
-    folder.report.write_text(render_report(folder.path), encoding="utf-8")
+    write_atomically(folder.report, render_report(folder.path, baseline))
 
 
 def setting_names(configs: Sequence[str]) -> list[str]:

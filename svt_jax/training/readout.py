@@ -14,7 +14,7 @@ import optax
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.training.clock import Clock
 from svt_jax.training.progress import TrainingProgress
-from svt_jax.training.run_folder import MetricsWriter
+from svt_jax.training.records import Records
 
 ADVICE = "Lower optim.learning_rate or set optim.grad_clip."
 _LAG = 2
@@ -25,7 +25,7 @@ class Readout:
     """Reads the metrics of each step some steps late, writes lines of metrics.jsonl, stops the run on one not finite.
 
     Args:
-      writer: of metrics.jsonl.
+      records: take the lines of metrics.jsonl.
       bar: shows loss and rate.
       clock: gives the rates.
       schedule: gives the learning rate.
@@ -37,7 +37,7 @@ class Readout:
 
     def __init__(
         self,
-        writer: MetricsWriter,
+        records: Records,
         bar: TrainingProgress,
         clock: Clock,
         *,
@@ -47,7 +47,7 @@ class Readout:
         parameter_names: Sequence[str],
         last_good: Callable[[], str],
     ):
-        self._writer, self._bar, self._clock, self._schedule = writer, bar, clock, schedule
+        self._records, self._bar, self._clock, self._schedule = records, bar, clock, schedule
         self._steps_per_epoch, self._logs = steps_per_epoch, logs
         self._parameter_names, self._last_good = parameter_names, last_good
         self._pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
@@ -78,7 +78,7 @@ class Readout:
         rate = self._clock.examples_per_second
         self._bar.update(step, loss, rate)
         if self._logs(step):
-            self._writer.write(
+            self._records.metrics(
                 {
                     "step": step,
                     "epoch": step / self._steps_per_epoch,
