@@ -66,15 +66,14 @@ def density(histogram: Sequence[float]) -> np.ndarray:
 def spectrum_histograms(reading: Reading) -> Figure:
     """The distribution of sigma / sigma_1 behind each layer, with its density and the mean of the medians."""
     states = states_of(reading, "output")
-    figure, panels = _grid(len(states), 1.95, 1.65)
+    figure, panels = _grid(len(states), 1.95, 1.7, title_lines=2)
     for panel, state in zip(panels, states, strict=True):
-        _histogram(panel, state["histogram"], _FILL, filled=True)
+        _histogram(panel, state["histogram"], _FILL)
         _density(panel, state["histogram"], _STYLES[0][0], "-")
         _median(panel, state["median_ratio"], INK, "--")
         note = f"median {state['median_ratio']:.2f}, skewness {state['skewness']:.1f}"
         panel.set_title(f"{layer_name(state['layer'])}\n{note}", fontsize=7.5)
-    figure.supxlabel(f"{_RATIO} of a layer's output (dashed: median)", fontsize=9)
-    figure.supylabel(f"density (per unit of {_RATIO})", fontsize=9)
+    _label(figure, f"{_RATIO} of a layer's output (dashed: median)")
     return figure
 
 
@@ -84,17 +83,16 @@ def svt_histograms(reading: Reading) -> Figure | None:
     pairs = list(zip(states_of(reading, "svt_input"), states_of(reading, "svt_output"), strict=True))
     if not pairs:
         return None
-    figure, panels = _grid(len(pairs), *((2.6, 2.2) if len(pairs) < 4 else (1.95, 1.75)))
+    figure, panels = _grid(len(pairs), *((2.6, 2.3) if len(pairs) < 4 else (1.95, 1.8)), title_lines=3)
     for panel, (before, after) in zip(panels, pairs, strict=True):
-        _histogram(panel, before["histogram"], _BEFORE, filled=True)
+        _histogram(panel, before["histogram"], _BEFORE)
         _density(panel, after["histogram"], _STYLES[0][0], "-")
         _median(panel, before["median_ratio"], "#6b6b6b", ":")
         _median(panel, after["median_ratio"], _STYLES[0][0], "--")
         note = f"median {before['median_ratio']:.2f} → {after['median_ratio']:.2f}\n"
         note += f"skewness {before['skewness']:.1f} → {after['skewness']:.1f}"
         panel.set_title(f"{layer_name(before['layer'])}\n{note}", fontsize=7.5)
-    figure.supxlabel(f"{_RATIO} (grey, dotted: SVT's input; blue, dashed: its output)", fontsize=9)
-    figure.supylabel(f"density (per unit of {_RATIO})", fontsize=9)
+    _label(figure, f"{_RATIO} (grey, dotted: SVT's input; blue, dashed: output)")
     return figure
 
 
@@ -185,7 +183,7 @@ def training_curves(settings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
                 _band(panel, steps, np.asarray(values), colour, line, label, marker=marker)
             elif name != "alpha":
                 _noisy(panel, several, name, colour, line, label)
-        title = {"loss": "training loss (nats)", "grad_norm": "gradient norm", "alpha": "α"}
+        title = {"loss": "training loss", "grad_norm": "gradient norm", "alpha": "α"}
         panel.set_title(title.get(name, f"validation {name.replace('_', ' ')} (× 100)"))
         panel.set_xlabel("step")
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -223,10 +221,16 @@ def _cycle() -> Iterable[tuple[str, str, str]]:
         yield from _STYLES
 
 
-def _grid(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def _grid(count: int, width: float, height: float, *, title_lines: int) -> tuple[Figure, list[Axes]]:
     columns = min(count, 5)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(max(width * columns, 3.6) + 0.3, height * rows + 0.4), layout="constrained")
+    # by hand: the automatic layout of 25 panels takes seconds
+    wide, high, title = max(width * columns, 3.6) + 0.3, height * rows + 0.6, 0.13 * title_lines + 0.08
+    figure = Figure(figsize=(wide, high))
+    figure.subplots_adjust(
+        left=0.6 / wide, right=1 - 0.15 / wide, bottom=0.55 / high, top=1 - title / high,
+        wspace=0.12, hspace=(title + 0.25) / (height - title - 0.25),
+    )  # fmt: skip
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for panel in panels[count:]:
         panel.remove()
@@ -243,9 +247,15 @@ def _depth_ticks(layers: int) -> list[int]:
     return [-1, *range(every - 1, layers, every)]
 
 
-def _histogram(panel: Axes, shares: Sequence[float], colour: str, *, filled: bool) -> None:
-    coarse = np.asarray(shares).reshape(-1, 2).sum(axis=1) if len(shares) % 2 == 0 else np.asarray(shares)
-    panel.stairs(coarse * len(coarse), np.linspace(0, 1, len(coarse) + 1), fill=filled, color=colour)
+def _label(figure: Figure, x: str) -> None:
+    figure.supxlabel(x, y=0.08 / figure.get_figheight(), va="bottom", fontsize=9)
+    figure.supylabel(f"density (per unit of {_RATIO})", x=0.08 / figure.get_figwidth(), ha="left", fontsize=9)
+
+
+def _histogram(panel: Axes, shares: Sequence[float], colour: str) -> None:
+    """The histogram, two bins together: the density shows what is finer."""
+    coarse = np.asarray(shares).reshape(-1, 2).sum(axis=1)
+    panel.stairs(coarse * len(coarse), np.linspace(0, 1, len(coarse) + 1), fill=True, color=colour)
 
 
 def _density(panel: Axes, shares: Sequence[float], colour: str, line: str) -> None:

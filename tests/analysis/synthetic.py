@@ -1,6 +1,9 @@
 """Readings and runs with made-up values of the kinds that training leaves, for any depth."""
 
+import json
+
 import numpy as np
+import yaml
 
 from svt_jax.analysis.probe import BINS, MEASURES
 
@@ -41,3 +44,40 @@ def course(svt_layers=(), *, seed=0, steps=300, better=0.0):
         for step in range(50, steps + 1, 50)
     ]
     return {"lines": lines, "evaluations": evaluations}
+
+
+def write_run(
+    folder, *, layers=12, svt_layers=(11,), steps=300, readings=3, task="rte", seed=0, better=0.0, spectra=True
+):
+    """A folder as a finished run leaves it."""
+    folder.mkdir(parents=True)
+    made = course(svt_layers, seed=seed, steps=steps, better=better)
+    last = made["evaluations"][-1]
+    results = {
+        "task": task, "steps": steps, "epochs": 3.0, "metrics": {"validation": last["metrics"]}, "best": last,
+        "evaluations": made["evaluations"],
+        "svt": {
+            "function": "soft_decay" if svt_layers else "none", "layers": list(svt_layers),
+            "alpha": list(made["lines"][-1]["alpha"].values()),
+        },
+        "train": {"examples_per_second": 300.0, "wall_time_s": 40.0, "compile_time_s": 3.0, "compiles": 2}, "device": "cpu x 1",
+    }  # fmt: skip
+    config = {
+        "run": {"name": folder.name, "seed": seed}, "model": {"path": "bert", "dtype": "float32"},
+        "svt": {"function": results["svt"]["function"], "layers": list(svt_layers), "placement": "before_norm"},
+        "data": {"task": task, "source": "glue"}, "optim": {"batch_size": 32, "epochs": 3},
+    }  # fmt: skip
+    manifest = {
+        "versions": {"jax": "0.10.2", "flax": "0.12.8"},
+        "git_commit": "abc",
+        "weights_sha256": "w",
+        "device": "cpu",
+    }
+    found = [reading(layers, svt_layers, seed=seed, step=round(n * steps / (readings - 1))) for n in range(readings)]
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in made["lines"]))
+    if spectra:
+        (folder / "spectrum.jsonl").write_text("".join(json.dumps(each) + "\n" for each in found))
+    return folder

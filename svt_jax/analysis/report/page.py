@@ -66,7 +66,10 @@ def _lead(run: FinishedRun, baseline: FinishedRun | None) -> str:
     text = f"Validation {name} {100 * value:.2f}"
     if baseline is not None:
         text += f", {100 * (value - baseline.scores()[name]):+.2f} from {baseline.name}"
-    return f"{text}; {_transformation(run)}."
+    svt = run.results["svt"]
+    return f"{text}; " + (
+        f"{svt['function']} in {len(svt['layers'])} layers." if len(svt["layers"]) > 2 else f"{_transformation(run)}."
+    )
 
 
 def _transformation(run: FinishedRun) -> str:
@@ -90,7 +93,7 @@ def _facts(run: FinishedRun, baseline: FinishedRun | None) -> dict[str, str]:
     results, manifest, config = run.results, run.manifest, run.config
     best = ", ".join(f"{name} {100 * value:.2f}" for name, value in results["best"]["metrics"].items())
     facts = {
-        "task": f"{results['task']} (data: {config['data']['source']})",
+        "task": results["task"] + ("" if results["task"] == "demo" else f" (data: {config['data']['source']})"),
         "model": f"{config['model']['path']}, {config['model']['dtype']}",
         "transformation": _transformation(run)
         + (f", {config['svt']['placement']}" if results["svt"]["layers"] else ""),
@@ -176,7 +179,7 @@ def _pictures(run: FinishedRun, baseline: FinishedRun | None) -> list[dict[str, 
     return [
         {
             "name": name,
-            "narrow": figure.get_figwidth() < 8,
+            "width": round(96 * figure.get_figwidth()),
             "alt": f"{name}. {caption} The numbers stand in the tables below.",
             "caption": caption,
             "data": base64.b64encode(plots.to_svg(figure).encode()).decode(),

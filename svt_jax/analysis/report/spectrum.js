@@ -30,7 +30,8 @@
       const points = smooth(state.histogram).map((d, i, all) => `${x((i + 0.5) / all.length).toFixed(1)},${y(d).toFixed(1)}`);
       return `<polyline class="${kind}" points="${points.join(" ")}"/>`;
     };
-    const bars = (state, kind) => state.histogram.map((share, i, all) => {
+    const pairs = (shares) => shares.filter((_, i) => i % 2 === 0).map((share, i) => share + shares[2 * i + 1]);
+    const bars = (state, kind) => pairs(state.histogram).map((share, i, all) => {
       const at = y(Math.min(share * all.length, 1.05 * peak));
       return `<rect class="${kind}" x="${x(i / all.length).toFixed(1)}" width="${(x(1 / all.length) - x(0)).toFixed(2)}"` +
         ` y="${at.toFixed(1)}" height="${(y(0) - at).toFixed(1)}"/>`;
