@@ -184,8 +184,8 @@ def _spectrum(options: argparse.Namespace) -> int:
         output,
     )
     shown = Table(
-        "layer", "state", *(measure.replace("_", " ") for measure in MEASURES),
-        title=f"{reading['task']}: means over {reading['examples']} validation examples", title_justify="left",
+        "layer", "state", "skewness", "median", "token", "CLS", "EV1", "EV3", "rank", box=None, title_justify="left",
+        title=f"{reading['task']}: skewness, median of σ/σ₁, uniformities, effective rank; {reading['examples']} examples",
     )  # fmt: skip
     for state in reading["states"]:
         shown.add_row(

@@ -15,17 +15,14 @@ def texts(figure):
     """Every visible piece of text with its box in pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
+    not_drawn = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in axis.get_major_ticks():
+            inside = low - 1e-9 <= tick.get_loc() <= high + 1e-9
+            not_drawn |= {label for label in (tick.label1, tick.label2) if not (inside and label.get_visible())}
     found = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-    shown = []
-    for text in found:
-        box = text.get_window_extent(canvas.get_renderer())
-        axes = text.axes
-        if axes is not None and text in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
-            ticks = [*axes.xaxis.get_major_ticks(), *axes.yaxis.get_major_ticks()]
-            if not any(text is t.label1 and t.label1.get_visible() for t in ticks):
-                continue
-        shown.append((text.get_text(), box))
-    return shown
+    return [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in found if text not in not_drawn]
 
 
 def assert_no_overlap(figure):

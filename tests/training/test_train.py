@@ -209,7 +209,7 @@ def test_eval_spectrum_gives_exactly_the_reading_that_training_logged(finished, 
     names = {path.name for path in (tmp_path / "out").iterdir()}
     pictures = ("histograms", "svt_histograms", "cdf", "measures")
     assert names == {"spectrum.json", *(f"{name}.{kind}" for name in pictures for kind in ("svg", "png"))}
-    assert "SVT output" in capsys.readouterr().out
+    assert "layer 1     SVT output" in capsys.readouterr().out
 
 
 @pytest.mark.slow
