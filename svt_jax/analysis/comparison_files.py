@@ -88,18 +88,16 @@ def as_csv(comparison: Comparison) -> str:
 
 def picture(comparison: Comparison, path: Path) -> None:
     """Each metric's scores by setting: a marker a seed, joined from setting to setting, and the mean as a bar."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     settings = comparison.settings
     seeds = sorted({seed for scores in comparison.scores.values() for by in scores.values() for seed in by})
     markers = "osD^v<>phX"
     width = max(3.5, 1.2 * len(settings) + 1)
-    figure, axes = plt.subplots(
-        1, len(comparison.scores), figsize=(width * len(comparison.scores), 3.6), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(width * len(comparison.scores), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(comparison.scores), squeeze=False)
     for axis, (metric, by_setting) in zip(axes[0], comparison.scores.items(), strict=True):
         for n, seed in enumerate(seeds):
             points = [100 * by_setting[s][seed] if seed in by_setting[s] else np.nan for s in settings]
@@ -115,7 +113,6 @@ def picture(comparison: Comparison, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:

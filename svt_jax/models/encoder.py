@@ -17,6 +17,7 @@ References: Devlin et al., "BERT", 2019, arXiv 1810.04805; Vaswani et al., 2017,
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,12 +42,22 @@ class EncoderOutput:
       hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
       svt_failures: int32[B], in how many layers an example's decomposition failed, so that the transformation was left
         out; None for a model without any.
+      svt_states: by layer number, what its SVT gets and what it gives [B, L, D]; None if not asked for.
     """
 
     last_hidden_state: Array
     pooled: Array | None
     hidden_states: tuple[Array, ...] | None
     svt_failures: Array | None = None
+    svt_states: dict[int, tuple[Array, Array]] | None = None
+
+
+class Transformed(NamedTuple):
+    """What one layer's SVT got and gave [B, L, D], and where it failed: bool [B]."""
+
+    before: Array
+    after: Array
+    failed: Array
 
 
 class Embeddings(nnx.Module):
@@ -155,27 +166,30 @@ class EncoderLayer(nnx.Module):
         self._attention_dropout = config.hidden_dropout_prob if config.attention_output_dropout else 0.0
         self._feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
 
-    def __call__(self, x: Array, mask: Array, bias: Array, *, rngs: nnx.Rngs | None) -> tuple[Array, Array | None]:
-        """The layer's output [B, L, D], and bool [B], where its SVT failed; None for a layer without."""
+    def __call__(
+        self, x: Array, mask: Array, bias: Array, *, rngs: nnx.Rngs | None
+    ) -> tuple[Array, Transformed | None]:
+        """The layer's output [B, L, D], and what its SVT did if it has one."""
         attended = dropout(self.attention(x, bias, rngs=rngs), self._attention_dropout, rngs)
         x = self.attention_norm(attended + x).astype(x.dtype)
         h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, rngs)
-        out, failed = self._output(h, x, mask, rngs)
-        return shard_batch(out.astype(x.dtype)), failed
+        out, transformed = self._output(h, x, mask, rngs)
+        return shard_batch(out.astype(x.dtype)), transformed
 
-    def _output(self, h: Array, x: Array, mask: Array, rngs: nnx.Rngs | None) -> tuple[Array, Array | None]:
+    def _output(self, h: Array, x: Array, mask: Array, rngs: nnx.Rngs | None) -> tuple[Array, Transformed | None]:
         if self.svt is None:
             return self.output_norm(h + x), None
         match self._placement:
-            case "before_norm":  # the published BERT: the residual enters twice
-                transformed, failed = self.svt(h + x, mask, rngs=rngs)
-                return self.output_norm(transformed + x), failed
+            case "before_norm" | "replace_norm":
+                before = h + x
             case "after_norm":
-                return self.svt(self.output_norm(h + x) + x, mask, rngs=rngs)
-            case "replace_norm":
-                return self.svt(h + x, mask, rngs=rngs)
+                before = self.output_norm(h + x) + x
             case "output":
-                return self.svt(self.output_norm(h + x), mask, rngs=None)
+                before, rngs = self.output_norm(h + x), None
+        after, failed = self.svt(before, mask, rngs=rngs)
+        # before_norm is that of the published BERT: the residual enters twice
+        out = self.output_norm(after + x) if self._placement == "before_norm" else after
+        return out, Transformed(before, after, failed)
 
 
 class Pooler(nnx.Module):
@@ -222,6 +236,7 @@ class Encoder(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
         output_hidden_states: bool = False,
+        output_svt_states: bool = False,
     ) -> EncoderOutput:
         """Encodes a batch.
 
@@ -231,6 +246,7 @@ class Encoder(nnx.Module):
           token_type_ids: int[B, L]; zeros if left out. A model without token types takes no notice of them.
           rngs: with a `dropout` stream; dropout is off without.
           output_hidden_states: also return every layer's output.
+          output_svt_states: also return what each SVT gets and gives.
         Raises:
           ValueError: if the sequence is longer than the model's positions.
         """
@@ -246,15 +262,21 @@ class Encoder(nnx.Module):
         # The most negative number, not -inf: a row of padding alone keeps finite (uniform) weights.
         bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]  # [B, 1, 1, L]
         x = shard_batch(self.embeddings(input_ids, jnp.asarray(token_type_ids), rngs=rngs))
-        states, failures = [x], []
-        for layer in self.layers:
-            x, failed = layer(x, mask, bias, rngs=rngs)
+        states: list[Array] = [x]
+        transformed: dict[int, Transformed] = {}
+        for n, layer in enumerate(self.layers):
+            x, of_layer = layer(x, mask, bias, rngs=rngs)
             states.append(x)
-            if failed is not None:
-                failures.append(failed.astype(jnp.int32))
-        pooled = None if self.pooler is None else self.pooler(x)
-        svt_failures = jnp.sum(jnp.stack(failures), axis=0) if failures else None
-        return EncoderOutput(x, pooled, tuple(states) if output_hidden_states else None, svt_failures)
+            if of_layer is not None:
+                transformed[n] = of_layer
+        failures = [each.failed.astype(jnp.int32) for each in transformed.values()]
+        return EncoderOutput(
+            last_hidden_state=x,
+            pooled=None if self.pooler is None else self.pooler(x),
+            hidden_states=tuple(states) if output_hidden_states else None,
+            svt_failures=jnp.sum(jnp.stack(failures), axis=0) if failures else None,
+            svt_states={n: (t.before, t.after) for n, t in transformed.items()} if output_svt_states else None,
+        )
 
     @property
     def alphas(self) -> dict[int, Array]:

@@ -85,7 +85,13 @@ def cls_uniformity(x: Array, mask: Array | None = None) -> Array:
 
 
 def _singular_values_of_one(x: Array) -> Array:
-    return jnp.linalg.svd(x, compute_uv=False)
+    if x.dtype != jnp.float32 or jax.default_backend() != "cpu":
+        return jnp.linalg.svd(x, compute_uv=False)
+    # float64 holds the squares of float32's small singular values: as exact as svd, up to twice as fast
+    with jax.enable_x64(True):
+        double = (x if x.shape[0] <= x.shape[1] else x.T).astype(jnp.float64)
+        squares = jnp.linalg.eigvalsh(double @ double.T, symmetrize_input=False)
+        return jnp.sqrt(jnp.maximum(squares[::-1], 0.0)).astype(x.dtype)
 
 
 @jax.jit
@@ -115,7 +121,11 @@ def explained_variance(x: Array, k: int, mask: Array | None = None) -> Array:
       >>> round(float(explained_variance(jnp.diag(jnp.array([2.0, 1.0, 1.0])), k=1)), 4)  # 4 / 6
       0.6667
     """
-    sigma = singular_values(x, mask)
+    return explained_variance_of(singular_values(x, mask), k)
+
+
+def explained_variance_of(sigma: Array, k: int) -> Array:
+    """`explained_variance` of singular values [..., R], descending."""
     if not 1 <= k <= sigma.shape[-1]:
         raise ValueError(f"k must lie in [1, {sigma.shape[-1]}], the number of singular values; got {k}.")
     largest = jnp.max(sigma, axis=-1, keepdims=True)
@@ -183,13 +193,22 @@ def spectrum_summary(x: Array, mask: Array | None = None) -> SpectrumSummary:
     References:
       Effective rank: Roy, Vetterli, "The effective rank", EUSIPCO 2007, definition 1.
     """
-    sigma = singular_values(x, mask)
-    rows = jnp.full(sigma.shape[:-1], x.shape[-2]) if mask is None else jnp.sum(jnp.asarray(mask).astype(bool), axis=-1)
-    r = jnp.minimum(rows, x.shape[-1])[..., None]
-    real = jnp.arange(sigma.shape[-1]) < r
-    count = jnp.maximum(r, 1).astype(sigma.dtype)
+    x, mask = _work(x, mask)
+    return spectrum_summary_of(singular_values(x, mask), jnp.minimum(jnp.sum(mask, axis=-1), x.shape[-1]))
+
+
+def ratios_to_largest(sigma: Array, count: Array) -> tuple[Array, Array]:
+    """sigma_i / sigma_1 [..., R] of the first `count` [...] singular values, the others 0; and which those are."""
+    real = jnp.arange(sigma.shape[-1]) < count[..., None]
     largest = jnp.max(sigma, axis=-1, keepdims=True)
-    ratios = jnp.where(real, sigma / jnp.where(largest > 0, largest, 1.0), 0.0)  # the shape does not depend on scale
+    return jnp.where(real, sigma / jnp.where(largest > 0, largest, 1.0), 0.0), real
+
+
+def spectrum_summary_of(sigma: Array, count: Array) -> SpectrumSummary:
+    """`spectrum_summary` of singular values [..., R], descending, of which the first `count` [...] are real."""
+    ratios, real = ratios_to_largest(sigma, count)  # the shape does not depend on scale
+    r = count[..., None]
+    count = jnp.maximum(r, 1).astype(sigma.dtype)
 
     def mean(values: Array) -> Array:
         return jnp.sum(jnp.where(real, values, 0.0), axis=-1, keepdims=True) / count

@@ -232,14 +232,19 @@ class LogConfig:
 
     Attributes:
         every_steps: Steps between lines of metrics.jsonl.
+        spectrum_every_steps: Steps between readings of the probe in spectrum.jsonl, the first before training; null
+            reads it after the last step only. A reading costs about a step and a half; 100 is a good start.
+        tensorboard: Also write events to the run's folder tensorboard/; needs the package tensorboardX.
         progress: Show a progress bar (on a terminal; otherwise a line for each evaluation).
     """
 
     every_steps: int = 10
+    spectrum_every_steps: int | None = None
+    tensorboard: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
-        _positive("log", self, "every_steps")
+        _positive("log", self, "every_steps", "spectrum_every_steps")
 
 
 @dataclasses.dataclass(frozen=True)

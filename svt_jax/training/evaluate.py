@@ -24,6 +24,56 @@ from svt_jax.training.sharding import check_batch, make_mesh, parameter_sharding
 from svt_jax.training.step import TrainState, split_model
 
 
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A run's classifier at a step, and what it needs to be evaluated.
+
+    Attributes:
+      graphdef: of the classifier.
+      state: its parameters and what else it holds; see `TrainState`.
+      task, data, tokenizer, encoder: what it was trained on and with.
+      mesh: that the state lies on.
+      step: of the checkpoint.
+    """
+
+    graphdef: nnx.GraphDef
+    state: tuple[nnx.State, nnx.State]
+    task: Task
+    data: DataConfig
+    tokenizer: Any
+    encoder: EncoderConfig
+    mesh: Mesh
+    step: int
+
+
+def restore_run(
+    run: str, *, source: str | None = None, eval_batch_size: int | None = None, checkpoint: str = "last"
+) -> Restored:
+    """A run's checkpoint; arguments and errors as those of `evaluate_run`."""
+    folder, config, encoder = read_run(run)
+    data = data_config(DataConfig(**config["data"]), source, eval_batch_size)
+    task = assemble.find_task(data, read_classes(folder) if data.task == "custom" else None)
+    if not folder.checkpoints.is_dir():
+        raise ValueError(f"{run} has no checkpoints yet. Train it first.")
+    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
+    step = _choose_step(checkpoints, checkpoint)
+    classifier = nnx.eval_shape(
+        lambda: assemble.random_classifier(
+            encoder, SVTConfig(**config["svt"]), task.num_labels, dtype=config["model"]["dtype"], seed=0
+        )
+    )
+    try:  # the run's own mesh gives its score to the last bit; another one may differ in rounding
+        mesh = make_mesh(MeshConfig(**config["mesh"]))
+    except ValueError:
+        mesh = make_mesh(MeshConfig())
+    graphdef, params, constants = split_model(classifier)
+    shardings = TrainState(parameter_shardings(params, mesh), jax.tree.map(lambda _: replicated(mesh), constants), None)
+    step, state, _ = checkpoints.restore(abstract(TrainState(params, constants, None), shardings), step)
+    checkpoints.close()
+    tokenizer = assemble.load_tokenizer(folder.model, encoder.vocab_size)
+    return Restored(graphdef, (state.params, state.constants), task, data, tokenizer, encoder, mesh, step)
+
+
 def evaluate_run(
     run: str,
     *,
@@ -48,32 +98,12 @@ def evaluate_run(
     Raises:
       ValueError: if the folder holds no run, or no such checkpoint.
     """
-    folder, config, encoder = read_run(run)
-    data = _data_config(DataConfig(**config["data"]), source, eval_batch_size)
-    task = assemble.find_task(data, read_classes(folder) if data.task == "custom" else None)
-    if not folder.checkpoints.is_dir():
-        raise ValueError(f"{run} has no checkpoints yet. Train it first.")
-    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
-    step = _choose_step(checkpoints, checkpoint)
-    classifier = nnx.eval_shape(
-        lambda: assemble.random_classifier(
-            encoder, SVTConfig(**config["svt"]), task.num_labels, dtype=config["model"]["dtype"], seed=0
-        )
-    )
-    try:  # the run's own mesh gives its score to the last bit; another one may differ in rounding
-        mesh = make_mesh(MeshConfig(**config["mesh"]))
-    except ValueError:
-        mesh = make_mesh(MeshConfig())
-    graphdef, params, constants = split_model(classifier)
-    shardings = TrainState(parameter_shardings(params, mesh), jax.tree.map(lambda _: replicated(mesh), constants), None)
-    step, state, _ = checkpoints.restore(abstract(TrainState(params, constants, None), shardings), step)
-    checkpoints.close()
-    tokenizer = assemble.load_tokenizer(folder.model, encoder.vocab_size)
+    found = restore_run(run, source=source, eval_batch_size=eval_batch_size, checkpoint=checkpoint)
     outcome = _outcome(
-        graphdef, (state.params, state.constants), task, data, tokenizer, encoder, mesh, split,
-        Path(output) if output else folder.path / "submission",
+        found.graphdef, found.state, found.task, found.data, found.tokenizer, found.encoder, found.mesh, split,
+        Path(output) if output else Path(run) / "submission",
     )  # fmt: skip
-    return {"task": task.name, "split": split, "run": run, "step": step, **outcome}
+    return {"task": found.task.name, "split": split, "run": run, "step": found.step, **outcome}
 
 
 def evaluate_model(
@@ -95,7 +125,7 @@ def evaluate_model(
         raise ValueError(
             f"--model needs --task, not {task}; allowed are {', '.join(assemble.TASKS)}. Name one of these."
         )
-    data = _data_config(DataConfig(task=task), source, eval_batch_size, max_length)
+    data = data_config(DataConfig(task=task), source, eval_batch_size, max_length)
     found = assemble.find_task(data)
     folder = local_folder(path)
     if not has_head(folder, found.num_labels):
@@ -114,7 +144,7 @@ def evaluate_model(
     return {"task": task, "split": split, "model": path, **outcome}
 
 
-def _data_config(
+def data_config(
     data: DataConfig, source: str | None, eval_batch_size: int | None, max_length: int | None = None
 ) -> DataConfig:
     changes: dict[str, Any] = {"source": source, "eval_batch_size": eval_batch_size, "max_length": max_length}

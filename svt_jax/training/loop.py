@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
+from svt_jax.analysis.probe import Probe
 from svt_jax.data.batching import Batch, TrainingBatches, training_buckets
 from svt_jax.data.glue import Split
 from svt_jax.data.shards import global_batch, rows_here
@@ -24,6 +25,7 @@ from svt_jax.training.config import TrainConfig
 from svt_jax.training.optimizer import learning_rate_schedule, make_optimizer, named_paths
 from svt_jax.training.progress import TrainingProgress
 from svt_jax.training.readout import ADVICE, Readout
+from svt_jax.training.records import Records, check_tensorboard
 from svt_jax.training.sharding import (
     batch_sharding,
     check_batch,
@@ -49,6 +51,7 @@ class Trainer:
         rows = config.optim.batch_size * config.optim.accumulate
         check_batch(self.mesh, "optim.batch_size", config.optim.batch_size)
         check_batch(self.mesh, "data.eval_batch_size", config.data.eval_batch_size)
+        check_tensorboard(config.log)
         model = assemble.open_model(config.model.path)
         splits: list[Split] = ["train", *self.task.parts("validation")]
         tokens = {
@@ -84,6 +87,7 @@ class Trainer:
             split: Evaluator(self.graphdef, self.task, held_out, config.data.eval_batch_size, positions, self.mesh)
             for split, held_out in tokens.items()
         }
+        self.probe = Probe(self.graphdef, tokens["validation"], positions, self.mesh)
         self._compiled: dict[int, Any] = {}
         self._step = jax.jit(
             make_train_step(
@@ -117,7 +121,7 @@ class Trainer:
         """
         step, state, progress = self._start()
         self.clock = Clock(**progress["clock"])
-        writer = processes.on_first(run_folder.MetricsWriter, self.folder, step)
+        self.records = Records(self.folder, step, tensorboard=self.config.log.tensorboard, writes=processes.is_first())
         try:
             with (
                 StopSignals() as signals,
@@ -125,12 +129,11 @@ class Trainer:
                 TrainingProgress(self.console, self.num_steps, step, self.config.log.progress) as bar,
                 self.clock.running(),
             ):
-                progress = self._train(step, state, progress, signals, self._readout(writer, bar), bar)
+                progress = self._train(step, state, progress, signals, self._readout(bar), bar)
             results = self._results(progress)
             processes.on_first(run_folder.write_results, self.folder, results)
         finally:
-            if writer is not None:
-                writer.close()
+            self.records.close()
             self.checkpoints.close()
             if self._lock is not None:
                 self._lock.release()
@@ -159,9 +162,9 @@ class Trainer:
             optimizer=optimizer_shardings(self.optimizer, params, shardings, self.mesh),
         )
 
-    def _readout(self, writer: run_folder.MetricsWriter | None, bar: TrainingProgress) -> Readout:
+    def _readout(self, bar: TrainingProgress) -> Readout:
         return Readout(
-            writer,
+            self.records,
             bar,
             self.clock,
             schedule=self.schedule,
@@ -181,7 +184,9 @@ class Trainer:
         readout: Readout,
         bar: TrainingProgress,
     ) -> dict[str, Any]:
-        every = self.config.checkpoint.every_steps
+        every, measure_every = self.config.checkpoint.every_steps, self.config.log.spectrum_every_steps
+        if measure_every and step == 0:
+            self._read_spectrum(step, state, bar)
         stream = self.batches.from_batch(step)
         while step < self.num_steps:
             batch = next(stream)
@@ -193,6 +198,9 @@ class Trainer:
             self.clock.tokens += int(self._lengths[real].sum())
             readout.add(step, {**metrics, "alpha": self._alphas(state) if self._logs(step) else {}})
             epoch_ends = step % self.steps_per_epoch == 0 or step == self.num_steps
+            if step == self.num_steps or (measure_every and step % measure_every == 0):
+                readout.read_all()  # a state that is not finite has no spectrum
+                self._read_spectrum(step, state, bar)  # before saving: a resumed run has those up to its step
             stopped_by = signals.stops_after(step)
             if epoch_ends or stopped_by is not None or (every and step % every == 0):
                 readout.read_all()  # before saving: a state that is not finite must not become a checkpoint
@@ -210,6 +218,13 @@ class Trainer:
             self.checkpoints.wait()
             return {**progress, "clock": self.clock.numbers()}
 
+    def _read_spectrum(self, step: int, state: TrainState, bar: TrainingProgress) -> None:
+        jax.block_until_ready(state)
+        bar.note("measuring spectra")
+        with self.clock.paused():
+            self.records.spectrum(step, self.probe.read(state.params, state.constants))
+        bar.note("")
+
     def _evaluate_and_save(
         self, step: int, state: TrainState, progress: dict[str, Any], bar: TrainingProgress, *, evaluate: bool
     ) -> dict[str, Any]:
@@ -217,6 +232,7 @@ class Trainer:
         if evaluate:
             bar.note("evaluating")
             scores = {split: each.score(state.params, state.constants) for split, each in self.evaluators.items()}
+            self.records.evaluation(step, scores)
             metrics = scores.pop("validation")
             evaluations = [*evaluations, {"step": step, "metrics": metrics, **scores}]
             bar.evaluated(step, step / self.steps_per_epoch, metrics)

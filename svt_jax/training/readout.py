@@ -14,7 +14,7 @@ import optax
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.training.clock import Clock
 from svt_jax.training.progress import TrainingProgress
-from svt_jax.training.run_folder import MetricsWriter
+from svt_jax.training.records import Records
 
 ADVICE = "Lower optim.learning_rate or set optim.grad_clip."
 _LAG = 2
@@ -25,7 +25,7 @@ class Readout:
     """Reads the metrics of each step some steps late, writes lines of metrics.jsonl, stops the run on one not finite.
 
     Args:
-      writer: of metrics.jsonl; None in a process that does not write.
+      records: take the lines of metrics.jsonl.
       bar: shows loss and rate.
       clock: gives the rates.
       schedule: gives the learning rate.
@@ -38,7 +38,7 @@ class Readout:
 
     def __init__(
         self,
-        writer: MetricsWriter | None,
+        records: Records,
         bar: TrainingProgress,
         clock: Clock,
         *,
@@ -49,7 +49,7 @@ class Readout:
         last_good: Callable[[], str],
         max_svt_failures: int,
     ):
-        self._writer, self._bar, self._clock, self._schedule = writer, bar, clock, schedule
+        self._records, self._bar, self._clock, self._schedule = records, bar, clock, schedule
         self._steps_per_epoch, self._logs = steps_per_epoch, logs
         self._parameter_names, self._last_good = parameter_names, last_good
         self._max_svt_failures = max_svt_failures
@@ -87,8 +87,8 @@ class Readout:
             )
         rate = self._clock.examples_per_second
         self._bar.update(step, loss, rate)
-        if self._writer is not None and self._logs(step):
-            self._writer.write(
+        if self._logs(step):
+            self._records.metrics(
                 {
                     "step": step,
                     "epoch": step / self._steps_per_epoch,

@@ -4,6 +4,8 @@ config.yaml      the complete config, as run
 manifest.json    versions, devices, mesh, seed, names of the classes, hash of the weights, git commit
 model/           config.json and tokenizer: with a checkpoint, all that evaluation needs
 metrics.jsonl    a line each log.every_steps steps
+spectrum.jsonl   a reading of the probe (analysis.probe) after the last step, and each log.spectrum_every_steps steps
+tensorboard/     the same for TensorBoard, with log.tensorboard
 checkpoints/     Orbax
 results.json     scores, when the run is complete
 report.html      the same to look at
@@ -11,7 +13,6 @@ report.html      the same to look at
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -68,6 +69,14 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def spectrum(self) -> Path:
+        return self.path / "spectrum.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -83,11 +92,15 @@ class RunFolder:
         return json.loads(self.results.read_text(encoding="utf-8"))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that a killed run left half written is left out."""
-        if not self.metrics.is_file():
-            return []
-        lines = self.metrics.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        """The lines of metrics.jsonl."""
+        return read_lines(self.metrics)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines; a last one that a killed run left half written is left out."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def run_name(config: TrainConfig) -> str:
@@ -227,30 +240,6 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-class MetricsWriter:
-    """Appends lines to metrics.jsonl; on resuming, drops the lines of steps that will be done again."""
-
-    def __init__(self, folder: RunFolder, start_step: int):
-        kept = [line for line in folder.read_metrics() if line["step"] <= start_step]
-        write_atomically(folder.metrics, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = folder.metrics.open("a", encoding="utf-8")
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Raises OSError if there is no room for the line."""
-        try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise OSError(
-                f"{self._file.name} could not be written ({error.strerror}). Make room, and start the same command again "
-                "to resume."
-            ) from error
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # of a line for which there was no room, as `write` has said
-            self._file.close()
 
 
 def _is_left_by_a_start(path: Path) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from svt_jax.models.encoder import Encoder
 from svt_jax.models.heads import Classifier
 
 Array = jax.Array
@@ -32,8 +33,8 @@ class TrainState:
     optimizer: Any
 
 
-def split_model(model: Classifier) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """A classifier as (graph definition, trained parameters, what else it holds); see `TrainState`."""
+def split_model(model: Classifier | Encoder) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """A classifier or encoder as (graph definition, trained parameters, what else it holds); see `TrainState`."""
     graphdef, params, constants = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     return graphdef, params, constants
 

@@ -63,6 +63,13 @@ def test_placement_is_what_its_formula_says(placement, function):
         "output": lambda: svt(norm(h + x)),
     }[placement]()
     np.testing.assert_allclose(states[2], expected, atol=1e-5)
+    out = model(IDS, MASK, output_svt_states=True)
+    ((before, after),) = out.svt_states.values()
+    assert (list(out.svt_states), out.hidden_states) == ([1], None)
+    np.testing.assert_allclose(after, svt(before), atol=1e-5)
+    real = np.asarray(MASK, bool)
+    inputs = {"before_norm": h + x, "replace_norm": h + x, "after_norm": norm(h + x) + x, "output": norm(h + x)}
+    np.testing.assert_allclose(before[real], inputs[placement][real], atol=1e-5)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

@@ -17,7 +17,7 @@ import yaml
 
 from svt_jax import cli
 from svt_jax.training.checkpoint import Checkpoints
-from svt_jax.training.run_folder import RunFolder
+from svt_jax.training.run_folder import RunFolder, read_lines
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--config", str(ROOT / "configs" / "demo.yaml"), "--optim.max_steps", "12", "--log.every_steps", "3"]
@@ -130,7 +130,7 @@ def wait_for_step(process, run, step):
     raise AssertionError(f"step {step} never came: {process.communicate()}")
 
 
-EVERY = ["--checkpoint.every_steps", "3", "--log.every_steps", "1"]
+EVERY = ["--checkpoint.every_steps", "3", "--log.every_steps", "1", "--log.spectrum_every_steps", "4"]
 
 
 @pytest.mark.slow
@@ -195,6 +195,24 @@ def test_a_run_interrupted_between_steps_resumes_to_the_same_bits(finished, tmp_
     assert again == first
     results = RunFolder(interrupted_at_seven).read_results()
     assert results["train"]["examples_per_second"] > 0
+    readings = [read_lines(RunFolder(run).spectrum) for run in (finished, interrupted_at_seven)]
+    assert [[reading["step"] for reading in each] for each in readings] == [[12], [0, 4, 8, 12]]
+    assert readings[0][-1] == readings[1][-1]
+    page = (interrupted_at_seven / "report.html").read_text()
+    assert "Spectrum, layer by layer" in page
+
+
+def test_eval_spectrum_gives_exactly_the_reading_that_training_logged(finished, tmp_path, capsys):
+    assert cli.evaluate(["spectrum", "--run", str(finished), "--output", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "spectrum.json").read_text())
+    (logged,) = read_lines(RunFolder(finished).spectrum)
+    assert {key: found[key] for key in logged} == logged
+    assert (found["task"], found["run"]) == ("demo", str(finished))
+    assert {(s["layer"], s["state"]) for s in found["states"]} >= {(1, "svt_input"), (1, "svt_output")}
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    pictures = ("histograms", "svt_histograms", "cdf", "measures")
+    assert names == {"spectrum.json", *(f"{name}.{kind}" for name in pictures for kind in ("svg", "png"))}
+    assert "layer 1     SVT output" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -1,0 +1,156 @@
+r"""The probe: spectra and token uniformity of every layer, on a fixed sample of a split.
+
+What is measured, of each example's real tokens by itself, and then averaged over the sample:
+
+  output      what the embeddings and each layer give
+  svt_input   what a layer's SVT gets, in the layers that have one
+  svt_output  what it gives
+
+A reading is plain values, for JSON:
+
+  {"examples": 64, "alpha": {"1": -0.2}, "states": [{"layer": null, "state": "output", "skewness": ..., "histogram": [...]}, ...]}
+
+where layer null is the embeddings' output, and `histogram` holds, for `BINS` equal parts of [0, 1], the share of the
+singular values with sigma_i / sigma_1 in that part; each example weighs the same, however long it is.
+
+References: arXiv 2208.11790, section 3 and figure 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from svt_jax.data.batching import choose_buckets, collate
+from svt_jax.data.tokenizer import Tokens
+from svt_jax.models.encoder import Encoder
+from svt_jax.models.heads import Classifier
+from svt_jax.spectral import measures
+from svt_jax.spectral.solvers import BATCH_AXES
+
+Array = jax.Array
+Reading = dict[str, Any]
+
+EXAMPLES = 64
+"""In the sample: enough that means over it differ by a few per cent from those over the split, few enough to be cheap."""
+BINS = 100
+STATES = ("output", "svt_input", "svt_output")
+MEASURES = (
+    "skewness",
+    "median_ratio",
+    "token_uniformity",
+    "cls_uniformity",
+    "explained_variance_1",
+    "explained_variance_3",
+    "effective_rank",
+)
+
+
+class Probe:
+    """Measures a model with parameters that change; two programs, each compiled once.
+
+    Args:
+      graphdef: of the encoder, or of a classifier on it.
+      tokens: the split; the sample is `EXAMPLES` of them at even distances, or all if they are fewer.
+      longest: the model's positions.
+      mesh: devices to run on.
+    """
+
+    def __init__(self, graphdef: nnx.GraphDef, tokens: Tokens, longest: int, mesh: Mesh):
+        rows = np.unique(np.linspace(0, len(tokens) - 1, min(EXAMPLES, len(tokens))).astype(int))
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        buckets = choose_buckets(tokens.lengths[rows], 1, longest=longest)
+        self._batch = collate(tokens, rows, buckets, -(-len(rows) // shards) * shards)
+        self._examples, self._mesh = len(rows), mesh
+        batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+        replicated = NamedSharding(mesh, PartitionSpec())
+
+        def forward(state: tuple[nnx.State, nnx.State], ids: Array, mask: Array, types: Array) -> dict[str, Any]:
+            model = nnx.merge(graphdef, *state)
+            encoder: Encoder = model.encoder if isinstance(model, Classifier) else model
+            out = encoder(ids, mask, types, output_hidden_states=True, output_svt_states=True)
+            return {"output": out.hidden_states, "svt": out.svt_states}
+
+        def alphas(state: tuple[nnx.State, nnx.State]) -> dict[int, Array]:
+            model = nnx.merge(graphdef, *state)
+            return (model.encoder if isinstance(model, Classifier) else model).alphas
+
+        self._forward = jax.jit(forward, in_shardings=(None, batch, batch, batch), out_shardings=batch)
+        self._measure = jax.jit(measure, in_shardings=batch, out_shardings=replicated)
+        self._alphas = alphas
+
+    def read(self, params: nnx.State, constants: nnx.State) -> Reading:
+        """One pass over the sample."""
+        batch, state = self._batch, (params, constants)
+        with jax.set_mesh(self._mesh):
+            ids, mask, types, weights = (
+                jax.device_put(batch[name], NamedSharding(self._mesh, PartitionSpec(BATCH_AXES)))
+                for name in ("input_ids", "attention_mask", "token_type_ids", "weights")
+            )
+            found = self._forward(state, ids, mask, types)
+            states: list[tuple[int | None, str, Array]] = [
+                (n - 1 if n else None, "output", x) for n, x in enumerate(found["output"])
+            ]
+            for n, (before, after) in found["svt"].items():
+                states += [(n, "svt_input", before), (n, "svt_output", after)]
+            # all are on their way before the first is read
+            measured = [self._measure(x, mask, weights) for _, _, x in states]
+        return {
+            "examples": self._examples,
+            "alpha": {str(n): float(alpha) for n, alpha in self._alphas(state).items()},
+            "states": [
+                {"layer": layer, "state": kind, **_plain(jax.device_get(values))}
+                for (layer, kind, _), values in zip(states, measured, strict=True)
+            ],
+        }
+
+
+def measure(x: Array, mask: Array, weights: Array) -> dict[str, Array]:
+    """Weighted means over examples of what is measured of each, and the mean histogram.
+
+    Args:
+      x: float[B, L, D].
+      mask: [B, L], true or 1 for real tokens.
+      weights: float[B], 0 for rows that only fill up the batch.
+    Returns:
+      scalars by the names of `MEASURES`, and "histogram" [BINS], which sums to 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([[[4.0, 0.0], [0.0, 2.0], [9.0, 9.0]]])  # the last token is masked out: values 4 and 2
+      >>> found = measure(x, jnp.array([[1, 1, 0]]), jnp.ones(1))
+      >>> float(found["median_ratio"]), float(found["explained_variance_1"]), float(found["token_uniformity"])
+      (0.75, 0.8, 0.0)
+      >>> [round(float(found["histogram"][n]), 2) for n in (50, 99)]
+      [0.5, 0.5]
+    """
+    x, mask = x.astype(jnp.promote_types(x.dtype, jnp.float32)), mask.astype(bool)
+    sigma = measures.singular_values(x, mask)  # [B, R]
+    count = jnp.minimum(jnp.sum(mask, axis=-1), x.shape[-1])
+    summary = measures.spectrum_summary_of(sigma, count)
+    ratios, real = measures.ratios_to_largest(sigma, count)
+    bins = jnp.minimum((ratios * BINS).astype(jnp.int32), BINS - 1)  # 1 belongs to the last
+    share = jnp.where(real, 1.0, 0.0) / jnp.maximum(count, 1)[:, None]
+    weights = weights / jnp.sum(weights)
+    by_example = {
+        "skewness": summary.skewness,
+        "median_ratio": summary.median_ratio,
+        "token_uniformity": measures.token_uniformity(x, mask),
+        "cls_uniformity": measures.cls_uniformity(x, mask),
+        "explained_variance_1": measures.explained_variance_of(sigma, 1),
+        "explained_variance_3": measures.explained_variance_of(sigma, min(3, sigma.shape[-1])),
+        "effective_rank": summary.effective_rank,
+    }
+    means = {name: jnp.sum(values * weights) for name, values in by_example.items()}
+    return {**means, "histogram": jnp.zeros(BINS, x.dtype).at[bins].add(share * weights[:, None])}
+
+
+def _plain(values: dict[str, np.ndarray]) -> dict[str, Any]:
+    histogram = values.pop("histogram")
+    means = {name: float(values[name]) for name in MEASURES}
+    return {**means, "histogram": [round(float(share), 6) for share in histogram]}

@@ -1,0 +1,204 @@
+"""A run's files to the values of the page, and the page."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from svt_jax.analysis.report.files import FinishedRun, read_finished
+from svt_jax.analysis.report.tables import Table, evaluation_table, layer_table, score_table, training_table
+
+_HERE = Path(__file__).parent
+_READINGS = 25
+"""Of a long run, that the slider goes through."""
+
+
+def render_report(run: Path, baseline: Path | None = None) -> str:
+    """The page, as HTML text.
+
+    Args:
+      run: folder with config.yaml, manifest.json, metrics.jsonl and results.json, and spectrum.jsonl if there is one.
+      baseline: another run's, to compare with.
+    Raises:
+      ValueError: if a run is not complete, or the two are of different tasks.
+    """
+    this, other = read_finished(run), None if baseline is None else read_finished(baseline)
+    if other is not None and this.results["task"] != other.results["task"]:
+        raise ValueError(
+            f"the run is of task {this.results['task']} and the baseline of {other.results['task']}; allowed is the same "
+            "task. Name another --baseline."
+        )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    scores = score_table(this, other)
+    return environment.get_template("page.html").render(
+        title=f"{this.results['task']}: {this.name}",
+        lead=_lead(this, other),
+        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        script=Markup((_HERE / "spectrum.js").read_text(encoding="utf-8")),
+        scores=scores,
+        baseline_note="" if other is None else _baseline_note(this, other),
+        differences=None if other is None else _differences(this, other),
+        facts=_facts(this, other),
+        spectra=_spectra(this, other) if this.readings else None,
+        pictures=_pictures(this, other),
+        tables=[
+            *([layer_table(this)] if this.readings else []),
+            training_table(this),
+            evaluation_table(this),
+        ],
+        commands=_commands(this, other),
+        config=yaml.safe_dump(this.config, sort_keys=False),
+        version=importlib.metadata.version("svt_jax"),
+    )
+
+
+def _lead(run: FinishedRun, baseline: FinishedRun | None) -> str:
+    name, value = next(iter(run.scores().items()))
+    text = f"Validation {name} {100 * value:.2f}"
+    if baseline is not None:
+        text += f", {100 * (value - baseline.scores()[name]):+.2f} from {baseline.name}"
+    svt = run.results["svt"]
+    return f"{text}; " + (
+        f"{svt['function']} in {len(svt['layers'])} layers." if len(svt["layers"]) > 2 else f"{_transformation(run)}."
+    )
+
+
+def _transformation(run: FinishedRun) -> str:
+    svt = run.results["svt"]
+    if not svt["layers"]:
+        return "no transformation"
+    alphas = run.alphas()
+    where = ", ".join(f"{n} (α {alphas[n]:.4f})" if n in alphas else str(n) for n in svt["layers"])
+    return f"{svt['function']} in layer{'s' if len(svt['layers']) > 1 else ''} {where}"
+
+
+def _baseline_note(run: FinishedRun, baseline: FinishedRun) -> str:
+    seeds = [each.config["run"]["seed"] for each in (run, baseline)]
+    return (
+        f"Baseline: {baseline.name}, {_transformation(baseline)}; seeds {seeds[0]} and {seeds[1]}. A pair of runs shows no "
+        "more than chance may: eval.py compare tests the difference over several seeds."
+    )
+
+
+def _facts(run: FinishedRun, baseline: FinishedRun | None) -> dict[str, str]:
+    results, manifest, config = run.results, run.manifest, run.config
+    best = ", ".join(f"{name} {100 * value:.2f}" for name, value in results["best"]["metrics"].items())
+    facts = {
+        "task": results["task"] + ("" if results["task"] == "demo" else f" (data: {config['data']['source']})"),
+        "model": f"{config['model']['path']}, {config['model']['dtype']}",
+        "transformation": _transformation(run)
+        + (f", {config['svt']['placement']}" if results["svt"]["layers"] else ""),
+        "best evaluation": f"step {results['best']['step']}: {best} (× 100)",
+        "steps": f"{results['steps']} ({results['epochs']:.2f} epochs), batches of {config['optim']['batch_size']}",
+        "seed": str(config["run"]["seed"]),
+        "speed": f"{results['train']['examples_per_second']:.1f} examples/s, {results['train']['wall_time_s']:.0f} s in all",
+        "device": results["device"],
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        "git commit": manifest["git_commit"] or "none",
+        "weights (SHA-256)": manifest["weights_sha256"] or "random",
+    }
+    return facts if baseline is None else {**facts, "baseline": str(baseline.path)}
+
+
+def _differences(run: FinishedRun, baseline: FinishedRun) -> Table | None:
+    """Keys that determine the result and differ."""
+    sections = ("model", "svt", "data", "optim")
+    keys = [(section, key) for section in sections for key in {**baseline.config[section], **run.config[section]}]
+    rows = [
+        [f"{section}.{key}", str(run.config[section].get(key)), str(baseline.config[section].get(key))]
+        for section, key in [*keys, ("run", "seed")]
+        if run.config[section].get(key) != baseline.config[section].get(key)
+    ]
+    return Table("Differing keys", ["key", "this run", "baseline"], rows) if rows else None
+
+
+def _spectra(run: FinishedRun, baseline: FinishedRun | None) -> dict[str, Any]:
+    """What the slider draws: by step and place, one state, or the SVT's input and output."""
+    every = -(-len(run.readings) // _READINGS)
+    chosen = run.readings[::-1][::every][::-1]  # with the last
+    last = baseline.readings[-1] if baseline and baseline.readings else None
+    return {
+        "readings": [_by_place(reading) for reading in chosen],
+        "baseline": None if last is None else _by_place(last),
+    }
+
+
+def _by_place(reading: dict[str, Any]) -> dict[str, Any]:
+    from svt_jax.analysis.plots import layer_name, states_of
+
+    pairs = zip(states_of(reading, "svt_input"), states_of(reading, "svt_output"), strict=True)
+    svt = {before["layer"]: [before, after] for before, after in pairs}
+    places = []
+    for state in states_of(reading, "output"):
+        layer = state["layer"]
+        if layer in svt:
+            places.append({"name": f"{layer_name(layer)}, SVT", "states": svt[layer]})
+        places.append({"name": layer_name(layer), "states": [state]})
+    return {"step": reading["step"], "examples": reading["examples"], "places": places}
+
+
+def _pictures(run: FinishedRun, baseline: FinishedRun | None) -> list[dict[str, Any]]:
+    from svt_jax.analysis import plots
+
+    runs = {"this run": run} if baseline is None else {"this run": run, "baseline": baseline}
+    curves = plots.training_curves(
+        {name: [{"lines": each.lines, "evaluations": each.results["evaluations"]}] for name, each in runs.items()}
+    )
+    found = [
+        (
+            "Course of the training", curves,
+            "Loss, gradient norm, validation scores and α by step. Loss and gradient norm: single batches, faint, and their "
+            "running mean.",
+        )
+    ]  # fmt: skip
+    if run.readings:
+        last = run.readings[-1]
+        measured = {name: [each.readings[-1]] for name, each in runs.items() if each.readings}
+        if run.readings[0]["step"] != last["step"]:
+            measured = {**measured, f"this run, step {run.readings[0]['step']}": [run.readings[0]]}
+        found += [
+            ("Measures by depth", plots.measures_by_depth(measured),
+             "Each measure by layer; triangles are what an SVT gets (hollow) and gives (filled)."),
+            ("Spectrum of each layer", plots.spectrum_histograms(last),
+             "Histogram and density of σ/σ₁ behind each layer, with the mean of the examples' medians (dashed)."),
+            ("Cumulative spectra", plots.spectrum_cdf(last),
+             "Share of singular values up to each σ/σ₁: the steeper at the left, the more directions have vanished."),
+        ]  # fmt: skip
+        svts = plots.svt_histograms(last)
+        if svts is not None:
+            found.append(("Spectrum before and after the SVT", svts, "σ/σ₁ of the SVT's input and output."))
+    return [
+        {
+            "name": name,
+            "width": round(96 * figure.get_figwidth()),
+            "alt": f"{name}. {caption} The numbers stand in the tables below.",
+            "caption": caption,
+            "data": base64.b64encode(plots.to_svg(figure).encode()).decode(),
+        }
+        for name, figure, caption in found
+    ]
+
+
+def _commands(run: FinishedRun, baseline: FinishedRun | None) -> str:
+    folder = shlex.quote(str(run.path))
+    again = shlex.quote(f"{run.name}-again")
+    report = f"python eval.py report --run {folder}"
+    lines = [
+        f"pip install jax=={run.manifest['versions']['jax']} flax=={run.manifest['versions']['flax']}",
+        f"python train.py --config {shlex.quote(str(run.path / 'config.yaml'))} --run.name {again}",
+        f"python eval.py glue --run {folder}",
+        f"python eval.py spectrum --run {folder} --output spectra",
+        report if baseline is None else f"{report} --baseline {shlex.quote(str(baseline.path))}",
+    ]
+    if run.manifest["git_commit"]:
+        lines.insert(0, f"git checkout {run.manifest['git_commit']}")
+    return "\n".join(lines)

@@ -1,0 +1,114 @@
+"""The tables of a report: what is shown, and all of it as CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from svt_jax.analysis.plots import layer_name
+from svt_jax.analysis.probe import MEASURES
+from svt_jax.analysis.report.files import FinishedRun
+
+_SHOWN = 200
+"""Rows of a table on the page; its CSV has all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table on the page.
+
+    Attributes:
+      name: heading.
+      header, rows: what is shown, as text.
+      file: name of the CSV file; none if empty.
+      csv: its contents in base64.
+      rows_in_csv: without the header.
+      note: on what is not shown.
+    """
+
+    name: str
+    header: list[str]
+    rows: list[list[str]]
+    file: str = ""
+    csv: str = ""
+    rows_in_csv: int = 0
+    note: str = ""
+
+
+def with_csv(name: str, file: str, header: list[str], rows: list[list[Any]], shown: Sequence[list[Any]]) -> Table:
+    """A table whose CSV has `rows` at full precision and whose page shows `shown` of them, rounded."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([repr(cell) if isinstance(cell, float) else cell for cell in row] for row in rows)
+    data = base64.b64encode(buffer.getvalue().encode()).decode()
+    note = "" if len(shown) == len(rows) else f"{len(shown)} of them below"
+    return Table(name, header, [[_short(cell) for cell in row] for row in shown], file, data, len(rows), note)
+
+
+def layer_table(run: FinishedRun) -> Table:
+    """Every state of every reading; the last reading's are shown."""
+    header = ["layer", "state", "step", "alpha", *MEASURES]
+    rows = [
+        [
+            layer_name(state["layer"]),
+            state["state"].replace("svt_", "SVT "),
+            reading["step"],
+            reading["alpha"].get(str(state["layer"]), "") if state["state"] != "output" else "",
+            *(state[measure] for measure in MEASURES),
+        ]
+        for reading in run.readings
+        for state in sorted(reading["states"], key=_depth)
+    ]
+    last = [row for row in rows if row[2] == run.readings[-1]["step"]]
+    return with_csv("Measures by layer", "layers.csv", header, rows, last)
+
+
+def training_table(run: FinishedRun) -> Table:
+    """The lines of metrics.jsonl."""
+    layers = sorted({layer for line in run.lines for layer in line["alpha"]}, key=int)
+    keys = [key for key in run.lines[0] if key != "alpha"]
+    header = [*keys, *(f"alpha layer {layer}" for layer in layers)]
+    rows = [[*(line[key] for key in keys), *(line["alpha"].get(layer, "") for layer in layers)] for line in run.lines]
+    every = -(-len(rows) // _SHOWN)
+    return with_csv("Course of the training", "training.csv", header, rows, rows[::-1][::every][::-1])
+
+
+def evaluation_table(run: FinishedRun) -> Table:
+    """Scores on the validation set, in each evaluation."""
+    rows = [
+        [evaluation["step"], split, name, value]
+        for evaluation in run.results["evaluations"]
+        for split, metrics in [("validation", evaluation["metrics"]), *_other_splits(evaluation)]
+        for name, value in metrics.items()
+    ]
+    return with_csv("Evaluations", "evaluations.csv", ["step", "split", "metric", "value"], rows, rows)
+
+
+def score_table(run: FinishedRun, baseline: FinishedRun | None) -> Table:
+    """Scores of the last step, times 100."""
+    ours, theirs = run.scores(), baseline.scores() if baseline else {}
+    header = ["validation score × 100", "this run", *(["baseline", "difference"] if baseline else [])]
+    rows = [
+        [name, f"{100 * value:.2f}"]
+        + ([f"{100 * theirs[name]:.2f}", f"{100 * (value - theirs[name]):+.2f}"] if baseline else [])
+        for name, value in ours.items()
+    ]
+    return Table("Scores", header, rows)
+
+
+def _other_splits(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    return [(name, metrics) for name, metrics in evaluation.items() if name not in ("step", "metrics")]
+
+
+def _depth(state: dict[str, Any]) -> tuple[int, int]:
+    order = ("svt_input", "svt_output", "output")  # as a token passes through the layer
+    return (-1 if state["layer"] is None else state["layer"], order.index(state["state"]))
+
+
+def _short(cell: Any) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

@@ -1,0 +1,94 @@
+"""Pictures: nothing overlaps at 12 and 24 layers, axes are named, bands hold the seeds, files are the same each time."""
+
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from synthetic import course, reading
+
+from svt_jax.analysis import plots
+
+
+def texts(figure):
+    """Every visible piece of text with its box in pixels."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    not_drawn = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in axis.get_major_ticks():
+            inside = low - 1e-9 <= tick.get_loc() <= high + 1e-9
+            not_drawn |= {label for label in (tick.label1, tick.label2) if not (inside and label.get_visible())}
+    found = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in found if text not in not_drawn]
+
+
+def assert_no_overlap(figure):
+    shown = texts(figure)
+    assert len(shown) > 5
+    for (first, a), (second, b) in itertools.combinations(shown, 2):
+        assert not (a.x0 < b.x1 - 1 and b.x0 < a.x1 - 1 and a.y0 < b.y1 - 1 and b.y0 < a.y1 - 1), (first, second)
+    width, height = figure.get_size_inches() * figure.dpi
+    for text, box in shown:
+        assert -1 <= box.x0 <= box.x1 <= width + 1, f"{text} is cut off"
+        assert -1 <= box.y0 <= box.y1 <= height + 1, f"{text} is cut off"
+
+
+def figures(layers, svt_layers):
+    one = reading(layers, svt_layers)
+    runs = [course(svt_layers, seed=seed) for seed in range(3)]
+    return {
+        "histograms": lambda: plots.spectrum_histograms(one),
+        "svt_histograms": lambda: plots.svt_histograms(one),
+        "cdf": lambda: plots.spectrum_cdf(one),
+        "measures": lambda: plots.measures_by_depth({"soft_decay": [one, reading(layers, svt_layers, seed=1)], "plain": [reading(layers)]}),
+        "curves": lambda: plots.training_curves({"soft_decay": runs, "plain": [course(seed=4)]}),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["histograms", "svt_histograms", "cdf", "measures", "curves"])
+@pytest.mark.parametrize(("layers", "svt_layers"), [(2, (1,)), (12, (11,)), (24, tuple(range(24)))])
+def test_no_text_overlaps_another_or_is_cut_off(layers, svt_layers, name):
+    assert_no_overlap(figures(layers, svt_layers)[name]())
+
+
+def test_the_density_is_one():
+    shares = np.zeros(100)
+    shares[[0, 30, 99]] = 0.2, 0.5, 0.3  # at both ends too
+    assert plots.density(shares).mean() == pytest.approx(1.0, abs=1e-6)
+    assert plots.density(shares).argmax() in (0, 30, 99)
+
+
+def test_the_median_line_and_the_bars_are_those_of_the_reading():
+    one = reading(2, (1,))
+    figure = plots.spectrum_histograms(one)
+    for panel, state in zip(figure.axes, plots.states_of(one, "output"), strict=True):
+        (values,) = [patch.get_data().values for patch in panel.patches]
+        np.testing.assert_allclose(values.sum() / len(values), 1.0, atol=1e-6)
+        np.testing.assert_allclose(values[0], 50 * sum(state["histogram"][:2]))
+        assert panel.lines[-1].get_xdata()[0] == state["median_ratio"]
+
+
+def test_a_band_reaches_from_the_smallest_seed_to_the_largest():
+    runs = [course(seed=seed) for seed in range(3)]
+    figure = plots.training_curves({"plain": runs})
+    panel = next(axes for axes in figure.axes if "accuracy" in axes.get_title("left"))
+    scores = np.array([[100 * e["metrics"]["accuracy"] for e in run["evaluations"]] for run in runs])
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), scores.mean(axis=0))
+    vertices = panel.collections[0].get_paths()[0].vertices
+    steps = [e["step"] for e in runs[0]["evaluations"]]
+    for n, step in enumerate(steps):
+        at = vertices[vertices[:, 0] == step, 1]
+        assert (at.min(), at.max()) == pytest.approx((scores[:, n].min(), scores[:, n].max()))
+
+
+def test_files_are_svg_and_png_and_the_same_each_time(tmp_path):
+    one = reading(2)
+    assert plots.svt_histograms(one) is None
+    paths = plots.save({"cdf": plots.spectrum_cdf(one), "svt": None}, tmp_path)
+    assert [path.name for path in paths] == ["cdf.svg", "cdf.png"]
+    assert paths[1].read_bytes().startswith(b"\x89PNG")
+    assert plots.to_svg(plots.spectrum_cdf(one)) == plots.to_svg(plots.spectrum_cdf(one))
