@@ -143,6 +143,22 @@ def test_no_other_command_goes_untested():
     assert len(blocks("bash")) == 4
 
 
+@pytest.mark.slow
+def test_the_spectra_commands_run(tmp_path):
+    """The README's own lines, on a run of the demo cut to two steps."""
+    (block,) = [block for block in blocks("bash") if "eval.py spectrum" in block]
+    run = f"python train.py --run.output_dir {tmp_path} --optim.max_steps 2\n"
+    script = run + block.replace("runs/demo", f"{tmp_path}/demo").replace(
+        "--output spectra", f"--output {tmp_path}/spectra"
+    )
+    done = subprocess.run(
+        ["bash", "-ec", script.replace("python ", f"{sys.executable} ")],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "spectra" / "spectrum.json").read_text())["states"]) == 5
+
+
 def test_the_table_of_contents_names_what_is_there():
     table = re.findall(r"^\| `(\w+(?:/|\.py))` \|", README, re.MULTILINE)
     package = ROOT / "svt_jax"

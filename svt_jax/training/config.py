@@ -233,7 +233,7 @@ class LogConfig:
     Attributes:
         every_steps: Steps between lines of metrics.jsonl.
         spectrum_every_steps: Steps between readings of the probe in spectrum.jsonl, the first before training; null
-            reads it after the last step only. A reading costs about a step and a half; 100 is a good start.
+            reads it after the last step only. A reading costs about a step, so 100 makes it 1 % of training.
         tensorboard: Also write events to the run's folder tensorboard/; needs the package tensorboardX.
         progress: Show a progress bar (on a terminal; otherwise a line for each evaluation).
     """
