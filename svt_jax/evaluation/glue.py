@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 from flax import nnx
@@ -12,6 +14,20 @@ from svt_jax.data.glue import Task
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.metrics import compute_metrics
 from svt_jax.spectral.solvers import BATCH_AXES
+
+
+def make_forward(graphdef: nnx.GraphDef, mesh: Mesh) -> Any:
+    """The jitted evaluation step (state, input_ids, mask, types) -> logits, with state (params, constants) where it is."""
+    batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    def forward(
+        state: tuple[nnx.State, nnx.State], input_ids: jax.Array, mask: jax.Array, types: jax.Array
+    ) -> jax.Array:
+        return nnx.merge(graphdef, *state)(input_ids, mask, types)
+
+    return jax.jit(
+        forward, in_shardings=(None, batch, batch, batch), out_shardings=NamedSharding(mesh, PartitionSpec())
+    )
 
 
 class Evaluator:
@@ -30,16 +46,7 @@ class Evaluator:
         self._task, self._tokens, self._batch_size, self._mesh = task, tokens, batch_size, mesh
         # sorted by length, a batch is about as long as each of its examples
         self._buckets = choose_buckets(tokens.lengths, batch_size=1, longest=longest)
-        batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-
-        def forward(
-            state: tuple[nnx.State, nnx.State], input_ids: jax.Array, mask: jax.Array, types: jax.Array
-        ) -> jax.Array:
-            return nnx.merge(graphdef, *state)(input_ids, mask, types)
-
-        self._forward = jax.jit(
-            forward, in_shardings=(None, batch, batch, batch), out_shardings=NamedSharding(mesh, PartitionSpec())
-        )
+        self._forward = make_forward(graphdef, mesh)
 
     def logits(self, params: nnx.State, constants: nnx.State) -> np.ndarray:
         """Logits [N, num_labels] in the order of the examples."""

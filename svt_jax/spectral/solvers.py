@@ -6,7 +6,10 @@ r"""How the decomposition is got. All solvers return the same thing, a `Decompos
           values are below about 1e-2 sigma_1 in float32 (docs/accuracy.md). Summing X X^T in pieces, or decomposing
           diag(sigma) V^T a second time, does not undo it: float32 eigenvectors are no better.
   gram64  the same with X X^T and its eigenvectors in float64, which squaring does no harm: as exact as svd. A tenth
-          slower than gram on a CPU; TPUs have no float64.
+          slower than gram on a CPU; TPUs have no float64, and get svd.
+
+What depends on the platform is chosen when a program is lowered, not by the machine that traces it: a step can be
+lowered for a TPU where there is none.
 
 `per_matrix` is the package's only door to LAPACK-backed decompositions. It exists for three reasons, each of them seen:
 
@@ -26,6 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from svt_jax.spectral.base import SpectralFunction
@@ -35,16 +39,24 @@ Solver = Literal["auto", "svd", "gram", "gram64"]
 SOLVERS = ("auto", "svd", "gram", "gram64")
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes over which the leading (batch) dimension of an input may be sharded."""
+DECOMPOSITION = "decomposition"
+"""Name of what `decompose` returns, for policies of `jax.checkpoint`."""
+
+
+_BY_PLATFORM = {"auto": {"cpu": "gram64", "default": "svd"}, "gram64": {"tpu": "svd", "default": "gram64"}}
+"""What a solver is on which platform, where that depends on it; `auto` for functions that do not vanish at zero."""
 
 
 def choose_solver(solver: str, function: SpectralFunction) -> str:
-    """The solver that `auto` stands for with this function; the solver itself otherwise.
+    """The solver that acts with this function on the default device.
 
     `gram` has lost the directions of small singular values. That is harmless when the function vanishes at zero (what is
     small stays small) and ruins one that does not, which lifts those directions: at condition number 1e3 SoftDecay(-0.6)
     is off by 7e-3, its centred form by 4e-5 (docs/accuracy.md). So `auto` is `gram` for functions that vanish at zero,
     whatever the shape; for the others `gram64` on a CPU, and `svd` elsewhere. Of the solvers that are right for the
     function it is the fastest (docs/speed.md).
+
+    Explicit choices act as they are, except that `gram64` is `svd` on TPUs, which have no float64.
 
     Raises:
       ValueError: for an unknown solver.
@@ -54,13 +66,20 @@ def choose_solver(solver: str, function: SpectralFunction) -> str:
       >>> choose_solver("auto", SoftDecay()), choose_solver("auto", SoftDecay(centered=True))
       ('gram64', 'gram')
     """
+    solver = solver_for(function, solver)
+    by_platform = _BY_PLATFORM.get(solver, {})
+    return by_platform.get(jax.default_backend(), by_platform.get("default", solver))
+
+
+def solver_for(function: SpectralFunction, solver: str) -> str:
+    """The solver as far as the function decides it; `decompose` does the rest, by platform.
+
+    Raises:
+      ValueError: for an unknown solver.
+    """
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; allowed are {', '.join(SOLVERS)}. Use 'auto' when in doubt.")
-    if solver == "auto":
-        if function.vanishes_at_zero:
-            return "gram"
-        return "gram64" if jax.default_backend() == "cpu" else "svd"
-    return solver
+    return "gram" if solver == "auto" and function.vanishes_at_zero else solver
 
 
 class Decomposition(NamedTuple):
@@ -86,8 +105,20 @@ def decompose(x: Array, solver: str) -> Decomposition:
     """Singular value decomposition of each matrix of x, float32 or float64 [..., L, D] with L <= D, finite.
 
     Args:
-      solver: "svd", "gram" or "gram64".
+      solver: "svd", "gram", "gram64", or "auto" for the exact one that is fastest on the platform.
     """
+    if solver in _BY_PLATFORM:
+        by_platform = {
+            name: functools.partial(_decompose, solver=choice) for name, choice in _BY_PLATFORM[solver].items()
+        }
+        out = jax.lax.platform_dependent(x, **by_platform)
+    else:
+        out = _decompose(x, solver)
+    # a name by which rematerialisation keeps it: it costs more than anything else of its size
+    return jax.tree.map(lambda leaf: checkpoint_name(leaf, DECOMPOSITION), out)
+
+
+def _decompose(x: Array, solver: str) -> Decomposition:
     return _svd(x) if solver == "svd" else _gram(x, double=solver == "gram64")
 
 
@@ -149,8 +180,7 @@ def _batched(decomposition: Callable[[Array], Any]) -> Callable[[Array], Any]:
     # batched call inside the loop, which is what must not happen.
     @jax.custom_batching.custom_vmap
     def call(x: Array) -> Any:
-        hangs = jax.version.__version_info__ < (0, 11, 1) and jax.default_backend() == "cpu"
-        local = functools.partial(_one_by_one, decomposition) if hangs else jax.vmap(decomposition)
+        local = functools.partial(_local, decomposition)
         mesh = jax.sharding.get_abstract_mesh()
         axes = () if mesh.empty else tuple(a for a in BATCH_AXES if a in mesh.axis_names)
         shards = 1
@@ -168,6 +198,13 @@ def _batched(decomposition: Callable[[Array], Any]) -> Callable[[Array], Any]:
         return out, jax.tree.map(lambda _: True, out)
 
     return call
+
+
+def _local(decomposition: Callable[[Array], Any], x: Array) -> Any:
+    if jax.version.__version_info__ >= (0, 11, 1):
+        return jax.vmap(decomposition)(x)
+    one_by_one = functools.partial(_one_by_one, decomposition)
+    return jax.lax.platform_dependent(x, cpu=one_by_one, default=jax.vmap(decomposition))
 
 
 _UNROLLED = 32
