@@ -41,10 +41,10 @@ class Program:
     def compile(self) -> Any:
         return self.lower().compile()
 
-    def export(self, platform: str) -> str:
-        """The StableHLO text for a platform ("tpu", "cuda", "cpu") that need not be here."""
+    def export(self, platform: str) -> Any:
+        """The program in StableHLO for a platform ("tpu", "cuda", "cpu") that need not be here."""
         with jax.set_mesh(self.mesh):
-            return str(jax.export.export(self.function, platforms=[platform])(*self.arguments).mlir_module())
+            return jax.export.export(self.function, platforms=[platform])(*self.arguments)
 
 
 def _abstract(values: Any, sharding: Any) -> Any:

@@ -199,7 +199,11 @@ class EncoderLayer(nnx.Module):
                 return self.svt(self.output_norm(h + x), mask, rngs=None)
 
 
-_REMAT_LAYER = nnx.remat(EncoderLayer.__call__, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION))
+def _call_layer(layer: EncoderLayer, x: Array, mask: Array, bias: Array, rngs: nnx.Rngs | None) -> Array:
+    return layer(x, mask, bias, rngs=rngs)
+
+
+_call_layer_remat = nnx.remat(_call_layer, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION))
 
 
 class Pooler(nnx.Module):
@@ -276,9 +280,9 @@ class Encoder(nnx.Module):
         bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]  # [B, 1, 1, L]
         x = shard_batch(self.embeddings(input_ids, jnp.asarray(token_type_ids), rngs=rngs))
         states = [x]
-        call = _REMAT_LAYER if self.remat else EncoderLayer.__call__
+        call = _call_layer_remat if self.remat else _call_layer
         for layer in self.layers:
-            x = call(layer, x, mask, bias, rngs=rngs)
+            x = call(layer, x, mask, bias, rngs)
             states.append(x)
         pooled = None if self.pooler is None else self.pooler(x)
         return EncoderOutput(x, pooled, tuple(states) if output_hidden_states else None)

@@ -3,6 +3,7 @@
 import functools
 import gc
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -130,9 +131,8 @@ def test_a_constant_of_the_svt_is_replicated():
 
 def bytes_on(device) -> int:
     gc.collect()  # modules hold themselves
-    return sum(
-        shard.data.nbytes for array in jax.live_arrays() for shard in array.addressable_shards if shard.device == device
-    )
+    arrays = [array for array in jax.live_arrays() if device in array.sharding.device_set]
+    return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in arrays)
 
 
 @pytest.mark.parametrize("pretrained", [False, pytest.param(True, marks=pytest.mark.slow)])
