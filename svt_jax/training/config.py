@@ -49,8 +49,8 @@ class ModelConfig:
     Attributes:
         path: Folder with config.json, model.safetensors and a tokenizer, or a hub id; demo is a small random encoder.
         dtype: Of the computation, float32 or bfloat16. Parameters, SVT and losses are float32.
-        remat: Compute each layer's inner values a second time for the gradient instead of keeping them: less memory for
-            a quarter to a third more time. An SVT's decomposition is kept.
+        remat: Compute each layer's inner values a second time for the gradient instead of keeping them: less memory, and
+            another forward pass. An SVT's decomposition is kept.
     """
 
     path: str = "demo"

@@ -6,13 +6,14 @@ import functools
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from svt_jax.data.batching import TrainingBatches
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.models.config import SVTConfig
 from svt_jax.training import assemble
 from svt_jax.training.config import MeshConfig, TrainConfig
-from svt_jax.training.optimizer import make_optimizer
+from svt_jax.training.optimizer import make_optimizer, named_paths
 from svt_jax.training.sharding import batch_sharding, make_mesh, shard_step, state_shardings
 from svt_jax.training.step import TrainState, make_train_step, split_model
 
@@ -58,6 +59,13 @@ def run(mesh_config: MeshConfig, function: str):
     return np.array(losses), before, arrays(state.params), *outcome
 
 
+def names():
+    shapes = nnx.eval_shape(
+        lambda: assemble.random_classifier(ENCODER, SVTConfig("soft_decay"), 2, dtype="float32", seed=0)
+    )
+    return named_paths(split_model(shapes)[1])
+
+
 def arrays(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
@@ -80,8 +88,11 @@ def test_a_mesh_changes_no_number(mesh, function):
     np.testing.assert_allclose(their_losses, losses, rtol=0, atol=1e-5)
     for ours, theirs in zip(before, their_before, strict=True):
         np.testing.assert_array_equal(theirs, ours)  # the same random numbers, wherever they are drawn
-    for ours, theirs in zip(after, their_after, strict=True):
-        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+    for name, ours, theirs in zip(names(), after, their_after, strict=True):
+        # A key's bias moves all scores of a query alike, and softmax takes no notice: its gradient is rounding alone,
+        # which Adam divides by its own size. Only the rate bounds it, and it has no influence on any other number.
+        if not name.endswith("key/bias"):
+            np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(their_logits, logits, rtol=0, atol=1e-5)
     assert their_score == score
     assert 0 < score["accuracy"] < 1
