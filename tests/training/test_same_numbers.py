@@ -96,6 +96,6 @@ def test_a_mesh_changes_no_number(mesh, function):
     np.testing.assert_allclose(their_logits, logits, rtol=0, atol=1e-5)
     assert their_score == score
     assert 0 < score["accuracy"] < 1
-    assert len(set(logits.argmax(1))) == 2
+    assert np.ptp(logits, axis=0).min() > 0.1  # answers differ between examples
     moved = max(np.abs(a - b).max() for a, b in zip(after, before, strict=True))
     assert moved > 1e-4  # ten times what is allowed
