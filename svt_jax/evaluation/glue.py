@@ -29,6 +29,20 @@ _LAG = 2
 """Batches between dispatch and reading one's logits, so that the device never waits for Python."""
 
 
+def make_forward(graphdef: nnx.GraphDef, mesh: Mesh) -> Any:
+    """The jitted evaluation step (state, input_ids, mask, types) -> logits, with state (params, constants) where it is."""
+    batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    def forward(
+        state: tuple[nnx.State, nnx.State], input_ids: jax.Array, mask: jax.Array, types: jax.Array
+    ) -> jax.Array:
+        return nnx.merge(graphdef, *state)(input_ids, mask, types)
+
+    return jax.jit(
+        forward, in_shardings=(None, batch, batch, batch), out_shardings=NamedSharding(mesh, PartitionSpec())
+    )
+
+
 class Evaluator:
     """Evaluates a split with parameters that change; compiles once for each batch length.
 
@@ -49,17 +63,9 @@ class Evaluator:
         self._buckets = choose_buckets(longest_of_each(tokens.lengths, batches), longest=longest)
         self._compiled: dict[int, Any] = {}
         self.compile_seconds = 0.0
-        self._sharding = batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-        self._part = rows_here(batch, self._batch_size)
-
-        def forward(
-            state: tuple[nnx.State, nnx.State], input_ids: jax.Array, mask: jax.Array, types: jax.Array
-        ) -> jax.Array:
-            return nnx.merge(graphdef, *state)(input_ids, mask, types)
-
-        self._forward = jax.jit(
-            forward, in_shardings=(None, batch, batch, batch), out_shardings=NamedSharding(mesh, PartitionSpec())
-        )
+        self._sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+        self._part = rows_here(self._sharding, self._batch_size)
+        self._forward = make_forward(graphdef, mesh)
 
     @property
     def compiles(self) -> int:

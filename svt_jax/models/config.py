@@ -13,7 +13,7 @@ from svt_jax.models.families import FAMILIES, UNSUPPORTED
 from svt_jax.spectral.base import SpectralFunction
 from svt_jax.spectral.peers import TokenOperation
 from svt_jax.spectral.registry import function_names, get_function
-from svt_jax.spectral.solvers import SOLVERS, Solver, choose_solver
+from svt_jax.spectral.solvers import SOLVERS, Solver, solver_for
 
 ACTIVATIONS = (
     "gelu",
@@ -280,7 +280,7 @@ class SVTConfig:
         low, high, usual = -1.0, 0.0, -0.2
         if self.enabled:
             function = self._function_but_alpha()
-            choose_solver(self.solver, function)
+            solver_for(function, self.solver)
             if hasattr(function, "alpha"):
                 (low, high), usual = function.bounds.get("alpha", (-math.inf, math.inf)), function.alpha
         for alpha in self.alpha if isinstance(self.alpha, tuple) else [self.alpha]:

@@ -25,8 +25,17 @@ import numpy as np
 from flax import nnx
 
 from svt_jax.models.config import EncoderConfig, Placement, SVTConfig
-from svt_jax.models.layers import ACTIVATION_FUNCTIONS, dropout, layer_norm, linear, shard_batch
+from svt_jax.models.layers import (
+    ACTIVATION_FUNCTIONS,
+    dropout,
+    gather_columns,
+    layer_norm,
+    linear,
+    shard_batch,
+    shard_columns,
+)
 from svt_jax.models.svt_layer import SVTLayer
+from svt_jax.spectral.solvers import DECOMPOSITION
 
 Array = jax.Array
 
@@ -68,14 +77,22 @@ class Embeddings(nnx.Module):
         normal = nnx.initializers.normal(config.initializer_range)
 
         def table(rows: int, init: nnx.Initializer = normal) -> nnx.Embed:
-            return nnx.Embed(rows, size, embedding_init=init, dtype=dtype, rngs=rngs)
+            axes = {"logical_axes": ("rows", "lookup")}
+            return nnx.Embed(rows, size, embedding_init=init, dtype=dtype, rngs=rngs, embedding_metadata=axes)
 
         self.word = table(config.vocab_size)
         self.position = table(config.max_position_embeddings, _sinusoids if config.sinusoidal_pos_embds else normal)
         self.token_type = table(config.type_vocab_size) if config.type_vocab_size else None
         self.norm = layer_norm(size, epsilon=config.layer_norm_eps, rngs=rngs)
         self.projection = (
-            linear(size, config.hidden_size, initializer_range=config.initializer_range, dtype=dtype, rngs=rngs)
+            linear(
+                size,
+                config.hidden_size,
+                ("factor", "embed"),
+                initializer_range=config.initializer_range,
+                dtype=dtype,
+                rngs=rngs,
+            )
             if config.embedding_size is not None
             else None
         )
@@ -85,10 +102,11 @@ class Embeddings(nnx.Module):
 
     def __call__(self, input_ids: Array, token_type_ids: Array, *, rngs: nnx.Rngs | None) -> Array:
         positions = self._positions(input_ids)
-        x = self.word(input_ids)  # [B, L, E]
+        x = shard_columns(self.word(input_ids))  # [B, L, E]
         if self.token_type is not None:
-            x = x + self.token_type(token_type_ids)
-        x = dropout(self.norm(x + positions).astype(self._dtype), self._dropout, rngs)
+            x = x + shard_columns(self.token_type(token_type_ids))
+        x = gather_columns(x + positions)
+        x = dropout(self.norm(x).astype(self._dtype), self._dropout, rngs)
         return x if self.projection is None else self.projection(x)  # [B, L, D]
 
     def _positions(self, input_ids: Array) -> Array:
@@ -110,12 +128,16 @@ class SelfAttention(nnx.Module):
     """Multi-head attention without the residual."""
 
     def __init__(self, config: EncoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        def square() -> nnx.Linear:
-            size = config.hidden_size
-            return linear(size, size, initializer_range=config.initializer_range, dtype=dtype, rngs=rngs)
-
-        self.query, self.key, self.value, self.out = square(), square(), square(), square()
         self._heads, self._head_size = config.num_attention_heads, config.head_size
+
+        def square(*axes: str) -> nnx.Linear:
+            size, scale = config.hidden_size, config.initializer_range
+            return linear(
+                size, size, (axes[0], axes[1]), initializer_range=scale, dtype=dtype, rngs=rngs, num_heads=self._heads
+            )
+
+        self.query, self.key, self.value = (square("embed", "heads") for _ in range(3))
+        self.out = square("heads", "embed")
         self._dropout = config.attention_probs_dropout_prob
 
     def __call__(self, x: Array, bias: Array, *, rngs: nnx.Rngs | None) -> Array:
@@ -148,8 +170,9 @@ class EncoderLayer(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        def dense(in_size: int, out_size: int) -> nnx.Linear:
-            return linear(in_size, out_size, initializer_range=config.initializer_range, dtype=dtype, rngs=rngs)
+        def dense(in_size: int, out_size: int, *axes: str) -> nnx.Linear:
+            scale = config.initializer_range
+            return linear(in_size, out_size, (axes[0], axes[1]), initializer_range=scale, dtype=dtype, rngs=rngs)
 
         def norm() -> nnx.LayerNorm:
             return layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
@@ -157,8 +180,12 @@ class EncoderLayer(nnx.Module):
         # Shared weights are the same objects: NNX keeps them once, under the first layer's path.
         self.attention: SelfAttention = shared.attention if shared else SelfAttention(config, dtype=dtype, rngs=rngs)
         self.attention_norm: nnx.LayerNorm = shared.attention_norm if shared else norm()
-        self.up: nnx.Linear = shared.up if shared else dense(config.hidden_size, config.intermediate_size)
-        self.down: nnx.Linear = shared.down if shared else dense(config.intermediate_size, config.hidden_size)
+        self.up: nnx.Linear = (
+            shared.up if shared else dense(config.hidden_size, config.intermediate_size, "embed", "mlp")
+        )
+        self.down: nnx.Linear = (
+            shared.down if shared else dense(config.intermediate_size, config.hidden_size, "mlp", "embed")
+        )
         self.output_norm: nnx.LayerNorm = shared.output_norm if shared else norm()
         self.svt = None if alpha is None else SVTLayer(svt, alpha)
         self._placement: Placement = svt.placement
@@ -192,12 +219,22 @@ class EncoderLayer(nnx.Module):
         return out, Transformed(before, after, failed)
 
 
+def _call_layer(
+    layer: EncoderLayer, x: Array, mask: Array, bias: Array, rngs: nnx.Rngs | None
+) -> tuple[Array, Transformed | None]:
+    return layer(x, mask, bias, rngs=rngs)
+
+
+_call_layer_remat = nnx.remat(_call_layer, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION))
+
+
 class Pooler(nnx.Module):
     """tanh(W x + b) of the first token."""
 
     def __init__(self, config: EncoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         size = config.hidden_size
-        self.dense = linear(size, size, initializer_range=config.initializer_range, dtype=dtype, rngs=rngs)
+        scale = config.initializer_range
+        self.dense = linear(size, size, ("embed", "pooled"), initializer_range=scale, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return jnp.tanh(self.dense(x[:, 0]))
@@ -211,6 +248,10 @@ class Encoder(nnx.Module):
       svt: which layers transform their singular values; None or function "none" gives exactly the plain encoder.
       dtype: of the computation, float32 or bfloat16.
       rngs: for the random initialisation.
+
+    Attributes:
+      remat: whether differentiation computes a layer's inner values a second time instead of keeping them: less memory,
+        more time. An SVT's decomposition is kept. False unless it is set.
     """
 
     def __init__(
@@ -218,7 +259,7 @@ class Encoder(nnx.Module):
     ):
         svt = svt or SVTConfig()
         alphas = svt.alpha_by_layer(config.num_layers)
-        self.config, self.svt_config = config, svt
+        self.config, self.svt_config, self.remat = config, svt, False
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
         self.layers: nnx.List[EncoderLayer] = nnx.List([])
         first: dict[tuple[int, int], EncoderLayer] = {}
@@ -264,8 +305,9 @@ class Encoder(nnx.Module):
         x = shard_batch(self.embeddings(input_ids, jnp.asarray(token_type_ids), rngs=rngs))
         states: list[Array] = [x]
         transformed: dict[int, Transformed] = {}
+        call = _call_layer_remat if self.remat else _call_layer
         for n, layer in enumerate(self.layers):
-            x, of_layer = layer(x, mask, bias, rngs=rngs)
+            x, of_layer = call(layer, x, mask, bias, rngs)
             states.append(x)
             if of_layer is not None:
                 transformed[n] = of_layer

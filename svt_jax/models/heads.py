@@ -28,15 +28,15 @@ class Classifier(nnx.Module):
     def __init__(self, encoder: Encoder, num_labels: int, *, rngs: nnx.Rngs):
         config = encoder.config
 
-        def dense(out_size: int) -> nnx.Linear:  # logits are float32 whatever the body's dtype
-            scale = config.initializer_range
-            return linear(config.hidden_size, out_size, initializer_range=scale, dtype=jnp.float32, rngs=rngs)
+        def dense(out_size: int, *axes: str) -> nnx.Linear:  # logits are float32 whatever the body's dtype
+            size, scale = config.hidden_size, config.initializer_range
+            return linear(size, out_size, (axes[0], axes[1]), initializer_range=scale, dtype=jnp.float32, rngs=rngs)
 
         self.encoder = encoder
         if config.head != "pooled":
             encoder.pooler = None
-        self.dense = dense(config.hidden_size) if config.head != "pooled" else None
-        self.classifier = dense(num_labels)
+        self.dense = dense(config.hidden_size, "embed", "pooled") if config.head != "pooled" else None
+        self.classifier = dense(num_labels, "pooled", "labels")
         self._head = config.head
         self._dropout = config.classifier_dropout
 

@@ -21,6 +21,7 @@ from svt_jax.models.names import Names, base_name, encoder_names, head_names, is
 
 log = logging.getLogger(__name__)
 Module = TypeVar("Module", bound=nnx.Module)
+Shardings = Callable[[nnx.State], nnx.State]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -45,12 +46,20 @@ def load_encoder(path_or_id: str | Path, *, svt: SVTConfig | None = None, dtype:
 
 
 def load_classifier(
-    path_or_id: str | Path, *, num_labels: int, svt: SVTConfig | None = None, dtype: str = "float32", seed: int = 0
+    path_or_id: str | Path,
+    *,
+    num_labels: int,
+    svt: SVTConfig | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    shardings: Shardings | None = None,
 ) -> Classifier:
     """Loads a pretrained encoder with a classification head.
 
     The head is loaded when the checkpoint has one of the same size, and drawn from `seed` otherwise (and a log message
-    says which). Arguments and errors as in `load_encoder`; num_labels is 1 for regression.
+    says which). Arguments and errors as in `load_encoder`; num_labels is 1 for regression. `shardings` maps the
+    module's abstract state to a sharding for each variable, and each device gets its part alone; without it all weights
+    come to the default device.
     """
     checkpoint = _open(path_or_id, svt)
     config = checkpoint.config
@@ -72,7 +81,7 @@ def load_classifier(
         rngs = nnx.Rngs(seed)
         return Classifier(checkpoint.new_encoder(dtype, rngs), num_labels, rngs=rngs)
 
-    return _fill(make, checkpoint, names, seed)
+    return _fill(make, checkpoint, names, seed, shardings)
 
 
 def has_head(folder: Path, num_labels: int) -> bool:
@@ -124,7 +133,9 @@ def _open(path_or_id: str | Path, svt: SVTConfig | None) -> _Checkpoint:
     return _Checkpoint(folder, config, with_tied(config, tensors), svt or stored, stored is not None)
 
 
-def _fill(make: Callable[[], Module], checkpoint: _Checkpoint, names: Names, seed: int) -> Module:
+def _fill(
+    make: Callable[[], Module], checkpoint: _Checkpoint, names: Names, seed: int, shardings: Shardings | None = None
+) -> Module:
     """Builds the module with the tensors in place; a pooler or a head that the checkpoint lacks is drawn at random."""
     module = nnx.eval_shape(make)
     state = nnx.state(module)
@@ -161,12 +172,21 @@ def _fill(make: Callable[[], Module], checkpoint: _Checkpoint, names: Names, see
         values = [variable.get_value() for _, variable in nnx.to_flat_state(nnx.state(make()))]
         return {path: value for path, value in zip(variables, values, strict=True) if path not in tensors}
 
-    drawn = jax.jit(draw)()
+    place: dict[str, jax.sharding.Sharding | None] = dict.fromkeys(variables)  # None: the default device, uncommitted
+    if shardings is not None:
+        by_path = nnx.to_flat_state(shardings(state))
+        place = {"/".join(map(str, path)): variable.get_value() for path, variable in by_path}
+    drawn = jax.jit(draw, out_shardings={path: place[path] for path in variables if path not in tensors})()
     for path, variable in variables.items():
-        # jnp.array copies: on CPU device_put may alias NumPy memory
-        variable.set_value(jnp.array(tensors[path], jnp.float32) if path in tensors else drawn[path])
+        variable.set_value(_put(tensors[path], place[path]) if path in tensors else drawn[path])
     nnx.update(module, state)
     return module
+
+
+def _put(tensor: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    if sharding is None:
+        return jnp.array(tensor, jnp.float32)  # copies: on CPU device_put may alias NumPy memory
+    return jax.make_array_from_callback(tensor.shape, sharding, lambda index: np.array(tensor[index], np.float32))
 
 
 def _sort(checkpoint: _Checkpoint, names: Names, paths: Collection[str]) -> tuple[Tensors, list[str], list[str]]:

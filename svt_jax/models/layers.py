@@ -1,9 +1,24 @@
-"""Small parts that encoder, head and SVT slot share: dropout, layer norm, activations, batch sharding."""
+"""Small parts that encoder, head and SVT slot share: dense layer, layer norm, dropout, activations, batch sharding.
+
+Every parameter carries `logical_axes`, what each of its dimensions is:
+
+  embed      the side of a matrix that reads or writes hidden states
+  heads      queries, keys or values of all attention heads (such a parameter carries `num_heads` too)
+  mlp        the feed-forward's inner size
+  pooled     the features that a head classifies
+  lookup     the columns of an embedding table
+  factor     of ALBERT's projection, the side of the embedding size
+  rows, labels, hidden, parameter   rows of a table, classes, vectors over hidden states, an SVT's parameters
+
+`training.sharding` says which of them the devices of a mesh divide. (Flax's own `out_sharding` metadata acts when a
+module is built: without a mesh it raises.)
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,14 +56,47 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def linear(in_size: int, out_size: int, *, initializer_range: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """A dense layer with BERT's initialisation; parameters float32, computation in `dtype`."""
-    return nnx.Linear(in_size, out_size, kernel_init=nnx.initializers.normal(initializer_range), dtype=dtype, rngs=rngs)
+def linear(
+    in_size: int,
+    out_size: int,
+    axes: tuple[str, str],
+    *,
+    initializer_range: float,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+    **metadata: Any,
+) -> nnx.Linear:
+    """A dense layer with BERT's initialisation; parameters float32, computation in `dtype`.
+
+    Args:
+      axes: logical axes of the kernel [in_size, out_size].
+      metadata: more that both parameters carry.
+    """
+    # What a bias is added to is whole on each device where the product sums over devices.
+    bias_axis = "hidden" if axes[1] == "embed" else axes[1]
+    return nnx.Linear(
+        in_size,
+        out_size,
+        kernel_init=nnx.initializers.normal(initializer_range),
+        dtype=dtype,
+        rngs=rngs,
+        kernel_metadata={"logical_axes": axes, **metadata},
+        bias_metadata={"logical_axes": (bias_axis,), **metadata},
+    )
 
 
 def layer_norm(size: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Layer norm with float32 statistics. The fast variance E[x^2] - E[x]^2 that flax defaults to loses digits."""
-    return nnx.LayerNorm(size, epsilon=epsilon, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
+    vector = {"logical_axes": ("hidden",)}
+    return nnx.LayerNorm(
+        size,
+        epsilon=epsilon,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        rngs=rngs,
+        scale_metadata=vector,
+        bias_metadata=vector,
+    )
 
 
 def dropout(x: Array, rate: float, rngs: nnx.Rngs | None) -> Array:
@@ -73,6 +121,24 @@ def shard_batch(x: Array) -> Array:
     Without this the partitioner follows the parameters' shardings, gathers the batch, and every device decomposes
     all of it. The numbers would be right, so only the compiled program shows it.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(a for a in BATCH_AXES if a in mesh.axis_names)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
+    return _constrain(x, BATCH_AXES)
+
+
+def shard_columns(x: Array) -> Array:
+    """Leaves x [B, L, E], looked up in a table whose columns `tensor` and `fsdp` divide, divided as the table is."""
+    return _constrain(x, BATCH_AXES[:1], (), ("tensor", "fsdp"))
+
+
+def gather_columns(x: Array) -> Array:
+    """`shard_batch` after `shard_columns`, in steps that are a single exchange each.
+
+    In one go the partitioner gathers the whole batch from all devices.
+    """
+    return shard_batch(_constrain(x, BATCH_AXES, (), ("tensor",)))
+
+
+def _constrain(x: Array, *spec: tuple[str, ...]) -> Array:
+    """Divides each dimension over those of its mesh axes that there are."""
+    names = jax.sharding.get_abstract_mesh().axis_names
+    present = [tuple(axis for axis in axes if axis in names) for axes in spec]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*present)) if any(present) else x

@@ -38,10 +38,15 @@ class SVTLayer(nnx.Module):
         leaves, self._treedef = jax.tree_util.tree_flatten_with_path(function)
         self._names = tuple(jax.tree_util.keystr(path, simple=True) for path, _ in leaves)
         self._bounds = tuple(function.bounds.get(name) for name in self._names)
+
+        def variable(value: float, bounds: tuple[float, float] | None) -> nnx.Variable:
+            # explicit dtype: a weakly typed scalar would cost a second compilation
+            array = jnp.asarray(_unbounded(value, bounds), jnp.float32)
+            return kind(array, logical_axes=("parameter",) * array.ndim)
+
         self.parameters = nnx.Dict(
             {
-                # explicit dtype: a weakly typed scalar would cost a second compilation
-                name: kind(jnp.asarray(_unbounded(value, bounds), jnp.float32))
+                name: variable(value, bounds)
                 for name, (_, value), bounds in zip(self._names, leaves, self._bounds, strict=True)
             }
         )

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svt_jax.spectral.base import Parametric, SpectralFunction, static_field
-from svt_jax.spectral.solvers import Solver, choose_solver, decompose, product
+from svt_jax.spectral.solvers import Solver, decompose, product, solver_for
 from svt_jax.spectral.transform import transform_or_nan
 
 Array = jax.Array
@@ -68,7 +68,7 @@ class TokenOperation(Parametric):
         elif mask is not None and mask.shape != x.shape[:-1]:
             problems.append(f"mask must have x's shape without its last axis, {x.shape[:-1]}; got {mask.shape}.")
         try:
-            choose_solver(solver, self)
+            solver_for(self, solver)
         except ValueError as error:
             problems.append(str(error))
         if problems:

@@ -6,8 +6,11 @@ r"""How the decomposition is got. All solvers but `poly` return the same thing, 
           values are below about 1e-2 sigma_1 in float32 (docs/accuracy.md). Summing X X^T in pieces, or decomposing
           diag(sigma) V^T a second time, does not undo it: float32 eigenvectors are no better.
   gram64  the same with X X^T and its eigenvectors in float64, which squaring does no harm: as exact as svd. A tenth
-          slower than gram on a CPU; TPUs have no float64.
+          slower than gram on a CPU; TPUs have no float64, and get svd.
   poly    none: a polynomial in X X^T, by matrix products alone (polynomial.py). An experiment, and approximate.
+
+What depends on the platform is chosen when a program is lowered, not by the machine that traces it: a step can be
+lowered for a TPU where there is none.
 
 `per_matrix` is the package's only door to LAPACK-backed decompositions. It exists for three reasons, each of them seen:
 
@@ -27,6 +30,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from svt_jax.spectral.base import Parametric, SpectralFunction
@@ -36,16 +40,24 @@ Solver = Literal["auto", "svd", "gram", "gram64", "poly"]
 SOLVERS = ("auto", "svd", "gram", "gram64", "poly")
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes over which the leading (batch) dimension of an input may be sharded."""
+DECOMPOSITION = "decomposition"
+"""Name of what `decompose` returns, for policies of `jax.checkpoint`."""
+
+
+_BY_PLATFORM = {"auto": {"cpu": "gram64", "default": "svd"}, "gram64": {"tpu": "svd", "default": "gram64"}}
+"""What a solver is on which platform, where that depends on it; `auto` for functions that do not vanish at zero."""
 
 
 def choose_solver(solver: str, function: Parametric) -> str:
-    """The solver that `auto` stands for with this function; the solver itself otherwise.
+    """The solver that acts with this function on the default device.
 
     `gram` has lost the directions of small singular values. That is harmless when the function vanishes at zero (what is
     small stays small) and ruins one that does not, which lifts those directions: at condition number 1e3 SoftDecay(-0.6)
     is off by 7e-3, its centred form by 4e-5 (docs/accuracy.md). So `auto` is `gram` for functions that vanish at zero,
     whatever the shape; for the others `gram64` on a CPU, and `svd` elsewhere. Of the solvers that are right for the
     function it is the fastest (docs/speed.md).
+
+    Explicit choices act as they are, except that `gram64` is `svd` on TPUs, which have no float64.
 
     Raises:
       ValueError: for an unknown solver, or `poly` with a function that it cannot serve.
@@ -55,6 +67,17 @@ def choose_solver(solver: str, function: Parametric) -> str:
       >>> choose_solver("auto", SoftDecay()), choose_solver("auto", SoftDecay(centered=True))
       ('gram64', 'gram')
     """
+    solver = solver_for(function, solver)
+    by_platform = _BY_PLATFORM.get(solver, {})
+    return by_platform.get(jax.default_backend(), by_platform.get("default", solver))
+
+
+def solver_for(function: Parametric, solver: str) -> str:
+    """The solver as far as the function decides it; `decompose` does the rest, by platform.
+
+    Raises:
+      ValueError: for an unknown solver, or `poly` with a function that it cannot serve.
+    """
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; allowed are {', '.join(SOLVERS)}. Use 'auto' when in doubt.")
     vanishes = isinstance(function, SpectralFunction) and function.vanishes_at_zero
@@ -63,11 +86,7 @@ def choose_solver(solver: str, function: Parametric) -> str:
             f"solver 'poly' and {type(function).__name__}: allowed are functions that vanish at zero and need only the "
             "largest singular value, as centered_soft_decay and log_shift. Use one of these, or 'auto'."
         )
-    if solver == "auto" and isinstance(function, SpectralFunction):  # token operations take it as they see fit
-        if vanishes:
-            return "gram"
-        return "gram64" if jax.default_backend() == "cpu" else "svd"
-    return solver
+    return "gram" if solver == "auto" and vanishes else solver
 
 
 class Decomposition(NamedTuple):
@@ -96,10 +115,22 @@ def decompose(x: Array, solver: str) -> Decomposition:
     """Singular value decomposition of each matrix of x, float32 or float64 [..., L, D] with L <= D, finite.
 
     Args:
-      solver: "svd", "gram" or "gram64".
+      solver: "svd", "gram", "gram64", or "auto" for the exact one that is fastest on the platform.
     """
     if solver == "poly":
         raise ValueError("solver 'poly' decomposes nothing; this needs a decomposition. Use 'auto'.")
+    if solver in _BY_PLATFORM:
+        by_platform = {
+            name: functools.partial(_decompose, solver=choice) for name, choice in _BY_PLATFORM[solver].items()
+        }
+        out = jax.lax.platform_dependent(x, **by_platform)
+    else:
+        out = _decompose(x, solver)
+    # a name by which rematerialisation keeps it: it costs more than anything else of its size
+    return jax.tree.map(lambda leaf: checkpoint_name(leaf, DECOMPOSITION), out)
+
+
+def _decompose(x: Array, solver: str) -> Decomposition:
     return _svd(x) if solver == "svd" else _gram(x, double=solver == "gram64")
 
 
@@ -166,8 +197,7 @@ def _batched(decomposition: Callable[[Array], Any]) -> Callable[[Array], Any]:
     # batched call inside the loop, which is what must not happen.
     @jax.custom_batching.custom_vmap
     def call(x: Array) -> Any:
-        hangs = jax.version.__version_info__ < (0, 11, 1) and jax.default_backend() == "cpu"
-        local = functools.partial(_one_by_one, decomposition) if hangs else jax.vmap(decomposition)
+        local = functools.partial(_local, decomposition)
         mesh = jax.sharding.get_abstract_mesh()
         axes = () if mesh.empty else tuple(a for a in BATCH_AXES if a in mesh.axis_names)
         shards = 1
@@ -176,7 +206,8 @@ def _batched(decomposition: Callable[[Array], Any]) -> Callable[[Array], Any]:
         if not axes or x.shape[0] % shards:
             return local(x)
         spec = PartitionSpec(axes)
-        return jax.shard_map(local, in_specs=spec, out_specs=spec)(x)
+        # unchecked: the loops of JAX's svd for TPUs fail the check
+        return jax.shard_map(local, in_specs=spec, out_specs=spec, check_vma=False)(x)
 
     @call.def_vmap
     def _fold(axis_size: int, in_batched: list[bool], x: Array) -> Any:
@@ -185,6 +216,13 @@ def _batched(decomposition: Callable[[Array], Any]) -> Callable[[Array], Any]:
         return out, jax.tree.map(lambda _: True, out)
 
     return call
+
+
+def _local(decomposition: Callable[[Array], Any], x: Array) -> Any:
+    if jax.version.__version_info__ >= (0, 11, 1):
+        return jax.vmap(decomposition)(x)
+    one_by_one = functools.partial(_one_by_one, decomposition)
+    return jax.lax.platform_dependent(x, cpu=one_by_one, default=jax.vmap(decomposition))
 
 
 _UNROLLED = 32

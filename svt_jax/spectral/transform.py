@@ -34,7 +34,7 @@ import jax.numpy as jnp
 
 from svt_jax.spectral.base import SpectralFunction
 from svt_jax.spectral.polynomial import transform_by_products
-from svt_jax.spectral.solvers import Solver, choose_solver, decompose, product
+from svt_jax.spectral.solvers import Solver, decompose, product, solver_for
 
 if TYPE_CHECKING:  # which builds on this file
     from svt_jax.spectral.peers import TokenOperation
@@ -108,7 +108,7 @@ def transform_or_nan(x: Array, function: SpectralFunction, *, mask: Array | None
         )
     if mask is not None and mask.shape != x.shape[:-1]:
         raise ValueError(f"mask must have x's shape without its last axis, {x.shape[:-1]}; got {mask.shape}.")
-    return _masked(x, function, mask, choose_solver(solver, function))
+    return _masked(x, function, mask, solver_for(function, solver))
 
 
 @functools.partial(jax.jit, static_argnames="solver")  # called eagerly, one compilation and not fifty

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from svt_jax.data import demo
 from svt_jax.data.custom import custom_task, find_classes, load_custom
@@ -21,6 +24,7 @@ from svt_jax.models.files import local_folder
 from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import DTYPES, load_classifier
 from svt_jax.training.config import DataConfig, TrainConfig
+from svt_jax.training.sharding import parameter_shardings
 
 DEMO_ENCODER = EncoderConfig(
     model_type="bert",
@@ -100,13 +104,29 @@ def open_model(path: str) -> Pretrained:
     return Pretrained(load_tokenizer(folder, encoder.vocab_size), encoder, folder)
 
 
-def make_classifier(config: TrainConfig, model: Pretrained, num_labels: int) -> Classifier:
-    """The classifier with the weights that training starts from."""
+def make_classifier(config: TrainConfig, model: Pretrained, num_labels: int, mesh: Mesh) -> Classifier:
+    """The classifier with the weights that training starts from; each device of the mesh gets its part alone.
+
+    Raises:
+      ValueError: if the mesh does not fit the model.
+    """
+    dtype, seed = config.model.dtype, config.run.seed
     if model.folder is None:
-        return random_classifier(model.encoder, config.svt, num_labels, dtype=config.model.dtype, seed=config.run.seed)
-    return load_classifier(
-        model.folder, num_labels=num_labels, svt=config.svt, dtype=config.model.dtype, seed=config.run.seed
-    )
+        make = functools.partial(random_classifier, model.encoder, config.svt, num_labels, dtype=dtype, seed=seed)
+        classifier = nnx.eval_shape(make)
+        shardings = parameter_shardings(nnx.state(classifier), mesh)
+        nnx.update(classifier, jax.jit(lambda: nnx.state(make()), out_shardings=shardings)())
+    else:
+        classifier = load_classifier(
+            model.folder,
+            num_labels=num_labels,
+            svt=config.svt,
+            dtype=dtype,
+            seed=seed,
+            shardings=functools.partial(parameter_shardings, mesh=mesh),
+        )
+    classifier.encoder.remat = config.model.remat
+    return classifier
 
 
 def random_classifier(encoder: EncoderConfig, svt: SVTConfig, num_labels: int, *, dtype: str, seed: int) -> Classifier:

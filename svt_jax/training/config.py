@@ -54,10 +54,13 @@ class ModelConfig:
     Attributes:
         path: Folder with config.json, model.safetensors and a tokenizer, or a hub id; demo is a small random encoder.
         dtype: Of the computation, float32 or bfloat16. Parameters, SVT and losses are float32.
+        remat: Compute each layer's inner values a second time for the gradient instead of keeping them: less memory, and
+            another forward pass. An SVT's decomposition is kept.
     """
 
     path: str = "demo"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -275,6 +278,7 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """The part that determines the result: two configs with the same identity are the same run."""
         values = self.to_dict()
+        del values["model"]["remat"]  # of the time and the memory alone
         return {
             **{section: values[section] for section in ("model", "svt", "data", "optim")},
             "seed": self.run.seed,

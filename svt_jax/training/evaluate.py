@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
-import jax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -20,7 +20,7 @@ from svt_jax.training import assemble, processes
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.config import DataConfig, MeshConfig
 from svt_jax.training.run_folder import read_classes, read_run
-from svt_jax.training.sharding import check_batch, make_mesh, parameter_shardings, replicated
+from svt_jax.training.sharding import check_batch, make_mesh, parameter_shardings
 from svt_jax.training.step import TrainState, split_model
 
 
@@ -67,7 +67,7 @@ def restore_run(
     except ValueError:
         mesh = make_mesh(MeshConfig())
     graphdef, params, constants = split_model(classifier)
-    shardings = TrainState(parameter_shardings(params, mesh), jax.tree.map(lambda _: replicated(mesh), constants), None)
+    shardings = TrainState(parameter_shardings(params, mesh), parameter_shardings(constants, mesh), None)
     step, state, _ = checkpoints.restore(abstract(TrainState(params, constants, None), shardings), step)
     checkpoints.close()
     tokenizer = assemble.load_tokenizer(folder.model, encoder.vocab_size)
@@ -133,13 +133,15 @@ def evaluate_model(
             f"{path} has no classification head for {found.num_labels} labels, so it has no score on {task}. "
             "Fine-tune it with train.py, or name another model."
         )
-    classifier = load_classifier(folder, num_labels=found.num_labels)
-    encoder, mesh = read_config(folder), make_mesh(MeshConfig())
-    graphdef, *state = split_model(classifier)
-    state = processes.global_state(tuple(state), jax.tree.map(lambda _: replicated(mesh), tuple(state)))
+    mesh = make_mesh(MeshConfig())
+    classifier = load_classifier(
+        folder, num_labels=found.num_labels, shardings=functools.partial(parameter_shardings, mesh=mesh)
+    )
+    encoder = read_config(folder)
+    graphdef, params, constants = split_model(classifier)
     outcome = _outcome(
-        graphdef, state, found, data, assemble.load_tokenizer(folder, encoder.vocab_size), encoder, mesh, split,
-        Path(output or "submission"),
+        graphdef, (params, constants), found, data, assemble.load_tokenizer(folder, encoder.vocab_size), encoder,
+        mesh, split, Path(output or "submission"),
     )  # fmt: skip
     return {"task": task, "split": split, "model": path, **outcome}
 

@@ -30,9 +30,8 @@ from svt_jax.training.sharding import (
     batch_sharding,
     check_batch,
     make_mesh,
-    optimizer_shardings,
-    parameter_shardings,
-    replicated,
+    shard_step,
+    state_shardings,
 )
 from svt_jax.training.signals import StoppedBySignalError, StopSignals
 from svt_jax.training.step import TrainState, make_train_step, split_model
@@ -77,11 +76,11 @@ class Trainer:
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.num_steps = min(config.optim.epochs * self.steps_per_epoch, config.optim.max_steps or 2**62)
 
-        classifier = assemble.make_classifier(config, model, self.task.num_labels)
+        classifier = assemble.make_classifier(config, model, self.task.num_labels, self.mesh)
         self.graphdef, params, constants = split_model(classifier)
         self.optimizer = make_optimizer(config.optim, self.num_steps)
         self.schedule = learning_rate_schedule(config.optim, self.num_steps)
-        self._shardings = self._state_shardings(params, constants)
+        self._shardings = state_shardings(params, constants, self.optimizer, self.mesh)
         self._initial = (params, constants)
         self.evaluators = {
             split: Evaluator(self.graphdef, self.task, held_out, config.data.eval_batch_size, positions, self.mesh)
@@ -89,7 +88,7 @@ class Trainer:
         }
         self.probe = Probe(self.graphdef, tokens["validation"], positions, self.mesh)
         self._compiled: dict[int, Any] = {}
-        self._step = jax.jit(
+        self._step = shard_step(
             make_train_step(
                 self.graphdef,
                 self.optimizer,
@@ -97,9 +96,8 @@ class Trainer:
                 accumulate=config.optim.accumulate,
                 regression=self.task.regression,
             ),
-            in_shardings=(self._shardings, self._batch_sharding, replicated(self.mesh)),
-            out_shardings=(self._shardings, replicated(self.mesh)),
-            donate_argnums=0,
+            self._shardings,
+            self.mesh,
         )
         self._all_finite = jax.jit(
             lambda state: jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(state)]))
@@ -142,25 +140,14 @@ class Trainer:
     def _start(self) -> tuple[int, TrainState, dict[str, Any]]:
         params, constants = self._initial
         del self._initial  # its buffers will be donated
+        optimizer = jax.jit(self.optimizer.init, out_shardings=self._shardings.optimizer)
         if self.checkpoints.steps:
-            shapes = TrainState(params, constants, jax.eval_shape(self.optimizer.init, params))
-            step, state, progress = self.checkpoints.restore(abstract(shapes, self._shardings))
+            like = abstract(TrainState(params, constants, jax.eval_shape(optimizer, params)), self._shardings)
+            del params, constants  # memory for those that are read
+            step, state, progress = self.checkpoints.restore(like)
             self.console.print(f"resuming {self.folder.path} after step {step} of {self.num_steps}", highlight=False)
             return step, state, progress
-        params = processes.global_state(params, self._shardings.params)
-        # jnp.copy via jit: donation must not delete buffers that the caller's module still holds
-        params = jax.jit(lambda p: jax.tree.map(lambda x: x + 0, p), out_shardings=self._shardings.params)(params)
-        constants = processes.global_state(constants, self._shardings.constants)
-        optimizer = jax.jit(self.optimizer.init, out_shardings=self._shardings.optimizer)(params)
-        return 0, TrainState(params, constants, optimizer), {"clock": {}, "evaluations": []}
-
-    def _state_shardings(self, params: nnx.State, constants: nnx.State) -> TrainState:
-        shardings = parameter_shardings(params, self.mesh)
-        return TrainState(
-            params=shardings,
-            constants=jax.tree.map(lambda _: replicated(self.mesh), constants),
-            optimizer=optimizer_shardings(self.optimizer, params, shardings, self.mesh),
-        )
+        return 0, TrainState(params, constants, optimizer(params)), {"clock": {}, "evaluations": []}
 
     def _readout(self, bar: TrainingProgress) -> Readout:
         return Readout(

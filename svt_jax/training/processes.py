@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
 
 from svt_jax.training.config import DistributedConfig
 
@@ -104,15 +103,3 @@ def on_first(action: Callable[..., T], *arguments: Any) -> T | None:
 def agree(value: bool) -> bool:
     """The first process's value, in all."""
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value
-
-
-def global_state(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process has whole, divided over the devices of all."""
-    if jax.process_count() == 1:
-        return jax.device_put(tree, shardings)
-
-    def divide(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-        values = np.asarray(leaf)
-        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
-
-    return jax.tree.map(divide, tree, shardings)

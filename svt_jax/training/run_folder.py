@@ -273,6 +273,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
 def _identity(stored: dict[str, Any]) -> dict[str, Any]:
     try:
         values = {section: stored[section] for section in ("model", "svt", "data", "optim")}
+        values["model"] = {key: value for key, value in values["model"].items() if key != "remat"}
         return _flat({**values, "seed": stored["run"]["seed"]})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("the folder's config.yaml is not one that a run wrote. Choose another folder.") from error

@@ -1,8 +1,14 @@
-"""The device mesh, and which mesh axis each dimension of a parameter is divided over."""
+"""The device mesh, and which of its axes divide each dimension of a parameter.
+
+A parameter says what its dimensions are (`logical_axes`, see models/layers.py); one table says which mesh axes divide
+each of these. Mesh axes: `data` (copies of the model), `fsdp` (devices that share a copy's parameters; each computes
+with whole matrices, gathered when they are needed), `tensor` (devices that share each matrix product).
+"""
 
 from __future__ import annotations
 
-import re
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,38 +18,44 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from svt_jax.spectral.solvers import BATCH_AXES
 from svt_jax.training.config import MeshConfig
+from svt_jax.training.step import TrainState
 
-# The first pattern that matches a parameter's path decides; the last one replicates biases, norms, SVT parameters.
-_RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"embeddings/\w+/embedding$", PartitionSpec(None, ("fsdp", "tensor"))),
-    (r"attention/(query|key|value)/kernel$", PartitionSpec("fsdp", "tensor")),
-    (r"attention/out/kernel$", PartitionSpec("tensor", "fsdp")),
-    (r"up/kernel$", PartitionSpec("fsdp", "tensor")),
-    (r"down/kernel$", PartitionSpec("tensor", "fsdp")),
-    (r"(dense|projection)/kernel$", PartitionSpec("fsdp", None)),  # of the pooler, the head, the embeddings
-    (r"", PartitionSpec()),
-)
+MESH_AXES: dict[str, tuple[str, ...]] = {
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "pooled": ("tensor",),
+    "lookup": (
+        "tensor",
+        "fsdp",
+    ),  # whole rows: vocabularies seldom divide. fsdp last: gathered over it, the rest is in order
+    "factor": (),
+    # Small, and needed whole wherever they are used:
+    "rows": (),
+    "labels": (),
+    "hidden": (),
+    "parameter": (),
+}
+"""Mesh axes that divide a dimension, by its logical axis."""
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over these devices, or all there are.
 
     Raises:
       ValueError: if the sizes do not multiply to the number of devices.
     """
     sizes = [config.data, config.fsdp, config.tensor]
-    devices = jax.device_count()
-    known = 1
-    for size in sizes:
-        known *= 1 if size == -1 else size
-    if devices % known or (-1 not in sizes and known != devices):
+    count = jax.device_count() if devices is None else len(devices)
+    known = math.prod(size for size in sizes if size != -1)
+    if count % known or (-1 not in sizes and known != count):
         raise ValueError(
-            f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} does not fit {devices} devices; the sizes "
+            f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} does not fit {count} devices; the sizes "
             "must multiply to that number, and one of them may be -1. Correct the mesh section."
         )
-    shape = tuple(devices // known if size == -1 else size for size in sizes)
+    shape = tuple(count // known if size == -1 else size for size in sizes)
     # Explicit axes, the default of make_mesh, forbid what propagation does for us in Auto.
-    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def check_batch(mesh: Mesh, name: str, batch_size: int) -> None:
@@ -64,28 +76,42 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def parameter_shardings(params: nnx.State, mesh: Mesh) -> nnx.State:
-    """The sharding of each parameter, by the table above.
+    """The sharding of each parameter, by its logical axes and `MESH_AXES`.
 
+    Args:
+      params: parameters or other variables of a model; shapes are enough.
     Raises:
-      ValueError: if a dimension does not divide over its mesh axes; every such parameter is named.
+      ValueError: if a dimension, or a number of attention heads, does not divide over its mesh axes, or a variable has
+        no logical axes of the table; every such variable is named.
     """
-    problems = []
+    problems: list[str] = []
 
     def sharding(path: tuple, variable: nnx.Variable) -> nnx.Variable:
         name = "/".join(map(str, path))
-        spec = next(spec for pattern, spec in _RULES if re.search(pattern, name))
-        for size, axes in zip(variable.get_value().shape, spec, strict=False):
-            parts = 1
-            for axis in (axes,) if isinstance(axes, str) else axes or ():
-                parts *= mesh.shape[axis]
-            if size % parts:
-                problems.append(f"{name}: {size} does not divide over {parts} devices ({axes})")
-        return variable.replace(NamedSharding(mesh, spec))
+        axes: tuple[str, ...] = variable.get_metadata().get("logical_axes", ())
+        shape = variable.get_value().shape
+        if len(axes) != len(shape) or not set(axes) <= MESH_AXES.keys():
+            problems.append(
+                f"{name} {list(shape)} has the logical axes {axes}, one of {', '.join(MESH_AXES)} is needed for each dimension"
+            )
+            return variable.replace(replicated(mesh))
+        for size, axis in zip(shape, axes, strict=True):
+            parts = math.prod(mesh.shape[a] for a in MESH_AXES[axis])
+            over = f"over {parts} devices (mesh {' x '.join(MESH_AXES[axis])})"
+            if axis == "heads" and variable.get_metadata()["num_heads"] % parts:
+                problems.append(f"{name}: {variable.get_metadata()['num_heads']} heads do not divide {over}")
+            elif size % parts:
+                problems.append(f"{name}: {size} does not divide {over}")
+        return variable.replace(NamedSharding(mesh, PartitionSpec(*(_spec(MESH_AXES[axis]) for axis in axes))))
 
     shardings = nnx.map_state(sharding, params)
     if problems:
         raise ValueError(f"the mesh does not fit the model: {'; '.join(problems)}. Choose other mesh sizes.")
     return shardings
+
+
+def _spec(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    return axes if len(axes) > 1 else axes[0] if axes else None
 
 
 def optimizer_shardings(
@@ -101,3 +127,25 @@ def optimizer_shardings(
         return next((of_parameter[tail] for tail in tails if tail in of_parameter), replicated(mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(optimizer.init, params))
+
+
+def state_shardings(
+    params: nnx.State, constants: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The sharding of everything that a step changes; errors are those of `parameter_shardings`."""
+    shardings = parameter_shardings(params, mesh)
+    return TrainState(
+        params=shardings,
+        constants=parameter_shardings(constants, mesh),
+        optimizer=optimizer_shardings(optimizer, params, shardings, mesh),
+    )
+
+
+def shard_step(step: Callable[..., Any], shardings: TrainState, mesh: Mesh) -> Any:
+    """A step of `make_train_step`, jitted for a mesh: the state stays where it is, its buffers are reused."""
+    return jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )

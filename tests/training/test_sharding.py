@@ -1,46 +1,158 @@
-"""The mesh and the shardings: what fits, and what is an error with both numbers."""
+"""The mesh and the shardings: what fits, what is an error with both numbers, and the committed spec of every parameter."""
+
+import functools
+import gc
+import json
+import math
+from pathlib import Path
 
 import jax
 import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
 
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.encoder import Encoder
+from svt_jax.models.export import export_hf
+from svt_jax.models.families import FAMILIES
 from svt_jax.training import assemble
-from svt_jax.training.config import MeshConfig, OptimConfig
+from svt_jax.training.config import MeshConfig, OptimConfig, TrainConfig
 from svt_jax.training.optimizer import make_optimizer
-from svt_jax.training.sharding import make_mesh, optimizer_shardings, parameter_shardings
+from svt_jax.training.sharding import MESH_AXES, make_mesh, parameter_shardings, state_shardings
 from svt_jax.training.step import split_model
+from tests.models import tiny
+
+GOLDEN = Path(__file__).parent / "golden_shardings.json"
+MESHES = {
+    "data=8": MeshConfig(data=8),
+    "fsdp=8": MeshConfig(data=1, fsdp=8),
+    "data=2 fsdp=2 tensor=2": MeshConfig(data=2, fsdp=2, tensor=2),
+    "tensor=4": MeshConfig(data=1, tensor=4),
+}
+SVT = SVTConfig("soft_decay")
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 1}
 
 
-def parameters():
-    return split_model(
-        assemble.random_classifier(assemble.DEMO_ENCODER, SVTConfig("soft_decay"), 2, dtype="float32", seed=0)
-    )[1]
+def mesh_of(config: MeshConfig):
+    size = config.data * config.fsdp * config.tensor
+    return make_mesh(config, jax.devices()[:size])
+
+
+@functools.cache
+def parameters(family="bert", svt=SVT):
+    """Trained parameters and constants, abstract."""
+    config = EncoderConfig.from_hf(tiny.fields(family, **SIZES))
+    make = functools.partial(assemble.random_classifier, config, svt, 2, dtype="float32", seed=0)
+    return split_model(nnx.eval_shape(make))[1:]
+
+
+def specs(config: MeshConfig) -> dict[str, dict[str, str]]:
+    """Of every parameter of every family: its spec, and the shape of a device's part."""
+    found = {}
+    mesh = mesh_of(config)
+    for family in FAMILIES:
+        params, _ = parameters(family)
+        shapes = {path: variable.get_value().shape for path, variable in nnx.to_flat_state(params)}
+        found[family] = {
+            "/".join(map(str, path)): f"{tuple(v.get_value().spec)} {list(v.get_value().shard_shape(shapes[path]))}"
+            for path, v in nnx.to_flat_state(parameter_shardings(params, mesh))
+        }
+    return found
 
 
 def test_the_mesh_takes_all_devices():
     assert dict(make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert dict(make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert set(make_mesh(MeshConfig()).axis_types) == {jax.sharding.AxisType.Auto}
     with pytest.raises(ValueError, match="data=2, fsdp=1, tensor=1 does not fit 8 devices"):
         make_mesh(MeshConfig(data=2))
 
 
-def test_a_dimension_that_does_not_divide_is_named_with_both_numbers():
-    params = jax.eval_shape(parameters)
-    mesh = jax.make_mesh(
-        (1, 1, 5), ("data", "fsdp", "tensor"), devices=jax.devices()[:5], axis_types=(jax.sharding.AxisType.Auto,) * 3
-    )
-    with pytest.raises(
-        ValueError, match="layers/0/attention/query/kernel: 96 does not divide over 5 devices.*layers/1/up/kernel: 256"
-    ):
+@pytest.mark.parametrize("mesh", MESHES)
+def test_every_parameter_has_the_committed_spec(mesh):
+    """After a change that is meant: `python -m tests.training.test_sharding` writes the file anew."""
+    assert specs(MESHES[mesh]) == json.loads(GOLDEN.read_text())[mesh]
+
+
+def test_no_mesh_axis_divides_two_dimensions_of_a_parameter():
+    for family in FAMILIES:
+        for path, variable in nnx.to_flat_state(parameters(family)[0]):
+            axes = [axis for name in variable.logical_axes for axis in MESH_AXES[name]]
+            assert len(axes) == len(set(axes)), path
+
+
+def test_what_does_not_divide_is_named_with_both_numbers_all_at_once():
+    params, _ = parameters()
+    mesh = make_mesh(MeshConfig(data=1, tensor=3), jax.devices()[:3])
+    with pytest.raises(ValueError) as error:
         parameter_shardings(params, mesh)
+    message = str(error.value)
+    for problem in (
+        "encoder/embeddings/word/embedding: 32 does not divide over 3 devices (mesh tensor x fsdp)",
+        "encoder/layers/0/attention/query/kernel: 4 heads do not divide over 3 devices (mesh tensor)",
+        "encoder/layers/0/down/kernel: 64 does not divide over 3 devices (mesh tensor)",
+        "encoder/pooler/dense/kernel: 32 does not divide over 3 devices (mesh tensor)",
+    ):
+        assert problem in message
+    assert "norm" not in message
+
+
+def test_heads_must_divide_even_where_the_dimension_does():
+    params, _ = parameters()
+    with pytest.raises(ValueError, match="query/bias: 4 heads do not divide over 8 devices"):  # 32 would
+        parameter_shardings(params, make_mesh(MeshConfig(data=1, tensor=8)))
+
+
+def test_a_parameter_without_known_axes_is_an_error_and_not_replicated():
+    mesh = make_mesh(MeshConfig())
+    with pytest.raises(ValueError, match=r"kernel \[2, 3\] has the logical axes \(\), one of embed"):
+        parameter_shardings(nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0))), mesh)
+    misspelt = nnx.State({"kernel": nnx.Param(jax.numpy.zeros((2, 3)), logical_axes=("embed", "mpl"))})
+    with pytest.raises(ValueError, match=r"\('embed', 'mpl'\)"):
+        parameter_shardings(misspelt, mesh)
 
 
 def test_moments_are_sharded_like_their_parameters():
-    params = jax.eval_shape(parameters)
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    shardings = parameter_shardings(params, mesh)
-    state = optimizer_shardings(make_optimizer(OptimConfig(), 10), params, shardings, mesh)
-    specs = {jax.tree_util.keystr(path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-    queries = {spec for path, spec in specs.items() if "['query']['kernel']" in path}
-    assert queries == {jax.sharding.PartitionSpec("fsdp", "tensor")}
-    assert {spec for path, spec in specs.items() if "count" in path} == {jax.sharding.PartitionSpec()}
+    params, constants = parameters()
+    shardings = state_shardings(params, constants, make_optimizer(OptimConfig(), 10), mesh_of(MeshConfig(2, 2, 2)))
+    state = jax.tree_util.tree_leaves_with_path(shardings.optimizer)
+    found = {jax.tree_util.keystr(path): leaf.spec for path, leaf in state}
+    queries = [spec for path, spec in found.items() if "['query']['kernel']" in path]
+    assert queries == [PartitionSpec("fsdp", "tensor")] * 2  # first and second moments
+    assert {spec for path, spec in found.items() if "count" in path} == {PartitionSpec()}
+
+
+def test_a_constant_of_the_svt_is_replicated():
+    params, constants = parameters(svt=SVTConfig("soft_decay", learnable=False))
+    shardings = state_shardings(params, constants, make_optimizer(OptimConfig(), 10), mesh_of(MeshConfig(2, 2, 2)))
+    (constant,) = jax.tree.leaves(shardings.constants)
+    assert constant.is_fully_replicated
+
+
+def bytes_on(device) -> int:
+    gc.collect()  # modules hold themselves
+    arrays = [array for array in jax.live_arrays() if device in array.sharding.device_set]
+    return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in arrays)
+
+
+@pytest.mark.parametrize("pretrained", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_weights_come_to_each_device_in_part_and_nowhere_whole(tmp_path, pretrained):
+    config = TrainConfig(mesh=MeshConfig(data=1, fsdp=8))
+    model = assemble.open_model("demo")
+    if pretrained:
+        source = Encoder(assemble.DEMO_ENCODER, rngs=nnx.Rngs(5))
+        export_hf(source, tmp_path)
+        del source
+        model = assemble.Pretrained(None, assemble.DEMO_ENCODER, tmp_path)
+    devices = jax.devices()
+    before = [bytes_on(device) for device in devices]
+    classifier = assemble.make_classifier(config, model, 2, make_mesh(config.mesh))
+    held = [bytes_on(device) - b for device, b in zip(devices, before, strict=True)]
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(classifier)))
+    assert max(held) == min(held)
+    assert whole / 8 < held[0] < whole / 6
+
+
+if __name__ == "__main__":
+    text = json.dumps({name: specs(config) for name, config in MESHES.items()}, indent=1)
+    GOLDEN.write_text(text + "\n")

@@ -1,5 +1,7 @@
 """The training step: accumulation, weights of filled-up rows, fixed parameters, one compilation."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -23,13 +25,15 @@ BATCH = {
 }
 
 
-def classifier(svt=SVT) -> Classifier:
-    return assemble.random_classifier(assemble.DEMO_ENCODER, svt, 2, dtype="float32", seed=0)
+def classifier(svt=SVT, encoder=assemble.DEMO_ENCODER) -> Classifier:
+    return assemble.random_classifier(encoder, svt, 2, dtype="float32", seed=0)
 
 
-def stepped(batch, *, accumulate=1, svt=SVT, regression=False, clip=None):
+def stepped(batch, *, accumulate=1, svt=SVT, regression=False, clip=None, remat=False, encoder=assemble.DEMO_ENCODER):
     """State and metrics after one step of plain gradient descent, so that parameters show the gradient."""
-    graphdef, params, constants = split_model(classifier(svt))
+    model = classifier(svt, encoder)
+    model.encoder.remat = remat
+    graphdef, params, constants = split_model(model)
     optimizer = optax.sgd(1.0) if clip is None else optax.chain(optax.clip_by_global_norm(clip), optax.sgd(1.0))
     step = make_train_step(graphdef, optimizer, seed=0, accumulate=accumulate, regression=regression)
     return jax.jit(step)(TrainState(params, constants, optimizer.init(params)), batch, np.int32(0))
@@ -68,6 +72,16 @@ def test_it_is_the_whole_gradient_that_is_clipped():
         for a, b in zip(jax.tree.leaves(parts.params), jax.tree.leaves(before), strict=True)
     ]
     assert np.sqrt(sum(np.sum(m**2) for m in moved)) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_rematerialisation_changes_no_gradient_with_dropout_on():
+    encoder = dataclasses.replace(
+        assemble.DEMO_ENCODER, num_hidden_layers=1, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2
+    )
+    kept, metrics = stepped(BATCH, encoder=encoder, svt=SVTConfig("soft_decay", dropout=0.2))
+    again, their_metrics = stepped(BATCH, encoder=encoder, svt=SVTConfig("soft_decay", dropout=0.2), remat=True)
+    assert float(their_metrics["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
+    assert_close(again, kept, 1e-6)
 
 
 def test_rows_of_weight_zero_count_for_nothing(whole):

@@ -1,0 +1,48 @@
+"""Training and evaluation steps lower for TPUs and NVIDIA GPUs on a machine that has neither."""
+
+import itertools
+
+import jax
+import pytest
+
+from benchmarks.compiled import programs
+from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.families import FAMILIES
+from svt_jax.training.config import MeshConfig
+from svt_jax.training.sharding import make_mesh
+from tests.models import tiny
+
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
+MESHES = {1: MeshConfig(data=1), 8: MeshConfig(data=2, fsdp=2, tensor=2)}
+DECOMPOSITIONS = {
+    ("tpu", "svd"): "Eigh",  # of its polar decomposition
+    ("tpu", "gram"): "Eigh",
+    ("tpu", "gram64"): "Qr",  # TPUs have no float64: this is svd
+    ("tpu", "auto"): "Qr",
+    ("cuda", "svd"): "cusolver_gesvd",
+    ("cuda", "gram"): "cusolver_syevd",
+    ("cuda", "gram64"): "cusolver_syevd",
+    ("cuda", "auto"): "cusolver_gesvd",
+}
+QUICK = {("bert", "svd", "float32", 8), ("albert", "auto", "bfloat16", 8), ("roberta", "gram64", "float32", 1)}
+CASES = [
+    pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+    for case in itertools.product(FAMILIES, ("auto", "svd", "gram", "gram64"), ("float32", "bfloat16"), (1, 8))
+    if case in QUICK or case[3] == 8 or case[:3] == ("bert", case[1], "float32")
+]
+
+
+@pytest.mark.parametrize(("family", "solver", "dtype", "devices"), CASES)
+def test_both_steps_lower_for_accelerators(family, solver, dtype, devices):
+    encoder = EncoderConfig.from_hf(tiny.fields(family, **SIZES))
+    svt = SVTConfig("soft_decay", solver=solver)
+    mesh = make_mesh(MESHES[devices], jax.devices()[:devices])
+    for program in programs(encoder, svt, mesh, batch=8, tokens=8, dtype=dtype):
+        for platform in ("tpu", "cuda"):
+            exported = program.export(platform)
+            assert (exported.platforms, exported.nr_devices) == ((platform,), devices)
+            text = exported.mlir_module()
+            assert DECOMPOSITIONS[platform, solver] in text
+            assert "lapack" not in text
+            assert ("xf64>" in text) == (platform == "cuda" and solver == "gram64")
+            assert ("xbf16>" in text) == (dtype == "bfloat16")

@@ -1,0 +1,54 @@
+"""What bfloat16, rematerialisation and accumulation buy, from the compiler's own figures on one device."""
+
+import dataclasses
+import functools
+
+import jax
+import pytest
+
+from benchmarks.compiled import programs
+from svt_jax.models.config import SVTConfig
+from svt_jax.training.assemble import DEMO_ENCODER
+from svt_jax.training.config import MeshConfig
+from svt_jax.training.sharding import make_mesh
+
+ENCODER = dataclasses.replace(
+    DEMO_ENCODER, num_hidden_layers=4, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1
+)
+
+
+def training_step(*, batch=32, solver="gram", **settings):
+    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    svt = SVTConfig("soft_decay", solver=solver)
+    return programs(ENCODER, svt, mesh, batch=batch, tokens=32, **settings)[0]
+
+
+@functools.cache
+def temporary_bytes(**settings) -> int:
+    """Memory that a training step needs besides its state, for 32 examples."""
+    return training_step(**settings).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.slow
+def test_rematerialisation_halves_the_memory():
+    assert temporary_bytes(remat=True) < 0.5 * temporary_bytes()
+
+
+@pytest.mark.slow
+def test_accumulation_of_four_takes_a_third_of_the_memory():
+    assert temporary_bytes(batch=8, accumulate=4) < temporary_bytes() / 3
+
+
+@pytest.mark.parametrize("solver", ["svd", "gram"])
+def test_rematerialisation_decomposes_once(solver):
+    calls = [training_step(solver=solver, remat=remat).lower().as_text().count("@lapack_s") for remat in (False, True)]
+    assert calls[0] == calls[1] > 0
+
+
+def test_a_bfloat16_step_multiplies_in_bfloat16_and_keeps_float32_state():
+    step = training_step(dtype="bfloat16")
+    text = step.lower().as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    half = [line for line in products if "xbf16>" in line.split(":")[-1]]
+    assert len(half) > 0.7 * len(products)  # all but the pooler's head and the transformation
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(step.arguments[0].params)} == {"float32"}
