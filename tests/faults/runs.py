@@ -60,7 +60,7 @@ class Run:
     def output(self) -> str:
         return self._output.read_text() if self._output.exists() else ""
 
-    def finish(self, seconds: float = 150) -> tuple[int | None, str]:
+    def finish(self, seconds: float = 500) -> tuple[int | None, str]:
         """Exit status, and what the process has printed."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, f"still running after {seconds} s: {self.output()}"
@@ -85,7 +85,7 @@ class Run:
             return any("tmp" in name for name in os.listdir(self.path / "checkpoints"))
         return False
 
-    def wait(self, condition, seconds: float = 150) -> bool:
+    def wait(self, condition, seconds: float = 500) -> bool:
         """Until the condition holds (true) or the process has ended (false)."""
         deadline = time.monotonic() + seconds
         while self.alive:
