@@ -159,10 +159,9 @@ def measure_evaluation(config: TrainConfig, repeats: int) -> dict[str, Any]:
     task, folder = TASKS[config.data.task], Path(config.model.path)
     model = assemble.open_model(config.model.path)
     tokens = assemble.load_tokens(task, config.data, model.tokenizer, model.encoder, "validation")
-    graphdef, *state = split_model(assemble.make_classifier(config, model, task.num_labels))
-    evaluator = Evaluator(
-        graphdef, task, tokens, config.data.eval_batch_size, model.encoder.max_tokens, make_mesh(config.mesh)
-    )
+    mesh = make_mesh(config.mesh)
+    graphdef, *state = split_model(assemble.make_classifier(config, model, task.num_labels, mesh))
+    evaluator = Evaluator(graphdef, task, tokens, config.data.eval_batch_size, model.encoder.max_tokens, mesh)
     data = Data(load_examples(task, config.data.source, "validation"), folder)
     peer = Training(folder, task, 1, 0, soft_decay=config.svt.function != "none")
     candidates: dict[str, Callable[[], Any]] = {

@@ -144,7 +144,11 @@ class SelfAttention(nnx.Module):
         def split(y: Array) -> Array:  # heads in front: on CPU the products are several times slower with "blnh"
             return y.reshape(*y.shape[:2], self._heads, self._head_size).transpose(0, 2, 1, 3)  # [B, N, L, H]
 
-        query, key, value = split(self.query(x)), split(self.key(x)), split(self.value(x))
+        # The key's bias adds the same to all scores of a query, which softmax takes away: its gradient is 0, and what
+        # autodiff gives is rounding, which Adam would blow up to full steps that differ from mesh to mesh.
+        key_bias = jax.lax.stop_gradient(self.key.bias[...]).astype(x.dtype)
+        query, value = split(self.query(x)), split(self.value(x))
+        key = split(x @ self.key.kernel[...].astype(x.dtype) + key_bias)
         scores = jnp.einsum("bnqh,bnkh->bnqk", query * self._head_size**-0.5, key)
         weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
         weights = dropout(weights, self._dropout, rngs)

@@ -89,10 +89,7 @@ def test_a_mesh_changes_no_number(mesh, function):
     for ours, theirs in zip(before, their_before, strict=True):
         np.testing.assert_array_equal(theirs, ours)  # the same random numbers, wherever they are drawn
     for name, ours, theirs in zip(names(), after, their_after, strict=True):
-        # A key's bias moves all scores of a query alike, and softmax takes no notice: its gradient is rounding alone,
-        # which Adam divides by its own size. Only the rate bounds it, and it has no influence on any other number.
-        if not name.endswith("key/bias"):
-            np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(their_logits, logits, rtol=0, atol=1e-5)
     assert their_score == score
     assert 0 < score["accuracy"] < 1
