@@ -124,8 +124,8 @@ def measure(x: Array, mask: Array, weights: Array) -> dict[str, Array]:
       >>> import jax.numpy as jnp
       >>> x = jnp.array([[[4.0, 0.0], [0.0, 2.0], [9.0, 9.0]]])  # the last token is masked out: values 4 and 2
       >>> found = measure(x, jnp.array([[1, 1, 0]]), jnp.ones(1))
-      >>> float(found["median_ratio"]), float(found["explained_variance_1"]), float(found["token_uniformity"])
-      (0.75, 0.8, 0.0)
+      >>> [round(float(found[name]), 3) for name in ("median_ratio", "explained_variance_1", "token_uniformity")]
+      [0.75, 0.8, 0.0]
       >>> [round(float(found["histogram"][n]), 2) for n in (50, 99)]
       [0.5, 0.5]
     """

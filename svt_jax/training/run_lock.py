@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import os
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -22,12 +23,12 @@ class RunLock:
     """
 
     def __init__(self, folder: Path):
-        self._file = (folder / LOCK_NAME).open("a")
+        self._file: int | None = os.open(folder / LOCK_NAME, os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                self._file.close()
+                self.release()
                 raise ValueError(
                     f"{folder} is in use by another process; one run at a time may write a folder. Wait for it to end, or "
                     "choose another --run.name."
@@ -37,4 +38,10 @@ class RunLock:
             )
 
     def release(self) -> None:
-        self._file.close()
+        """Gives it back; again does nothing."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __del__(self) -> None:  # of a Trainer that was made and never run
+        self.release()

@@ -10,19 +10,20 @@ from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.training.clock import Clock
 from svt_jax.training.progress import TrainingProgress
 from svt_jax.training.readout import Readout
-from svt_jax.training.run_folder import MetricsWriter, RunFolder
+from svt_jax.training.records import Records
+from svt_jax.training.run_folder import RunFolder
 
 
 @pytest.fixture
 def readout(tmp_path):
     folder = RunFolder(tmp_path)
-    writer = MetricsWriter(folder, 0)
+    records = Records(folder, 0, tensorboard=False)
     bar = TrainingProgress(Console(quiet=True), 10, 0, False)
     yield Readout(
-        writer, bar, Clock(), schedule=lambda step: 0.5, steps_per_epoch=5, logs=lambda step: step % 2 == 0,
+        records, bar, Clock(), schedule=lambda step: 0.5, steps_per_epoch=5, logs=lambda step: step % 2 == 0,
         parameter_names=["a/kernel", "b/kernel", "c/bias"], last_good=lambda: "that of step 0 is good", max_svt_failures=3,
     ), folder  # fmt: skip
-    writer.close()
+    records.close()
 
 
 def metrics(loss=0.7, norms=(1.0, 1.0, 1.0), failures=0):
