@@ -53,11 +53,13 @@ class Comparison:
       task: that all runs are of.
       scores: metric by name, then setting, then seed; mismatched validation has names of its own.
       warnings: what makes the runs less comparable.
+      folders: of the runs, by setting and seed.
     """
 
     task: str
     scores: dict[str, dict[str, dict[int, float]]]
     warnings: list[str]
+    folders: dict[str, dict[int, Path]]
 
     @property
     def settings(self) -> list[str]:
@@ -124,8 +126,10 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
     if not names:
         names = _names(folders, configs)
     scores: dict[str, dict[str, dict[int, float]]] = {}
+    by_setting: dict[str, dict[int, Path]] = {}
     for name, config, result, folder in zip(names, configs, results, folders, strict=True):
         seed = config["run"]["seed"]
+        by_setting.setdefault(name, {})[seed] = folder
         for split, metrics in result["metrics"].items():
             for metric, value in metrics.items():
                 metric += split.removeprefix("validation")
@@ -135,7 +139,7 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
                         f"{folder}: there is another run of {name} with seed {seed}; allowed is one a seed. Leave one out."
                     )
                 by_seed[seed] = value
-    return Comparison(tasks[0], scores, _warnings(folders))
+    return Comparison(tasks[0], scores, _warnings(folders), by_setting)
 
 
 def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:

@@ -7,11 +7,15 @@ import dataclasses
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from svt_jax.analysis.compare import Comparison
+from svt_jax.analysis.report.files import read_finished
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def table(comparison: Comparison) -> list[list[str]]:
@@ -115,12 +119,40 @@ def picture(comparison: Comparison, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def seed_bands(comparison: Comparison) -> dict[str, Figure]:
+    """Loss, scores and alpha by step, and each measure by layer after the last: seeds as a band around their mean.
+
+    Left out is what not every run has written down.
+    """
+    from svt_jax.analysis.plots import measures_by_depth, training_curves
+
+    runs = {
+        setting: [read_finished(path) for _, path in sorted(by_seed.items())]
+        for setting, by_seed in comparison.folders.items()
+    }
+    every = [run for several in runs.values() for run in several]
+    figures = {}
+    if all(run.lines for run in every):
+        curves = {
+            setting: [{"lines": run.lines, "evaluations": run.results["evaluations"]} for run in several]
+            for setting, several in runs.items()
+        }
+        figures["curves"] = training_curves(curves)
+    if all(run.readings for run in every):
+        figures["depth"] = measures_by_depth(
+            {name: [r.readings[-1] for r in several] for name, several in runs.items()}
+        )
+    return figures
+
+
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes compare.md, compare.json, compare.csv and compare.png; returns their paths."""
+    """Writes compare.md, .json, .csv and .png, and the pictures of `seed_bands`; returns their paths."""
+    from svt_jax.analysis.plots import save
+
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"compare.{ending}" for ending in ("md", "json", "csv", "png")]
     paths[0].write_text(markdown(comparison), encoding="utf-8")
     paths[1].write_text(json.dumps(as_json(comparison), indent=2) + "\n", encoding="utf-8")
     paths[2].write_text(as_csv(comparison), encoding="utf-8")
     picture(comparison, paths[3])
-    return paths
+    return paths + save(seed_bands(comparison), folder)

@@ -146,6 +146,7 @@ class SelfAttention(nnx.Module):
 
         # The key's bias adds the same to all scores of a query, which softmax takes away: its gradient is 0, and what
         # autodiff gives is rounding, which Adam would blow up to full steps that differ from mesh to mesh.
+        assert self.key.bias is not None, "BERT's layers have one"
         key_bias = jax.lax.stop_gradient(self.key.bias[...]).astype(x.dtype)
         query, value = split(self.query(x)), split(self.value(x))
         key = split(x @ self.key.kernel[...].astype(x.dtype) + key_bias)

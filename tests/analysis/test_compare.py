@@ -210,6 +210,9 @@ def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, cap
     results = [json.loads((folder / "compare.json").read_text()) for folder in (whole, stopped)]
     assert results[0] == results[1]
     assert results[0]["metrics"]["accuracy"]["soft"]["n"] == 2
+    assert {f"{name}.{kind}" for name in ("curves", "depth") for kind in ("svg", "png")} < {
+        p.name for p in whole.iterdir()
+    }
     assert results[0]["metrics"]["accuracy"]["soft"]["difference"]["seeds"] == [0, 1]
     runs = [str(whole / "runs" / f"{name}-seed{seed}") for name in ("plain", "soft") for seed in (0, 1)]
     assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "read")]) == 0

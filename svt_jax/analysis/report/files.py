@@ -17,8 +17,8 @@ class FinishedRun:
     Attributes:
       path: of the folder.
       results, manifest, config: of the files of these names.
-      lines: of metrics.jsonl.
-      readings: of spectrum.jsonl; none if the run has no such file.
+      lines: of metrics.jsonl; none if the run has no such file.
+      readings: of spectrum.jsonl; likewise.
     """
 
     path: Path
@@ -59,12 +59,14 @@ def read_finished(run: Path) -> FinishedRun:
     def text(name: str) -> str:
         return (run / name).read_text(encoding="utf-8")
 
-    spectra = text("spectrum.jsonl") if (run / "spectrum.jsonl").is_file() else ""
+    def lines(name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in text(name).splitlines()] if (run / name).is_file() else []
+
     return FinishedRun(
         run,
         json.loads(text("results.json")),
         json.loads(text("manifest.json")),
         yaml.safe_load(text("config.yaml")),
-        [json.loads(line) for line in text("metrics.jsonl").splitlines()],
-        [json.loads(line) for line in spectra.splitlines()],
+        lines("metrics.jsonl"),
+        lines("spectrum.jsonl"),
     )
