@@ -55,7 +55,7 @@ def choose_solver(solver: str, function: Parametric) -> str:
     small stays small) and ruins one that does not, which lifts those directions: at condition number 1e3 SoftDecay(-0.6)
     is off by 7e-3, its centred form by 4e-5 (docs/accuracy.md). So `auto` is `gram` for functions that vanish at zero,
     whatever the shape; for the others `gram64` on a CPU, and `svd` elsewhere. Of the solvers that are right for the
-    function it is the fastest (docs/speed.md).
+    function it is the fastest (docs/performance.md).
 
     Explicit choices act as they are, except that `gram64` is `svd` on TPUs, which have no float64.
 
