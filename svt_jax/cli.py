@@ -39,6 +39,8 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
     # libraries' chatter would bury our own lines
     for name in ("absl", "orbax", "jax", "transformers", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Orbax logs each of its threads' errors with a traceback; `Checkpoints` raises them as one line
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

@@ -31,7 +31,11 @@ def train_run(config: TrainConfig, console: Console) -> RunFolder:
     folder = run_path(config)
     processes.on_first(find_run, config)
     if processes.agree(folder.results.is_file()):
-        console.print(f"{folder.path} is complete already; to train again choose another --run.name.", highlight=False)
+        console.print(
+            f"{folder.path} is complete already; to train again choose another --run.name.",
+            highlight=False,
+            soft_wrap=True,
+        )
     else:
         Trainer(config, console).run()
     processes.on_first(lambda: None if folder.report.is_file() else write_report(folder))
@@ -112,11 +116,11 @@ def run_grid(runs: Sequence[tuple[str, TrainConfig]], console: Console) -> list[
     """
     folders, failed = [], []
     for number, (_, config) in enumerate(runs, start=1):
-        console.print(f"run {number} of {len(runs)}: {config.run.name}", highlight=False)
+        console.print(f"run {number} of {len(runs)}: {config.run.name}", highlight=False, soft_wrap=True)
         try:
             folders.append(train_run(config, console).path)
         except NonFiniteError as error:
-            console.print(f"{config.run.name}: {error}", highlight=False)
+            console.print(f"{config.run.name}: {error}", highlight=False, soft_wrap=True)
             failed.append(f"{config.run.name} ({error})")
     if failed:
         raise NonFiniteError(

@@ -27,7 +27,9 @@ STORIES = load_demo("validation")
 def model(tmp_path_factory):
     """A tiny BERT without a head, and its tokenizer."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    export_hf(Encoder(dataclasses.replace(DEMO_ENCODER, **SIZES), rngs=nnx.Rngs(0)), folder)
+    export_hf(
+        Encoder(dataclasses.replace(DEMO_ENCODER, max_position_embeddings=128, **SIZES), rngs=nnx.Rngs(0)), folder
+    )
     demo_tokenizer().save_pretrained(folder)
     return folder
 

@@ -145,7 +145,9 @@ class Trainer:
             like = abstract(TrainState(params, constants, jax.eval_shape(optimizer, params)), self._shardings)
             del params, constants  # memory for those that are read
             step, state, progress = self.checkpoints.restore(like)
-            self.console.print(f"resuming {self.folder.path} after step {step} of {self.num_steps}", highlight=False)
+            self.console.print(
+                f"resuming {self.folder.path} after step {step} of {self.num_steps}", highlight=False, soft_wrap=True
+            )
             return step, state, progress
         return 0, TrainState(params, constants, optimizer(params)), {"clock": {}, "evaluations": []}
 

@@ -5,12 +5,14 @@ import functools
 
 import jax
 import pytest
+from flax import nnx
 
 from benchmarks.compiled import programs
 from svt_jax.models.config import SVTConfig
-from svt_jax.training.assemble import DEMO_ENCODER
+from svt_jax.training.assemble import DEMO_ENCODER, random_classifier
 from svt_jax.training.config import MeshConfig
 from svt_jax.training.sharding import make_mesh
+from svt_jax.training.step import split_model
 
 ENCODER = dataclasses.replace(
     DEMO_ENCODER, num_hidden_layers=4, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1
@@ -29,9 +31,29 @@ def temporary_bytes(**settings) -> int:
     return training_step(**settings).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.slow
-def test_rematerialisation_halves_the_memory():
-    assert temporary_bytes(remat=True) < 0.5 * temporary_bytes()
+def kept_bytes(*, remat: bool) -> int:
+    """What the forward pass of 32 examples keeps for the backward pass, besides the parameters."""
+    make = functools.partial(random_classifier, ENCODER, SVTConfig("soft_decay"), 2, dtype="float32", seed=0)
+    graphdef, params, constants = split_model(nnx.eval_shape(make))
+    whole = jax.ShapeDtypeStruct((32, 32), "int32")
+
+    def backward(params, constants, ids):
+        def loss(params):
+            model = nnx.merge(graphdef, params, constants)
+            model.encoder.remat = remat
+            return model(ids, rngs=nnx.Rngs(dropout=0)).sum()
+
+        return jax.vjp(loss, params)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(backward, params, constants, whole))
+    size = lambda leaves: sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return size(kept) - size(jax.tree.leaves(params))
+
+
+def test_rematerialisation_keeps_less_than_half():
+    # Not from the compiled program: XLA for CPUs drops the barriers that keep the second computation apart from the
+    # first, finds that they are the same, and keeps everything. Other platforms do not.
+    assert kept_bytes(remat=True) < 0.5 * kept_bytes(remat=False)
 
 
 @pytest.mark.slow
