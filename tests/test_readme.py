@@ -118,9 +118,9 @@ def test_the_fine_tuning_commands_run_on_real_data(tmp_path, shared, minilm):
 @pytest.mark.model
 def test_the_comparison_command_runs_on_real_data(tmp_path, shared, minilm):
     (script,) = [block for block in blocks("bash") if "eval.py compare" in block]
-    script = script.replace("--output comparison", f"--output {tmp_path} {SHORT}").replace("0,1,2", "0,1")
+    script = script.replace("--output comparison", f"--output {tmp_path} {SHORT}").replace("0,1,2", "0")
     run_shell(script, MODEL=str(minilm), GLUE=str(shared / "data" / "glue"))
-    assert len((tmp_path / "compare.csv").read_text().splitlines()) == 5  # a head, two settings, two seeds
+    assert len((tmp_path / "compare.csv").read_text().splitlines()) == 3  # a head, two settings
 
 
 @pytest.mark.slow

@@ -135,7 +135,8 @@ def bytes_on(device) -> int:
     return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in arrays)
 
 
-@pytest.mark.parametrize("pretrained", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pretrained", [False, True])
 def test_weights_come_to_each_device_in_part_and_nowhere_whole(tmp_path, pretrained):
     config = TrainConfig(mesh=MeshConfig(data=1, fsdp=8))
     model = assemble.open_model("demo")

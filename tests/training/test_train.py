@@ -134,16 +134,14 @@ EVERY = ["--checkpoint.every_steps", "3", "--log.every_steps", "1", "--log.spect
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_and_resumed_run_ends_with_the_same_bits(finished, tmp_path, how):
+def test_a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits(finished, tmp_path):
+    """Of SIGKILL see tests/faults."""
     process = start(tmp_path, *EVERY)
     wait_for_step(process, tmp_path / "run", 5)
-    process.send_signal(how)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=100)
-    expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143}
-    assert process.returncode == expected[how], errors
-    if how == signal.SIGTERM:
-        assert f"stopped by {how.name} after step" in errors
+    assert process.returncode == 143, errors
+    assert "stopped by SIGTERM after step" in errors
     assert train(tmp_path, *EVERY) == 0
     assert_same_bits(finished, tmp_path / "run")
     without_times = lambda run: [
@@ -216,13 +214,6 @@ def test_eval_spectrum_gives_exactly_the_reading_that_training_logged(finished, 
 
 
 @pytest.mark.slow
-def test_the_number_of_devices_does_not_change_the_result(finished, tmp_path):
-    assert train(tmp_path, "--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2") == 0
-    losses = [[line["loss"] for line in RunFolder(run).read_metrics()] for run in (finished, tmp_path / "run")]
-    np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
-
-
-@pytest.mark.slow
 def test_accumulating_four_batches_is_one_batch_of_four_times_the_size(tmp_path):
     """The same examples, steps and losses, by the keys of the config."""
     options = ["--svt.dropout", "0", "--optim.max_steps", "6", "--log.every_steps", "1"]
@@ -245,17 +236,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_status_3(tmp_path, capsys)
     failed_at = int(re.search(r"step (\d+)", message)[1])
     assert all(step < failed_at for step in Checkpoints(RunFolder(tmp_path / "run").checkpoints).steps)
     assert not (tmp_path / "run" / "results.json").exists()
-
-
-@pytest.mark.slow
-def test_a_damaged_newest_checkpoint_is_passed_over_and_written_anew(finished, tmp_path, interrupted_at_seven, caplog):
-    newest = Checkpoints(RunFolder(interrupted_at_seven).checkpoints, read_only=True).steps[-1]
-    for file in (interrupted_at_seven / "checkpoints" / str(newest) / "params").rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"")
-    assert train(tmp_path, *EVERY) == 0
-    assert f"the checkpoint of step {newest} is damaged" in caplog.text
-    assert_same_bits(finished, tmp_path / "run")
 
 
 def test_a_reader_leaves_an_unfinished_save_alone(finished):
