@@ -40,6 +40,7 @@ def test_the_encoder_example_runs(minilm, tmp_path):
     assert re.search(r"\{5: Array\(-0.(2|1999)", out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_the_examples_of_a_page_run(page):
     for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):

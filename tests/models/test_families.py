@@ -1,5 +1,7 @@
 """The SVT, padding, dropout and precision in every family."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,16 @@ CHOICES = {  # layers of a model of two and of four
     (-1,): {2: [1], 4: [3]},
     (0, -1): {2: [0, 1], 4: [0, 3]},
 }
-CASES = [(family, placement, layers) for family in FAMILIES for placement in PLACEMENTS for layers in CHOICES]
+CASES = [
+    pytest.param(
+        *case,
+        # by default: one choice at each placement, each choice at one placement, and each family; and not all of them
+        marks=[]
+        if sum(a == b for a, b in zip(case, ("bert", "before_norm", "all"), strict=True)) > 1
+        else pytest.mark.slow,
+    )
+    for case in itertools.product(FAMILIES, PLACEMENTS, CHOICES)
+]
 
 
 def states(model, ids=tiny.IDS, mask=tiny.MASK, **kwargs):
@@ -146,6 +157,7 @@ def test_a_bfloat16_body_keeps_norms_softmax_svt_and_logits_in_float32(family):
 BFLOAT16_ERROR = 0.06
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("function", ["none", "soft_decay"])
 def test_bfloat16_is_close_to_float32(family, function):
