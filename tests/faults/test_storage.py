@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -64,12 +65,17 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(c
     count("damaged newest checkpoint, restarted", 1, same_bits(copy.path, reference))
 
 
+def without_orbax(output):
+    """Without what a callback prints, now and then, for which Orbax has closed the event loop after a failed write."""
+    return re.sub(r"Traceback \(most recent call last\):\n(?:  .*\n)+RuntimeError: Event loop is closed\n", "", output)
+
+
 def end(run, reference, message):
     """The status of a run that met a fault, and whether it ends as it should when the fault is gone."""
     status, output = run.finish()
     assert status == 2, output
     assert message in output
-    assert "Traceback" not in output
+    assert "Traceback" not in without_orbax(output)
     status, output = run.start().finish()
     assert status == 0, output
     return same_bits(run.path, reference)
@@ -104,7 +110,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, reference, count)
         status, output = run.finish()
         assert status == 2, output
         assert "No space left" in output or "could not be written" in output
-        assert "Traceback" not in output
+        assert "Traceback" not in without_orbax(output)
         (folder / "filler").unlink()
         status, output = run.start().finish()
         assert status == 0, output
