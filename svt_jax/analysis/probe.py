@@ -39,7 +39,6 @@ Reading = dict[str, Any]
 EXAMPLES = 64
 """In the sample: enough that means over it differ by a few per cent from those over the split, few enough to be cheap."""
 BINS = 100
-STATES = ("output", "svt_input", "svt_output")
 MEASURES = (
     "skewness",
     "median_ratio",
