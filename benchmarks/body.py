@@ -24,6 +24,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.timing import Candidates, environment, paired, ratio, table
+from svt_jax.host import compiler_options, keep_freed_memory
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.training.assemble import random_classifier
 from svt_jax.training.config import OptimConfig
@@ -63,7 +64,7 @@ def our_training(
     step = make_train_step(graphdef, optimizer, seed=0, accumulate=1, regression=False)
     arrays = {name: jnp.asarray(values) for name, values in batch.items()}
     start = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(state, arrays, np.int32(0)).compile()
+    compiled = jax.jit(step, donate_argnums=0).lower(state, arrays, np.int32(0)).compile(compiler_options())
     seconds = time.perf_counter() - start
     holder = [state]
 
@@ -78,7 +79,11 @@ def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray]) -> Callab
     model = random_classifier(config, SVTConfig(), 2, dtype="float32", seed=0)
     graphdef, params, constants = split_model(model)
     arrays = [jnp.asarray(batch[name]) for name in ("input_ids", "attention_mask", "token_type_ids")]
-    compiled = jax.jit(lambda p, c, *a: nnx.merge(graphdef, p, c)(*a)).lower(params, constants, *arrays).compile()
+    compiled = (
+        jax.jit(lambda p, c, *a: nnx.merge(graphdef, p, c)(*a))
+        .lower(params, constants, *arrays)
+        .compile(compiler_options())
+    )
     return lambda: compiled(params, constants, *arrays)
 
 
@@ -138,6 +143,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=5, help="turns of each candidate")
     arguments = parser.parse_args()
+    keep_freed_memory()
     results = [measure(name, arguments.repeats) for name in arguments.models]
     print("\n" + json.dumps({"environment": environment(), "results": results}))
 

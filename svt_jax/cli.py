@@ -6,10 +6,8 @@ finite; 4 another process of the run was lost; 143 stopped by SIGTERM and 130 by
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import platform
 import re
 import sys
 import traceback
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from svt_jax.host import enable_compilation_cache, keep_freed_memory
 
 BAD_INPUT, NOT_FINITE, PROCESS_LOST, SIGNALLED = 2, 3, 4, 128
 
@@ -44,6 +44,7 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+    keep_freed_memory()
     enable_compilation_cache()
 
     import yaml
@@ -78,25 +79,6 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
-
-
-def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that the second run of a config starts at once.
-
-    JAX_COMPILATION_CACHE_DIR names another folder. The folder is one per kind of processor: programs for one CPU may
-    not run on another.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        try:
-            cpu = re.findall(r"^(?:model name|flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[
-                :2
-            ]
-        except OSError:
-            cpu = [platform.processor()]
-        kind = hashlib.sha256("".join(cpu).encode()).hexdigest()[:12]
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(base / "svt_jax" / f"compiled-{kind}"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def _train(arguments: list[str], default_config: Path | None) -> int:

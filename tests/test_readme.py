@@ -163,5 +163,5 @@ def test_the_spectra_commands_run(tmp_path):
 def test_the_table_of_contents_names_what_is_there():
     table = re.findall(r"^\| `(\w+(?:/|\.py))` \|", README, re.MULTILINE)
     package = ROOT / "svt_jax"
-    there = {p.name + "/" for p in package.iterdir() if (p / "__init__.py").is_file()} | {"cli.py"}
+    there = {p.name + "/" for p in package.iterdir() if (p / "__init__.py").is_file()} | {"cli.py", "host.py"}
     assert set(table) == there

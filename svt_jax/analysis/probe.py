@@ -28,6 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from svt_jax.data.batching import choose_buckets, collate
 from svt_jax.data.tokenizer import Tokens
+from svt_jax.host import compiler_options
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.heads import Classifier
 from svt_jax.spectral import measures
@@ -79,7 +80,12 @@ class Probe:
             model = nnx.merge(graphdef, *state)
             return (model.encoder if isinstance(model, Classifier) else model).alphas
 
-        self._forward = jax.jit(forward, in_shardings=(None, batch, batch, batch), out_shardings=batch)
+        self._forward = jax.jit(
+            forward,
+            in_shardings=(None, batch, batch, batch),
+            out_shardings=batch,
+            compiler_options=compiler_options(),
+        )
         self._measure = jax.jit(measure, in_shardings=batch, out_shardings=replicated)
         self._alphas = alphas
 

@@ -25,6 +25,7 @@ from flax import nnx
 
 from svt_jax.data.glue import Examples
 from svt_jax.data.tokenizer import Tokens, load_tokenizer, tokenize
+from svt_jax.host import compiler_options
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import local_folder
 from svt_jax.models.hf import load_encoder
@@ -140,7 +141,7 @@ def encode(
 
     def run(batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> int:
         rows, ids, lengths = batch
-        pooled = _pooled(graphdef, wanted, state, ids, lengths)
+        pooled = _pooling_program()(graphdef, wanted, state, ids, lengths)
         for pooling, vectors in zip(wanted, pooled, strict=True):
             out[pooling][rows] = np.asarray(vectors)[: len(rows)]
         return len(rows)
@@ -189,7 +190,11 @@ def _batches(tokens: Tokens, longest: int) -> Iterator[tuple[np.ndarray, np.ndar
         start += size
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.cache
+def _pooling_program() -> Any:
+    return jax.jit(_pooled, static_argnums=(0, 1), compiler_options=compiler_options())
+
+
 def _pooled(
     graphdef: nnx.GraphDef, poolings: tuple[Pooling, ...], state: nnx.State, ids: Array, lengths: Array
 ) -> tuple[Array, ...]:

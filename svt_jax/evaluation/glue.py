@@ -23,6 +23,7 @@ from svt_jax.data.glue import Task
 from svt_jax.data.shards import global_batch, rows_here
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.metrics import compute_metrics
+from svt_jax.host import compiler_options
 from svt_jax.spectral.solvers import BATCH_AXES
 
 _LAG = 2
@@ -39,7 +40,10 @@ def make_forward(graphdef: nnx.GraphDef, mesh: Mesh) -> Any:
         return nnx.merge(graphdef, *state)(input_ids, mask, types)
 
     return jax.jit(
-        forward, in_shardings=(None, batch, batch, batch), out_shardings=NamedSharding(mesh, PartitionSpec())
+        forward,
+        in_shardings=(None, batch, batch, batch),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+        compiler_options=compiler_options(),
     )
 
 

@@ -27,10 +27,10 @@ from flax import nnx
 from svt_jax.models.config import EncoderConfig, Placement, SVTConfig
 from svt_jax.models.layers import (
     ACTIVATION_FUNCTIONS,
+    Linear,
     dropout,
     gather_columns,
     layer_norm,
-    linear,
     shard_batch,
     shard_columns,
 )
@@ -85,7 +85,7 @@ class Embeddings(nnx.Module):
         self.token_type = table(config.type_vocab_size) if config.type_vocab_size else None
         self.norm = layer_norm(size, epsilon=config.layer_norm_eps, rngs=rngs)
         self.projection = (
-            linear(
+            Linear(
                 size,
                 config.hidden_size,
                 ("factor", "embed"),
@@ -130,9 +130,9 @@ class SelfAttention(nnx.Module):
     def __init__(self, config: EncoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self._heads, self._head_size = config.num_attention_heads, config.head_size
 
-        def square(*axes: str) -> nnx.Linear:
+        def square(*axes: str) -> Linear:
             size, scale = config.hidden_size, config.initializer_range
-            return linear(
+            return Linear(
                 size, size, (axes[0], axes[1]), initializer_range=scale, dtype=dtype, rngs=rngs, num_heads=self._heads
             )
 
@@ -146,10 +146,7 @@ class SelfAttention(nnx.Module):
 
         # The key's bias adds the same to all scores of a query, which softmax takes away: its gradient is 0, and what
         # autodiff gives is rounding, which Adam would blow up to full steps that differ from mesh to mesh.
-        assert self.key.bias is not None, "BERT's layers have one"
-        key_bias = jax.lax.stop_gradient(self.key.bias[...]).astype(x.dtype)
-        query, value = split(self.query(x)), split(self.value(x))
-        key = split(x @ self.key.kernel[...].astype(x.dtype) + key_bias)
+        query, key, value = split(self.query(x)), split(self.key(x, bias_gradient=False)), split(self.value(x))
         scores = jnp.einsum("bnqh,bnkh->bnqk", query * self._head_size**-0.5, key)
         weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
         weights = dropout(weights, self._dropout, rngs)
@@ -175,9 +172,9 @@ class EncoderLayer(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        def dense(in_size: int, out_size: int, *axes: str) -> nnx.Linear:
+        def dense(in_size: int, out_size: int, *axes: str) -> Linear:
             scale = config.initializer_range
-            return linear(in_size, out_size, (axes[0], axes[1]), initializer_range=scale, dtype=dtype, rngs=rngs)
+            return Linear(in_size, out_size, (axes[0], axes[1]), initializer_range=scale, dtype=dtype, rngs=rngs)
 
         def norm() -> nnx.LayerNorm:
             return layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
@@ -185,10 +182,8 @@ class EncoderLayer(nnx.Module):
         # Shared weights are the same objects: NNX keeps them once, under the first layer's path.
         self.attention: SelfAttention = shared.attention if shared else SelfAttention(config, dtype=dtype, rngs=rngs)
         self.attention_norm: nnx.LayerNorm = shared.attention_norm if shared else norm()
-        self.up: nnx.Linear = (
-            shared.up if shared else dense(config.hidden_size, config.intermediate_size, "embed", "mlp")
-        )
-        self.down: nnx.Linear = (
+        self.up: Linear = shared.up if shared else dense(config.hidden_size, config.intermediate_size, "embed", "mlp")
+        self.down: Linear = (
             shared.down if shared else dense(config.intermediate_size, config.hidden_size, "mlp", "embed")
         )
         self.output_norm: nnx.LayerNorm = shared.output_norm if shared else norm()
@@ -239,7 +234,7 @@ class Pooler(nnx.Module):
     def __init__(self, config: EncoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         size = config.hidden_size
         scale = config.initializer_range
-        self.dense = linear(size, size, ("embed", "pooled"), initializer_range=scale, dtype=dtype, rngs=rngs)
+        self.dense = Linear(size, size, ("embed", "pooled"), initializer_range=scale, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return jnp.tanh(self.dense(x[:, 0]))

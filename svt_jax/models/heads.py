@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from svt_jax.models.encoder import Encoder
-from svt_jax.models.layers import dropout, linear
+from svt_jax.models.layers import Linear, dropout
 
 Array = jax.Array
 
@@ -28,9 +28,9 @@ class Classifier(nnx.Module):
     def __init__(self, encoder: Encoder, num_labels: int, *, rngs: nnx.Rngs):
         config = encoder.config
 
-        def dense(out_size: int, *axes: str) -> nnx.Linear:  # logits are float32 whatever the body's dtype
+        def dense(out_size: int, *axes: str) -> Linear:  # logits are float32 whatever the body's dtype
             size, scale = config.hidden_size, config.initializer_range
-            return linear(size, out_size, (axes[0], axes[1]), initializer_range=scale, dtype=jnp.float32, rngs=rngs)
+            return Linear(size, out_size, (axes[0], axes[1]), initializer_range=scale, dtype=jnp.float32, rngs=rngs)
 
         self.encoder = encoder
         if config.head != "pooled":

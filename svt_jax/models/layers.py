@@ -56,33 +56,58 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def linear(
-    in_size: int,
-    out_size: int,
-    axes: tuple[str, str],
-    *,
-    initializer_range: float,
-    dtype: jnp.dtype,
-    rngs: nnx.Rngs,
-    **metadata: Any,
-) -> nnx.Linear:
-    """A dense layer with BERT's initialisation; parameters float32, computation in `dtype`.
+class Linear(nnx.Linear):
+    """x W + b over the last dimension with BERT's initialisation; parameters float32, computation in `dtype`.
+
+    In an order that XLA is fast at on CPU. Rows are flattened: a kernel's gradient over [B, L] is laid out with a copy,
+    over [B L] it is not. A bias's gradient, the sums of columns, is a product with ones, which takes a tenth of the time.
 
     Args:
       axes: logical axes of the kernel [in_size, out_size].
       metadata: more that both parameters carry.
     """
-    # What a bias is added to is whole on each device where the product sums over devices.
-    bias_axis = "hidden" if axes[1] == "embed" else axes[1]
-    return nnx.Linear(
-        in_size,
-        out_size,
-        kernel_init=nnx.initializers.normal(initializer_range),
-        dtype=dtype,
-        rngs=rngs,
-        kernel_metadata={"logical_axes": axes, **metadata},
-        bias_metadata={"logical_axes": (bias_axis,), **metadata},
-    )
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        axes: tuple[str, str],
+        *,
+        initializer_range: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        **metadata: Any,
+    ):
+        # What a bias is added to is whole on each device where the product sums over devices.
+        bias_axis = "hidden" if axes[1] == "embed" else axes[1]
+        super().__init__(
+            in_size,
+            out_size,
+            kernel_init=nnx.initializers.normal(initializer_range),
+            dtype=dtype,
+            rngs=rngs,
+            kernel_metadata={"logical_axes": axes, **metadata},
+            bias_metadata={"logical_axes": (bias_axis,), **metadata},
+        )
+
+    def __call__(self, x: Array, *, bias_gradient: bool = True) -> Array:  # type: ignore[override]
+        assert self.bias is not None, "every dense layer of these models has one"
+        rows, kernel, bias = self.promote_dtype(
+            (x.reshape(-1, x.shape[-1]), self.kernel[...], self.bias[...]), dtype=self.dtype
+        )
+        bias = _repeat(bias, len(rows)) if bias_gradient else jax.lax.stop_gradient(bias)
+        return (rows @ kernel + bias).reshape(*x.shape[:-1], -1)
+
+
+def _repeat(row: Array, times: int) -> Array:
+    """[F] -> [times, F], whose transpose is ones @ g."""
+
+    def transpose(_: tuple[()], g: Array) -> Array:
+        return jnp.matmul(jnp.ones((1, times), g.dtype), g, precision=jax.lax.Precision.HIGHEST)[0]
+
+    repeat = lambda _, row: jnp.broadcast_to(row, (times, *row.shape))
+    out: Array = jax.custom_derivatives.linear_call(repeat, transpose, (), row)
+    return out
 
 
 def layer_norm(size: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from svt_jax.host import compiler_options
 from svt_jax.spectral.solvers import BATCH_AXES
 from svt_jax.training.config import MeshConfig
 from svt_jax.training.step import TrainState
@@ -148,4 +149,5 @@ def shard_step(step: Callable[..., Any], shardings: TrainState, mesh: Mesh) -> A
         in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(),
     )

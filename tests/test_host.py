@@ -1,0 +1,57 @@
+"""What `svt_jax.host` sets: that the allocator keeps memory, and that options reach the compiler only where it knows them."""
+
+import platform
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from svt_jax import host
+
+_FAULTS = """
+import resource, sys, threading
+from svt_jax.host import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+def step():
+    for _ in range(4):
+        bytearray(b"x") * 100_000_000
+
+def count():  # in a thread, as XLA does
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = threading.Thread(target=step)
+    thread.start()
+    thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+count()
+print(count())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_not_mapped_again():
+    def faults(word: str) -> int:
+        return int(
+            subprocess.run([sys.executable, "-c", _FAULTS, word], capture_output=True, text=True, check=True).stdout
+        )
+
+    pages = 4 * 100_000_000 // 4096
+    assert faults("keep") < pages / 100
+    assert faults("default") > pages / 2  # or there is nothing to keep
+
+
+def test_an_option_of_another_version_is_left_out(monkeypatch):
+    monkeypatch.setattr(host, "_CPU_OPTIONS", {"xla_no_such_option": "1"})
+    host.compiler_options.cache_clear()
+    assert host.compiler_options() == {}
+    host.compiler_options.cache_clear()
+
+
+def test_other_platforms_keep_their_defaults(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    host.compiler_options.cache_clear()
+    assert host.compiler_options() == {}
+    host.compiler_options.cache_clear()
