@@ -23,6 +23,7 @@ from svt_jax.data.sts import load_sts
 from svt_jax.data.tokenizer import load_tokenizer
 from svt_jax.evaluation.embed import Pooling, encode, tokenize_sentences
 from svt_jax.evaluation.sts import distinct_sentences
+from svt_jax.host import keep_freed_memory
 from svt_jax.models.hf import load_encoder
 
 MAX_LENGTH = 128
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=4, help="takes each n-th sentence only")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each candidate")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as train.py and eval.py do; PyTorch has it too, for this is one process
     sentences = distinct_sentences(load_sts(arguments.data))[:: arguments.every]
     peers = peer_candidates(arguments.model, sentences)
     ours, first_call = our_candidates(arguments.model, sentences)

@@ -37,6 +37,7 @@ from benchmarks.torch_peer import Data, Training, endless
 from svt_jax.data.batching import Batch
 from svt_jax.data.glue import TASKS, load_examples
 from svt_jax.evaluation.glue import Evaluator
+from svt_jax.host import keep_freed_memory
 from svt_jax.models.config import SVTConfig
 from svt_jax.training import assemble
 from svt_jax.training.config import DataConfig, LogConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
@@ -210,6 +211,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of evaluation")
     parser.add_argument("--output", type=Path, help="JSON file")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as train.py and eval.py do; PyTorch has it too, for this is one process
     environment_ = {**environment(), "torch_threads": torch.get_num_threads()}
     results: dict[str, list[dict[str, Any]]] = {part: [] for part in arguments.part}
     for task, function in itertools.product(arguments.task, arguments.function):

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -19,7 +20,7 @@ _CPU_OPTIONS = {
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, Any]:
     """Options for `jax.jit(..., compiler_options=)` and `Lowered.compile`; none but on a CPU whose XLA knows them."""
     if jax.default_backend() != "cpu":
         return {}

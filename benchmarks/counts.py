@@ -1,0 +1,161 @@
+"""Counts of the compiled programs, which cannot be noisy, held against committed ones: `python -m benchmarks.counts`.
+
+    python -m benchmarks.counts            prints them; status 1 if one rose by more than 5 %, with its name
+    python -m benchmarks.counts --write    takes them as the new ones (benchmarks/counts.json)
+
+From the compiler, for a BERT of 2 layers of 128 at 16 x 64 tokens on simulated CPU devices: floating-point operations
+(calls of LAPACK count as none), bytes that the kernels touch, peak memory of intermediate results, collectives and the
+bytes that each device sends. `svt` is the transformation alone, forward and backward, 8 matrices of 128 x 768. From a
+run of the demo: the programs that it compiles. They belong to one version of JAX, named in the file; with another one
+nothing is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what is found is not compiled
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+import jax.numpy as jnp  # noqa: E402
+
+from benchmarks.compiled import collectives, programs  # noqa: E402
+from benchmarks.timing import table  # noqa: E402
+from svt_jax.cli import train  # noqa: E402
+from svt_jax.models.config import EncoderConfig, SVTConfig  # noqa: E402
+from svt_jax.spectral.functions import SoftDecay  # noqa: E402
+from svt_jax.spectral.transform import svt  # noqa: E402
+from svt_jax.training.config import MeshConfig  # noqa: E402
+from svt_jax.training.sharding import make_mesh  # noqa: E402
+
+FILE = Path(__file__).with_suffix(".json")
+RISE = 1.05
+ENCODER = {
+    "model_type": "bert",
+    "vocab_size": 1000,
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+}
+PROGRAMS = [  # function, solver, mesh as data, fsdp, tensor
+    ("none", "auto", (1, 1, 1)),
+    ("soft_decay", "svd", (1, 1, 1)),
+    ("centered_soft_decay", "gram", (1, 1, 1)),
+    ("centered_soft_decay", "gram", (8, 1, 1)),
+    ("centered_soft_decay", "gram", (2, 2, 2)),
+]
+Counts = dict[str, dict[str, float]]
+
+
+def read(compiled: Any) -> dict[str, float]:
+    cost = compiled.cost_analysis()
+    return {
+        "flops": cost["flops"],
+        "bytes": cost["bytes accessed"],
+        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+    }
+
+
+def steps(function: str, solver: str, sizes: tuple[int, int, int]) -> Counts:
+    """Of the training step and the evaluation step."""
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+    config = SVTConfig(function, solver=solver)  # type: ignore[arg-type]
+    names = [function, *([] if function == "none" else [solver]), "x".join(map(str, sizes))]
+    counts = {}
+    for kind, program in zip(
+        ("training", "evaluation"),
+        programs(EncoderConfig.from_hf(ENCODER), config, mesh, batch=16, tokens=64),
+        strict=True,
+    ):
+        compiled = program.compile()
+        found = collectives(compiled.as_text(), mesh)
+        exchanged = {"collectives": float(len(found)), "sent_bytes": sum(each.sent for each in found)}
+        counts[" ".join([kind, *names])] = {**read(compiled), **(exchanged if mesh.size > 1 else {})}
+    return counts
+
+
+def transformation(solver: str) -> Counts:
+    def loss(x: jax.Array, alpha: jax.Array) -> jax.Array:
+        return jnp.sum(svt(x, SoftDecay(alpha, centered=True), solver=solver))  # type: ignore[arg-type]
+
+    arguments = jax.ShapeDtypeStruct((8, 128, 768), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    return {f"svt {solver}": read(jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arguments).compile())}
+
+
+def demo() -> Counts:
+    """The programs that `train.py` compiles in five steps, one evaluation and one checkpoint of the demo."""
+    compiled = 0
+
+    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        nonlocal compiled
+        compiled += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    config = Path(__file__).parents[1] / "configs" / "demo.yaml"
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--config", config, "--run.output_dir", folder, "--run.name", "run", "--optim.max_steps", "5"]
+        with contextlib.redirect_stdout(sys.stderr):
+            assert train([*map(str, options), "--log.progress", "false"]) == 0, "the demo fails"
+        training = json.loads((Path(folder) / "run" / "results.json").read_text())["train"]
+    return {"demo, 5 steps": {"programs": float(compiled), "training_steps_compiled": float(training["compiles"])}}
+
+
+def risen(now: Counts, committed: Counts) -> list[str]:
+    """A line for each count that rose by more than 5 %, and for each that is new or gone.
+
+    Example:
+      >>> risen({"step": {"flops": 110.0, "bytes": 100.0}}, {"step": {"flops": 100.0, "bytes": 100.0}})
+      ['step, flops: 110, committed 100 (+10.0 %)']
+    """
+    lines = []
+    for name in sorted(now.keys() | committed.keys()):
+        new, old = now.get(name, {}), committed.get(name, {})
+        if new.keys() != old.keys():
+            lines.append(f"{name}: has {', '.join(new) or 'nothing'}, committed {', '.join(old) or 'nothing'}")
+            continue
+        lines += [
+            f"{name}, {count}: {new[count]:g}, committed {old[count]:g}"
+            + (f" ({100 * (new[count] / old[count] - 1):+.1f} %)" if old[count] else "")
+            for count in new
+            if new[count] > RISE * old[count]
+        ]
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="take these counts as the committed ones")
+    write = parser.parse_args().write
+    committed = json.loads(FILE.read_text()) if FILE.exists() else {"jax": None, "counts": {}}
+    if not write and committed["jax"] != jax.__version__:
+        print(f"not compared: {FILE.name} is of jax {committed['jax']}, this is {jax.__version__}")
+        return 0
+    now = demo()
+    for program in PROGRAMS:
+        now |= steps(*program)
+    for solver in ("gram", "poly"):
+        now |= transformation(solver)
+    columns = ["flops", "bytes", "temporary_bytes", "collectives", "sent_bytes", "programs"]
+    print(table(["", *columns], [[name, *(found.get(c, "") for c in columns)] for name, found in now.items()]))
+    if write:
+        FILE.write_text(json.dumps({"jax": jax.__version__, "counts": now}, indent=1) + "\n")
+        return 0
+    lines = risen(now, committed["counts"])
+    print("\n".join(lines) or "none rose by more than 5 %")
+    return int(bool(lines))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
