@@ -18,7 +18,7 @@ from svt_jax.models.export import export_hf
 from svt_jax.models.hf import load_classifier
 from svt_jax.training.assemble import DEMO_ENCODER
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.slow]
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}
 STORIES = load_demo("validation")
 
@@ -116,7 +116,6 @@ def test_scores_are_written_once_for_each_variant_and_seed(model, source, tmp_pa
     assert first["evaluations"] == results[0]["evaluations"]  # seeded
 
 
-@pytest.mark.slow
 def test_the_glue_benchmark_measures_both_sides(model, source, tmp_path, monkeypatch, capsys):
     from benchmarks import glue
 

@@ -78,6 +78,7 @@ def test_shared_layers_are_kept_once_and_their_svts_apart():
     assert model.layers[0].up is not model.layers[1].up
 
 
+@pytest.mark.slow
 def test_each_pass_of_shared_weights_sends_its_own_gradient_to_its_own_alpha():
     model = tiny.encoder("albert", SVTConfig("soft_decay", layers="all", alpha=(-0.2, -0.4)))
     graphdef, params = nnx.split(model)

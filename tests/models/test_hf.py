@@ -246,6 +246,7 @@ def assert_parity(ours, theirs):
     np.testing.assert_allclose(ours.pooled, theirs.pooler_output.numpy(), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.model
 def test_equals_pytorch_on_the_real_model(minilm):

@@ -8,6 +8,8 @@ import pytest
 import svt_jax
 from svt_jax.spectral.polynomial import DEGREE, _interpolate, _leading, error_bound, transform_by_products
 
+pytestmark = pytest.mark.slow  # an experiment, which nothing takes by itself
+
 L, D = 48, 96
 SPECTRA = {
     "exponential": np.geomspace(1.0, 1e-5, L),
@@ -57,7 +59,6 @@ def test_float32_adds_rounding_only(x64, function):
     assert float(jnp.linalg.norm(rounded - exact, 2)) / 30.0 <= 2e-5
 
 
-@pytest.mark.slow
 def test_the_derivative_is_that_of_the_polynomial(x64):
     """Central differences at the same interval; and near to the derivative of the exact transformation."""
     function = svt_jax.SoftDecay(alpha=-0.4, centered=True)

@@ -61,6 +61,7 @@ def test_accumulation_of_four_takes_a_third_of_the_memory():
     assert temporary_bytes(batch=8, accumulate=4) < temporary_bytes() / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["svd", "gram"])
 def test_rematerialisation_decomposes_once(solver):
     calls = [training_step(solver=solver, remat=remat).lower().as_text().count("@lapack_s") for remat in (False, True)]

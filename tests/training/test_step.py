@@ -60,6 +60,7 @@ def test_accumulation_equals_the_large_batch(whole):
     assert float(metrics["grad_norm"]) == pytest.approx(float(whole[1]["grad_norm"]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_it_is_the_whole_gradient_that_is_clipped():
     """Not each micro-batch's: then the sum of four would be longer, or another one."""
     whole, metrics = stepped(BATCH, clip=0.05)
@@ -74,6 +75,7 @@ def test_it_is_the_whole_gradient_that_is_clipped():
     assert np.sqrt(sum(np.sum(m**2) for m in moved)) == pytest.approx(0.05, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_no_gradient_with_dropout_on():
     encoder = dataclasses.replace(
         assemble.DEMO_ENCODER, num_hidden_layers=1, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2

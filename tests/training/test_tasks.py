@@ -52,6 +52,7 @@ def mnli(model, tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_mnli_reports_both_validation_sets(mnli, capsys):
     results = json.loads((mnli / "results.json").read_text())
     assert set(results["metrics"]) == {"validation", "validation_mismatched"}
