@@ -43,3 +43,7 @@ def test_the_papers_sts_rows_are_those_of_the_configs():
             found.append(f"| {config.stem} | {name} | {' | '.join(numbers.split())} |")
     assert len(found) == 12
     assert [row for row in found if row not in page] == []
+
+
+def test_the_table_of_spectra_is_that_of_its_readings():
+    assert load(ROOT / "docs" / "make_spectra.py").table() in (ROOT / "docs" / "spectra.md").read_text(encoding="utf-8")
