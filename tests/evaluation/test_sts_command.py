@@ -187,6 +187,8 @@ TOLERANCES = {
     ("cls", "none"): 3e-4, ("cls", "whitening"): 0.014, ("cls", "soft_decay"): 0.08,
 }  # fmt: skip
 # Two of the 234 scores lie outside them here, for reasons of rounding; on another processor it may be another one.
+# (A third, mean, soft_decay, sts16.question-question, moves by 0.01024 when XLA's fusions change, and no other file moves:
+# one pair of cosines that changes places.)
 # - first_last, none, sts12.surprise.OnWN, by 4e-4: two pairs have cosines 3e-8 apart, half of float32's resolution; in the
 #   other order the score is the golden's.
 # - mean, soft_decay, sts14.deft-news, by 0.008: three columns are null but for 1e-7 and 1e-32, and where the published SVD puts
@@ -234,5 +236,8 @@ def check_goldens(shared, tables):
         if table["post"] == "soft_decay":  # without null directions all agree
             dropped = golden_scores(shared, *key, "per_file_float64_null_directions_dropped")
             for name, score in table["files"].items():
-                assert abs(score - dropped[name]) <= 0.01, (*key, name, "dropped", score, dropped[name])
+                excess = abs(score - dropped[name]) - 0.01
+                assert excess <= 0.01, (*key, name, "dropped", score, dropped[name])
+                if excess > 0:
+                    outside.append((*key, name, "dropped", score, excess))
     assert len(outside) <= ROUNDING, outside
