@@ -160,6 +160,26 @@ def test_the_spectra_commands_run(tmp_path):
     assert len(json.loads((tmp_path / "spectra" / "spectrum.json").read_text())["states"]) == 5
 
 
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.model
+def test_the_commands_of_the_page_of_spectra_run(tmp_path, shared, minilm):
+    """Its lines as they stand but for folders, training cut to two steps."""
+    page = (ROOT / "docs" / "spectra.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    script = script.replace("FOLDER", str(minilm)).replace("GLUE", str(shared / "data" / "glue"))
+    script = script.replace("--optim.epochs 3", f"{SHORT} --run.output_dir {tmp_path}/runs")
+    script = script.replace("--run runs/", f"--run {tmp_path}/runs/").replace("--output ", f"--output {tmp_path}/")
+    done = subprocess.run(
+        ["bash", "-ec", script.replace("python ", f"{sys.executable} ")],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, states in (("pretrained", 7), ("plain", 7), ("soft_decay", 9)):
+        reading = json.loads((tmp_path / "spectra" / name / "spectrum.json").read_text())
+        assert len(reading["states"]) == states
+
+
 def test_the_table_of_contents_names_what_is_there():
     table = re.findall(r"^\| `(\w+(?:/|\.py))` \|", README, re.MULTILINE)
     package = ROOT / "svt_jax"
