@@ -53,7 +53,7 @@ def errors(x: np.ndarray, function: SpectralFunction, solver: Solver) -> tuple[f
         out, vjp = jax.vjp(lambda x: svt_jax.svt(x, function, solver=solver), jnp.asarray(x, dtype))
         return np.asarray(out), np.asarray(vjp(jnp.asarray(cotangent, dtype))[0])
 
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         reference = run(np.float64, "svd")
     ours = run(np.float32, solver)
     return tuple(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(ours, reference, strict=True))  # type: ignore[return-value]

@@ -5,14 +5,17 @@ Random weights of a real size, full batches without padding, in turns within one
   minilm      6 layers of 384, 12 heads, batch 32 x 128 tokens
   bert-base   12 layers of 768, 12 heads, batch 8 x 128 tokens
 
-A training step is forward with dropout, backward and AdamW on every parameter; for ours also with SoftDecay in the last
-layer, published (solver svd) and centred (gram). Inference is the logits of one batch. Compilation is timed apart.
-PyTorch's rows are left out where it is not installed. Prints tables and one line of JSON.
+--tokens and --batch take other sizes, one table each. A training step is forward with dropout, backward and AdamW on every
+parameter; for ours also with SoftDecay in the last layer, published and centred, by the solvers named. Inference is the
+logits of one batch. Compilation is timed apart. PyTorch's rows are left out where it is not installed; on a GPU both sides
+run there. --precision is that of matrix products: float32 is full on either side, tensorfloat32 and bfloat16 (PyTorch's by
+autocast, parameters in float32 on both sides) are for GPUs. Prints tables and one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -23,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.timing import Candidates, environment, paired, ratio, table
+from benchmarks.timing import Candidates, environment, paired, ratio, table, torch_device, torch_done
 from svt_jax.host import compiler_options, keep_freed_memory
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.training.assemble import random_classifier
@@ -31,34 +34,36 @@ from svt_jax.training.config import OptimConfig
 from svt_jax.training.optimizer import make_optimizer
 from svt_jax.training.step import TrainState, make_train_step, split_model
 
-TOKENS = 128
 SIZES: dict[str, tuple[dict[str, int], int]] = {  # fields of a config.json, batch
     "minilm": ({"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}, 32),
     "bert-base": ({}, 8),
 }
 SVTS = {
     "off": SVTConfig(),
-    "soft_decay (svd)": SVTConfig("soft_decay"),
-    "centered_soft_decay (gram)": SVTConfig("centered_soft_decay"),
+    "soft_decay (svd)": SVTConfig("soft_decay", solver="svd"),
+    "soft_decay (gram64)": SVTConfig("soft_decay", solver="gram64"),
+    "centered_soft_decay (gram)": SVTConfig("centered_soft_decay", solver="gram"),
+    "centered_soft_decay (poly)": SVTConfig("centered_soft_decay", solver="poly"),
 }
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 
 
-def make_batch(vocabulary: int, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+def make_batch(vocabulary: int, batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
-        "input_ids": rng.integers(1, vocabulary, (batch, TOKENS)).astype(np.int32),
-        "attention_mask": np.ones((batch, TOKENS), np.int32),
-        "token_type_ids": np.zeros((batch, TOKENS), np.int32),
+        "input_ids": rng.integers(1, vocabulary, (batch, tokens)).astype(np.int32),
+        "attention_mask": np.ones((batch, tokens), np.int32),
+        "token_type_ids": np.zeros((batch, tokens), np.int32),
         "labels": rng.integers(0, 2, batch).astype(np.int32),
         "weights": np.ones(batch, np.float32),
     }
 
 
 def our_training(
-    config: EncoderConfig, svt: SVTConfig, batch: dict[str, np.ndarray]
+    config: EncoderConfig, svt: SVTConfig, batch: dict[str, np.ndarray], dtype: str
 ) -> tuple[Callable[[], Any], float]:
     """One step on a state that the calls hand on, and the seconds of tracing and compiling it."""
-    graphdef, params, constants = split_model(random_classifier(config, svt, 2, dtype="float32", seed=0))
+    graphdef, params, constants = split_model(random_classifier(config, svt, 2, dtype=dtype, seed=0))
     optimizer = make_optimizer(OptimConfig(), 1000)
     state = TrainState(params, constants, optimizer.init(params))
     step = make_train_step(graphdef, optimizer, seed=0, accumulate=1, regression=False)
@@ -75,8 +80,8 @@ def our_training(
     return run, seconds
 
 
-def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray]) -> Callable[[], Any]:
-    model = random_classifier(config, SVTConfig(), 2, dtype="float32", seed=0)
+def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray], dtype: str) -> Callable[[], Any]:
+    model = random_classifier(config, SVTConfig(), 2, dtype=dtype, seed=0)
     graphdef, params, constants = split_model(model)
     arrays = [jnp.asarray(batch[name]) for name in ("input_ids", "attention_mask", "token_type_ids")]
     compiled = (
@@ -87,64 +92,88 @@ def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray]) -> Callab
     return lambda: compiled(params, constants, *arrays)
 
 
-def torch_candidates(fields: dict[str, int], batch: dict[str, np.ndarray]) -> Candidates:
+def torch_candidates(fields: dict[str, int], batch: dict[str, np.ndarray], precision: str) -> Candidates:
     try:
         import torch
         from transformers import BertConfig, BertForSequenceClassification
     except ImportError:
         print("PyTorch is not installed: its rows are left out.")
         return {}
-    model = BertForSequenceClassification(BertConfig(**fields, num_labels=2))
+    device = torch_device()
+    torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
+    model = BertForSequenceClassification(BertConfig(**fields, num_labels=2)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
     names = ("input_ids", "attention_mask", "token_type_ids", "labels")
-    inputs = {name: torch.tensor(batch[name], dtype=torch.long) for name in names}
+    inputs = {name: torch.tensor(batch[name], dtype=torch.long, device=device) for name in names}
+
+    def cast() -> Any:
+        return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
     def train() -> None:
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        model(**inputs).loss.backward()
+        with cast():
+            loss = model(**inputs).loss
+        loss.backward()
         optimizer.step()
+        torch_done()
 
     def infer() -> None:
         model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), cast():
             model(**{name: inputs[name] for name in names[:3]})
+        torch_done()
 
     return {"training, PyTorch": train, "inference, PyTorch": infer}
 
 
-def measure(name: str, repeats: int) -> dict[str, Any]:
+def measure(
+    name: str, tokens: int, batch_size: int | None, precision: str, svts: list[str], repeats: int
+) -> dict[str, Any]:
     fields, size = SIZES[name]
+    size = batch_size or size
     config = EncoderConfig.from_hf({"model_type": "bert", **fields})
-    batch = make_batch(config.vocab_size, size)
-    candidates, compile_seconds = torch_candidates(fields, batch), {}
-    for label, svt in SVTS.items():
+    batch = make_batch(config.vocab_size, size, tokens)
+    dtype = "bfloat16" if precision == "bfloat16" else "float32"
+    candidates, compile_seconds = torch_candidates(fields, batch, precision), {}
+    for label in svts:
         row = f"training, SVT {label}"
-        candidates[row], compile_seconds[row] = our_training(config, svt, batch)
-    candidates["inference"] = our_inference(config, batch)
+        candidates[row], compile_seconds[row] = our_training(config, SVTS[label], batch, dtype)
+    candidates["inference"] = our_inference(config, batch, dtype)
     seconds = paired(candidates, repeats)
     plain = "training, SVT off"
     rows = []
     for row, values in seconds.items():
         peer = f"{row.split(',')[0]}, PyTorch"
         times = ratio(seconds, peer, row) if peer in seconds and row != peer else ""
-        rows.append(
-            [row, 1e3 * float(np.median(values)), size / float(np.median(values)), times, compile_seconds.get(row, "")]
-        )
-    print(f"\n{name}: batch {size} x {TOKENS} tokens, {repeats} turns")
-    print(table(["", "median ms", "examples/s", "times PyTorch's rate", "compile s"], rows))
-    shares = {label: 1.0 - ratio(seconds, plain, f"training, SVT {label}") for label in SVTS if label != "off"}
-    print("SVT's share of a training step: " + ", ".join(f"{label} {share:.1%}" for label, share in shares.items()))
-    return {"model": name, "median_s": {n: float(np.median(v)) for n, v in seconds.items()}, "svt_share": shares}
+        share = f"{1 - ratio(seconds, plain, row):.1%}" if "SVT" in row and row != plain and plain in seconds else ""
+        median = float(np.median(values))
+        rows.append([row, 1e3 * median, size / median, times, share, compile_seconds.get(row, "")])
+    print(f"\n{name}, {precision}: batch {size} x {tokens} tokens, {repeats} turns")
+    header = ["", "median ms", "examples/s", "times PyTorch's rate", "the SVT's share", "compile s"]
+    print(table(header, rows), flush=True)
+    medians = {row: float(np.median(values)) for row, values in seconds.items()}
+    return {"model": name, "tokens": tokens, "batch": size, "precision": precision, "median_s": medians}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--tokens", type=int, nargs="+", default=[128], help="of each example")
+    parser.add_argument("--batch", type=int, help="examples; default: that of the model")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    default_svts = ["off", "soft_decay (svd)", "centered_soft_decay (gram)"]
+    parser.add_argument("--svts", nargs="+", choices=list(SVTS), default=default_svts)
     parser.add_argument("--repeats", type=int, default=5, help="turns of each candidate")
     arguments = parser.parse_args()
     keep_freed_memory()
-    results = [measure(name, arguments.repeats) for name in arguments.models]
+    if arguments.precision != "bfloat16":  # of which JAX takes less on a GPU unless it is told to
+        jax.config.update("jax_default_matmul_precision", arguments.precision)
+    sizes = itertools.product(arguments.models, arguments.tokens)
+    results = [
+        measure(name, tokens, arguments.batch, arguments.precision, arguments.svts, arguments.repeats)
+        for name, tokens in sizes
+    ]
     print("\n" + json.dumps({"environment": environment(), "results": results}))
 
 

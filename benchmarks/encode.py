@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import Candidates, environment, paired, ratio, table
+from benchmarks.timing import Candidates, environment, paired, ratio, table, torch_device
 from svt_jax.data.sts import load_sts
 from svt_jax.data.tokenizer import load_tokenizer
 from svt_jax.evaluation.embed import Pooling, encode, tokenize_sentences
@@ -52,7 +52,7 @@ def our_candidates(folder: Path, sentences: list[str]) -> tuple[Candidates, dict
 def peer_candidates(folder: Path, sentences: list[str]) -> Candidates:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(folder), device="cpu")
+    model = SentenceTransformer(str(folder), device=torch_device())
     model.max_seq_length = MAX_LENGTH
 
     def call(size: int) -> Callable[[], Any]:

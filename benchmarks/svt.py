@@ -3,6 +3,7 @@
 On token-uniform matrices (32, 128, D), forward and backward, in one process and in turns:
 
   svd, gram, gram64   svt() with each solver, SoftDecay as published and centred
+  poly                svt() by matrix products alone, an approximation, centred
   torch               the published formula through torch.svd and PyTorch's derivative (skipped where it is not installed)
   autodiff            the same formula through jnp.linalg.svd and JAX's derivative
   products            the bare matrix products that `gram` cannot avoid, laid out as it lays them out, and nothing else
@@ -29,11 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import svt_jax
-from benchmarks.timing import Candidates, environment, paired, ratio, table
-from svt_jax.spectral.solvers import product
+from benchmarks.timing import Candidates, environment, paired, ratio, table, torch_device, torch_done
+from svt_jax.spectral.solvers import Solver, product
 
 ALPHA = -0.5
 ROWS, TOKENS = 32, 128
+SOLVERS: tuple[Solver, ...] = ("gram", "gram64", "svd", "poly")
 
 
 def token_uniform(width: int, seed: int = 0) -> np.ndarray:
@@ -75,15 +77,17 @@ def torch_candidate(x: np.ndarray, cotangent: np.ndarray) -> Callable[[], Any] |
         import torch
     except ImportError:
         return None
-    tx, tc = torch.tensor(x), torch.tensor(cotangent)
+    device = torch_device()
+    tx, tc = torch.tensor(x, device=device), torch.tensor(cotangent, device=device)
 
     def run() -> None:
-        leaf, alpha = tx.clone().requires_grad_(), torch.tensor(ALPHA, requires_grad=True)
+        leaf, alpha = tx.clone().requires_grad_(), torch.tensor(ALPHA, device=device, requires_grad=True)
         u, sigma, v = torch.svd(leaf)
         f = -torch.log(1.0 - alpha * (sigma + alpha) + 1e-7) / alpha
         new = f / (f.max(-1, keepdim=True)[0] / sigma.max(-1, keepdim=True)[0])
         out = u @ torch.diag_embed(new) @ v.mT
         (out * tc).sum().backward()
+        torch_done()
 
     return run
 
@@ -109,8 +113,9 @@ def measure(width: int, repeats: int) -> dict[str, Any]:
             ),
             (jx, alpha, jc),
         )
-        for solver in ("gram", "gram64", "svd")
+        for solver in SOLVERS
         for name, centered in (("centred", True), ("published", False))
+        if centered or solver != "poly"
     }
     programs["autodiff"] = (forward_backward(published), (jx, alpha, jc))
     programs["products"] = (all_products, (jx, u, ut, jc))

@@ -47,8 +47,21 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
+def torch_device() -> str:
+    """Where PyTorch's side runs: on the kind of device that JAX takes by default."""
+    return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+
+def torch_done() -> None:
+    """Waits for what PyTorch has begun; on a CPU it has ended when its calls return."""
+    if torch_device() == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
 def environment() -> dict[str, Any]:
-    """What a number depends on besides the code: versions, cores, device."""
+    """What a number depends on besides the code: versions, cores, device, precision of products where it was set."""
     packages: dict[str, str | None] = {}
     for package in ("jax", "flax", "numpy", "torch", "transformers", "sentence-transformers"):
         try:
@@ -59,6 +72,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         **packages,
         "device": jax.devices()[0].device_kind,
+        "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "date": time.strftime("%Y-%m-%d"),
     }

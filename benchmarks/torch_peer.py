@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from benchmarks.timing import torch_device
 from svt_jax.data.glue import Examples, Task
 
 LEARNING_RATE = 5e-5
@@ -130,14 +131,15 @@ class Training:
 
     def __init__(self, folder: Path, task: Task, num_steps: int, seed: int, *, soft_decay: bool):
         torch.manual_seed(seed)
-        self.model = Classifier(folder, task.num_labels, soft_decay=soft_decay)
+        self._device = torch_device()
+        self.model = Classifier(folder, task.num_labels, soft_decay=soft_decay).to(self._device)
         self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
         self._schedule = get_linear_schedule_with_warmup(self._optimizer, 0, num_steps)
 
     def step(self, inputs: Inputs) -> float:
         """The loss before the step."""
         self.model.train()
-        loss = self.model(**inputs).loss
+        loss = self.model(**self._placed(inputs)).loss
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
@@ -148,7 +150,12 @@ class Training:
         """Logits of all batches, with dropout off."""
         self.model.eval()
         with torch.inference_mode():
-            return np.concatenate([self.model(**without_labels(inputs)).logits.numpy() for inputs in batches])
+            return np.concatenate(
+                [self.model(**self._placed(without_labels(inputs))).logits.cpu().numpy() for inputs in batches]
+            )
+
+    def _placed(self, inputs: Inputs) -> Inputs:
+        return {name: values.to(self._device) for name, values in inputs.items()}
 
     @property
     def alpha(self) -> float | None:
