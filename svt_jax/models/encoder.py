@@ -17,6 +17,7 @@ References: Devlin et al., "BERT", 2019, arXiv 1810.04805; Vaswani et al., 2017,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -228,6 +229,29 @@ def _call_layer(
 _call_layer_remat = nnx.remat(_call_layer, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION))
 
 
+def _scan_layers(
+    layers: Sequence[EncoderLayer], x: Array, mask: Array, bias: Array, keys: Array | None, *, remat: bool, keep: bool
+) -> tuple[Array, list[Array]]:
+    """What a loop over `layers` gives, compiled once for all of them; and each one's output where `keep`.
+
+    Weights are stacked at each call, unless the layers share them.
+    """
+    call = _call_layer_remat if remat else _call_layer
+    graphdef, first = nnx.split(layers[0])
+    shared = all(layer.attention is layers[0].attention for layer in layers)
+    rest = [nnx.state(layer) for layer in layers[1:]]
+    stacked = None if shared else jax.tree.map(lambda *leaves: jnp.stack(leaves), first, *rest)
+
+    def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, Array | None]:
+        state, key = item
+        layer = nnx.merge(graphdef, first if state is None else state)
+        x, _ = call(layer, x, mask, bias, None if key is None else nnx.Rngs(dropout=key))
+        return x, x if keep else None
+
+    x, states = jax.lax.scan(body, x, (stacked, keys), length=len(layers))
+    return x, list(states) if keep else []
+
+
 class Pooler(nnx.Module):
     """tanh(W x + b) of the first token."""
 
@@ -252,6 +276,8 @@ class Encoder(nnx.Module):
     Attributes:
       remat: whether differentiation computes a layer's inner values a second time instead of keeping them: less memory,
         more time. An SVT's decomposition is kept. False unless it is set.
+      scan_layers: whether layers in a row that have no SVT are one loop in the compiled program: it compiles in about the
+        time that one layer takes, and runs slower on a CPU, for the weights are stacked first. False unless it is set.
     """
 
     def __init__(
@@ -259,7 +285,8 @@ class Encoder(nnx.Module):
     ):
         svt = svt or SVTConfig()
         alphas = svt.alpha_by_layer(config.num_layers)
-        self.config, self.svt_config, self.remat = config, svt, False
+        self.config, self.svt_config = config, svt
+        self.remat = self.scan_layers = False
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
         self.layers: nnx.List[EncoderLayer] = nnx.List([])
         first: dict[tuple[int, int], EncoderLayer] = {}
@@ -305,12 +332,22 @@ class Encoder(nnx.Module):
         x = shard_batch(self.embeddings(input_ids, jnp.asarray(token_type_ids), rngs=rngs))
         states: list[Array] = [x]
         transformed: dict[int, Transformed] = {}
+        # A key for each layer: its dropout does not depend on what the layers below draw.
+        keys = None if rngs is None else jax.random.split(rngs.dropout(), len(self.layers))
         call = _call_layer_remat if self.remat else _call_layer
-        for n, layer in enumerate(self.layers):
-            x, of_layer = call(layer, x, mask, bias, rngs)
+        for start, stop in self._loops():
+            if stop - start > 1:
+                part = None if keys is None else keys[start:stop]
+                x, inner = _scan_layers(
+                    self.layers[start:stop], x, mask, bias, part, remat=self.remat, keep=output_hidden_states
+                )
+                states += inner
+                continue
+            of_rngs = None if keys is None else nnx.Rngs(dropout=keys[start])
+            x, of_layer = call(self.layers[start], x, mask, bias, of_rngs)
             states.append(x)
             if of_layer is not None:
-                transformed[n] = of_layer
+                transformed[start] = of_layer
         failures = [each.failed.astype(jnp.int32) for each in transformed.values()]
         return EncoderOutput(
             last_hidden_state=x,
@@ -319,6 +356,16 @@ class Encoder(nnx.Module):
             svt_failures=jnp.sum(jnp.stack(failures), axis=0) if failures else None,
             svt_states={n: (t.before, t.after) for n, t in transformed.items()} if output_svt_states else None,
         )
+
+    def _loops(self) -> list[tuple[int, int]]:
+        """Ranges of layers: those that go into one loop, the others alone."""
+        loops: list[tuple[int, int]] = []
+        for n, layer in enumerate(self.layers):
+            if self.scan_layers and n and layer.svt is None and self.layers[n - 1].svt is None:
+                loops[-1] = (loops[-1][0], n + 1)
+            else:
+                loops.append((n, n + 1))
+        return loops
 
     @property
     def alphas(self) -> dict[int, Array]:

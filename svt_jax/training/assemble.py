@@ -126,6 +126,8 @@ def make_classifier(config: TrainConfig, model: Pretrained, num_labels: int, mes
             shardings=functools.partial(parameter_shardings, mesh=mesh),
         )
     classifier.encoder.remat = config.model.remat
+    scan = config.model.scan_layers
+    classifier.encoder.scan_layers = jax.default_backend() != "cpu" if scan is None else scan
     return classifier
 
 

@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 from svt_jax.data.glue import Task
 from svt_jax.models.config import EncoderConfig, read_config
 from svt_jax.models.files import hash_weights
-from svt_jax.training.config import TrainConfig
+from svt_jax.training.config import MODEL_KEYS_OF_SPEED, TrainConfig
 from svt_jax.training.run_lock import LOCK_NAME, RunLock
 
 _PACKAGES = (
@@ -273,7 +273,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
 def _identity(stored: dict[str, Any]) -> dict[str, Any]:
     try:
         values = {section: stored[section] for section in ("model", "svt", "data", "optim")}
-        values["model"] = {key: value for key, value in values["model"].items() if key != "remat"}
+        values["model"] = {key: value for key, value in values["model"].items() if key not in MODEL_KEYS_OF_SPEED}
         return _flat({**values, "seed": stored["run"]["seed"]})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("the folder's config.yaml is not one that a run wrote. Choose another folder.") from error
