@@ -249,7 +249,7 @@ def _scan_layers(
         return x, x if keep else None
 
     x, states = jax.lax.scan(body, x, (stacked, keys), length=len(layers))
-    return x, list(states) if keep else []
+    return x, [] if states is None else list(states)
 
 
 class Pooler(nnx.Module):

@@ -6,7 +6,7 @@ r"""How the decomposition is got. All solvers but `poly` return the same thing, 
           values are below about 1e-2 sigma_1 in float32 (docs/accuracy.md). Summing X X^T in pieces, or decomposing
           diag(sigma) V^T a second time, does not undo it: float32 eigenvectors are no better.
   gram64  the same with X X^T and its eigenvectors in float64, which squaring does no harm: as exact as svd. A tenth
-          slower than gram on a CPU; TPUs have no float64, and get svd.
+          slower than gram on a CPU, a quarter on a GPU; TPUs have no float64, and get svd.
   poly    none: a polynomial in X X^T, by matrix products alone (polynomial.py). An experiment, and approximate.
 
 What depends on the platform is chosen when a program is lowered, not by the machine that traces it: a step can be
@@ -44,7 +44,8 @@ DECOMPOSITION = "decomposition"
 """Name of what `decompose` returns, for policies of `jax.checkpoint`."""
 
 
-_BY_PLATFORM = {"auto": {"cpu": "gram64", "default": "svd"}, "gram64": {"tpu": "svd", "default": "gram64"}}
+_DOUBLE = {"tpu": "svd", "default": "gram64"}
+_BY_PLATFORM = {"auto": _DOUBLE, "gram64": _DOUBLE}
 """What a solver is on which platform, where that depends on it; `auto` for functions that do not vanish at zero."""
 
 
@@ -54,10 +55,10 @@ def choose_solver(solver: str, function: Parametric) -> str:
     `gram` has lost the directions of small singular values. That is harmless when the function vanishes at zero (what is
     small stays small) and ruins one that does not, which lifts those directions: at condition number 1e3 SoftDecay(-0.6)
     is off by 7e-3, its centred form by 4e-5 (docs/accuracy.md). So `auto` is `gram` for functions that vanish at zero,
-    whatever the shape; for the others `gram64` on a CPU, and `svd` elsewhere. Of the solvers that are right for the
-    function it is the fastest (docs/performance.md).
+    whatever the shape; for the others `gram64`. Of the solvers that are right for the function it is the fastest, on CPUs
+    and far more so on GPUs, where `svd` takes two hundred times as long (docs/performance.md).
 
-    Explicit choices act as they are, except that `gram64` is `svd` on TPUs, which have no float64.
+    Explicit choices act as they are, except that `gram64` is `svd` on TPUs, which have no float64; so is `auto` then.
 
     Raises:
       ValueError: for an unknown solver, or `poly` with a function that it cannot serve.

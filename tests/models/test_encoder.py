@@ -45,6 +45,17 @@ def test_off_is_the_same_program_and_the_same_bits_as_never_having_had_it():
     assert program(plain) == program(off)
 
 
+def test_a_loop_over_layers_returns_the_same_states():
+    model = encoder()
+    one_by_one = model(IDS, MASK, output_hidden_states=True).hidden_states
+    model.scan_layers = True
+    looped = model(IDS, MASK, output_hidden_states=True).hidden_states
+    assert len(looped) == TINY.num_layers + 1
+    for ours, theirs in zip(looped, one_by_one, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert "scan" in str(jax.make_jaxpr(lambda ids, mask: model(ids, mask).last_hidden_state)(IDS, MASK))
+
+
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("function", ["soft_decay", "centered_soft_decay"])
 def test_placement_is_what_its_formula_says(placement, function):

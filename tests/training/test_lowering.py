@@ -22,7 +22,7 @@ DECOMPOSITIONS = {
     ("cuda", "svd"): "cusolver_gesvd",
     ("cuda", "gram"): "cusolver_syevd",
     ("cuda", "gram64"): "cusolver_syevd",
-    ("cuda", "auto"): "cusolver_gesvd",
+    ("cuda", "auto"): "cusolver_syevd",
 }
 QUICK = {("bert", "svd", "float32", 8), ("albert", "auto", "bfloat16", 8), ("roberta", "gram64", "float32", 1)}
 CASES = [
@@ -44,5 +44,5 @@ def test_both_steps_lower_for_accelerators(family, solver, dtype, devices):
             text = exported.mlir_module()
             assert DECOMPOSITIONS[platform, solver] in text
             assert "lapack" not in text
-            assert ("xf64>" in text) == (platform == "cuda" and solver == "gram64")
+            assert ("xf64>" in text) == (platform == "cuda" and solver in ("gram64", "auto"))
             assert ("xbf16>" in text) == (dtype == "bfloat16")

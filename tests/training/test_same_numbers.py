@@ -12,7 +12,7 @@ from svt_jax.data.batching import TrainingBatches
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.models.config import SVTConfig
 from svt_jax.training import assemble
-from svt_jax.training.config import MeshConfig, TrainConfig
+from svt_jax.training.config import MeshConfig, ModelConfig, TrainConfig
 from svt_jax.training.optimizer import make_optimizer, named_paths
 from svt_jax.training.sharding import batch_sharding, make_mesh, shard_step, state_shardings
 from svt_jax.training.step import TrainState, make_train_step, split_model
@@ -32,9 +32,9 @@ STEPS = 20
 
 
 @functools.cache
-def run(mesh_config: MeshConfig, function: str):
+def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
     """Losses [20], the parameters before and after, logits of the validation split and its score."""
-    config = TrainConfig(svt=SVTConfig(function), mesh=mesh_config)
+    config = TrainConfig(model=ModelConfig(scan_layers=scan_layers), svt=SVTConfig(function), mesh=mesh_config)
     mesh = make_mesh(mesh_config, jax.devices()[: mesh_config.data * mesh_config.fsdp * mesh_config.tensor])
     task = assemble.find_task(config.data)
     model = assemble.Pretrained(assemble.open_model("demo").tokenizer, ENCODER, None)
@@ -59,9 +59,9 @@ def run(mesh_config: MeshConfig, function: str):
     return np.array(losses), before, arrays(state.params), *outcome
 
 
-def names():
+def names(function):
     shapes = nnx.eval_shape(
-        lambda: assemble.random_classifier(ENCODER, SVTConfig("soft_decay"), 2, dtype="float32", seed=0)
+        lambda: assemble.random_classifier(ENCODER, SVTConfig(function), 2, dtype="float32", seed=0)
     )
     return named_paths(split_model(shapes)[1])
 
@@ -72,23 +72,24 @@ def arrays(tree):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mesh", "function"),
+    ("mesh", "function", "scan_layers"),
     [
-        (MeshConfig(data=8), "soft_decay"),
-        (MeshConfig(2, 2, 2), "soft_decay"),
-        (MeshConfig(data=1, fsdp=8), "soft_decay"),
-        (MeshConfig(data=1, tensor=4), "soft_decay"),
-        (MeshConfig(2, 2, 2), "centered_soft_decay"),
+        (MeshConfig(data=8), "soft_decay", False),
+        (MeshConfig(2, 2, 2), "soft_decay", False),
+        (MeshConfig(data=1, fsdp=8), "soft_decay", False),
+        (MeshConfig(data=1, tensor=4), "soft_decay", False),
+        (MeshConfig(2, 2, 2), "centered_soft_decay", False),
+        (MeshConfig(2, 2, 2), "none", True),
     ],
     ids=str,
 )
-def test_a_mesh_changes_no_number(mesh, function):
+def test_a_mesh_changes_no_number(mesh, function, scan_layers):
     losses, before, after, logits, score = run(ONE, function)
-    their_losses, their_before, their_after, their_logits, their_score = run(mesh, function)
+    their_losses, their_before, their_after, their_logits, their_score = run(mesh, function, scan_layers=scan_layers)
     np.testing.assert_allclose(their_losses, losses, rtol=0, atol=1e-5)
     for ours, theirs in zip(before, their_before, strict=True):
         np.testing.assert_array_equal(theirs, ours)  # the same random numbers, wherever they are drawn
-    for name, ours, theirs in zip(names(), after, their_after, strict=True):
+    for name, ours, theirs in zip(names(function), after, their_after, strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(their_logits, logits, rtol=0, atol=1e-5)
     assert their_score == score

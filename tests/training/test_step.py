@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.models.heads import Classifier
 from svt_jax.spectral import solvers
 from svt_jax.training import assemble
@@ -29,10 +29,12 @@ def classifier(svt=SVT, encoder=assemble.DEMO_ENCODER) -> Classifier:
     return assemble.random_classifier(encoder, svt, 2, dtype="float32", seed=0)
 
 
-def stepped(batch, *, accumulate=1, svt=SVT, regression=False, clip=None, remat=False, encoder=assemble.DEMO_ENCODER):
+def stepped(batch, *, accumulate=1, svt=SVT, regression=False, clip=None, encoder=assemble.DEMO_ENCODER, **settings):
     """State and metrics after one step of plain gradient descent, so that parameters show the gradient."""
     model = classifier(svt, encoder)
-    model.encoder.remat = remat
+    for name, value in settings.items():
+        assert hasattr(model.encoder, name)
+        setattr(model.encoder, name, value)
     graphdef, params, constants = split_model(model)
     optimizer = optax.sgd(1.0) if clip is None else optax.chain(optax.clip_by_global_norm(clip), optax.sgd(1.0))
     step = make_train_step(graphdef, optimizer, seed=0, accumulate=accumulate, regression=regression)
@@ -84,6 +86,33 @@ def test_rematerialisation_changes_no_gradient_with_dropout_on():
     again, their_metrics = stepped(BATCH, encoder=encoder, svt=SVTConfig("soft_decay", dropout=0.2), remat=True)
     assert float(their_metrics["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
     assert_close(again, kept, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "remat"),
+    [
+        ({}, False),
+        pytest.param({}, True, marks=pytest.mark.slow),
+        ({"model_type": "albert", "embedding_size": 16}, False),
+        pytest.param({"model_type": "albert", "num_hidden_groups": 2}, False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_loop_over_layers_changes_no_gradient_with_dropout_on(changes, remat):
+    """Three layers of one loop and a fourth with an SVT."""
+    sizes = {
+        "num_hidden_layers": 4,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "vocab_size": 64,
+    }
+    dropouts = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
+    encoder = EncoderConfig.from_hf({"model_type": "bert", "hidden_act": "gelu", **sizes, **dropouts, **changes})
+    svt = SVTConfig("soft_decay", dropout=0.2)
+    one_by_one, metrics = stepped(BATCH, encoder=encoder, svt=svt)
+    looped, their_metrics = stepped(BATCH, encoder=encoder, svt=svt, scan_layers=True, remat=remat)
+    assert float(their_metrics["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
+    assert_close(looped, one_by_one, 1e-6)
 
 
 def test_rows_of_weight_zero_count_for_nothing(whole):
