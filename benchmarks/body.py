@@ -1,6 +1,6 @@
 """How long a training step and inference take, beside transformers in PyTorch: `python -m benchmarks.body`.
 
-Random weights of a real size, full batches without padding, in turns within one process on the same cores:
+Random weights of a real size, full batches without padding, in turns on the same cores, each side in its process:
 
   minilm      6 layers of 384, 12 heads, batch 32 x 128 tokens
   bert-base   12 layers of 768, 12 heads, batch 8 x 128 tokens
@@ -26,7 +26,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.timing import Candidates, environment, paired, ratio, table, torch_device, torch_done
+from benchmarks.timing import (
+    Candidates,
+    environment,
+    in_own_process,
+    installed,
+    paired,
+    ratio,
+    table,
+    torch_device,
+    torch_done,
+)
 from svt_jax.host import compiler_options, keep_freed_memory
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.training.assemble import random_classifier
@@ -93,12 +103,9 @@ def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray], dtype: st
 
 
 def torch_candidates(fields: dict[str, int], batch: dict[str, np.ndarray], precision: str) -> Candidates:
-    try:
-        import torch
-        from transformers import BertConfig, BertForSequenceClassification
-    except ImportError:
-        print("PyTorch is not installed: its rows are left out.")
-        return {}
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
     device = torch_device()
     torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
     model = BertForSequenceClassification(BertConfig(**fields, num_labels=2)).to(device)
@@ -135,7 +142,10 @@ def measure(
     config = EncoderConfig.from_hf({"model_type": "bert", **fields})
     batch = make_batch(config.vocab_size, size, tokens)
     dtype = "bfloat16" if precision == "bfloat16" else "float32"
-    candidates, compile_seconds = torch_candidates(fields, batch, precision), {}
+    candidates: Candidates = {}
+    if installed("torch"):
+        candidates |= in_own_process(torch_candidates, fields, batch, precision)
+    compile_seconds = {}
     for label in svts:
         row = f"training, SVT {label}"
         candidates[row], compile_seconds[row] = our_training(config, SVTS[label], batch, dtype)

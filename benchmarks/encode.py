@@ -2,8 +2,8 @@
 
     python -m benchmarks.encode --model FOLDER --data FOLDER
 
-The distinct sentences of an STS folder (or every n-th of them, --every n), encoded by both in turns within one process on
-the same cores, tokenisation included: sentence-transformers in batches of 32 (its default) and 256, ours with one pooling
+The distinct sentences of an STS folder (or every n-th of them, --every n), encoded by both in turns on the same cores, each in
+its process, tokenisation included: sentence-transformers in batches of 32 (its default) and 256, ours with one pooling
 and with three from one pass. Compilation is timed apart: it is the first call, with an empty compilation cache.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import Candidates, environment, paired, ratio, table, torch_device
+from benchmarks.timing import Candidates, environment, in_own_process, installed, paired, ratio, table, torch_device
 from svt_jax.data.sts import load_sts
 from svt_jax.data.tokenizer import load_tokenizer
 from svt_jax.evaluation.embed import Pooling, encode, tokenize_sentences
@@ -68,19 +68,20 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=4, help="takes each n-th sentence only")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each candidate")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as train.py and eval.py do; PyTorch has it too, for this is one process
+    keep_freed_memory()  # as train.py and eval.py do; the peer's process has it too
     sentences = distinct_sentences(load_sts(arguments.data))[:: arguments.every]
-    peers = peer_candidates(arguments.model, sentences)
+    peers = in_own_process(peer_candidates, arguments.model, sentences) if installed("sentence_transformers") else {}
     ours, first_call = our_candidates(arguments.model, sentences)
     seconds = paired({**peers, **ours}, arguments.repeats)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
-    fastest = min(peers, key=medians.__getitem__)
+    fastest = min(peers, key=medians.__getitem__, default="")
+    times = {name: ratio(seconds, fastest, name) if fastest else "" for name in medians}
     rows = [
-        [name, median, len(sentences) / median, ratio(seconds, fastest, name), first_call.get(name, "")]
+        [name, median, len(sentences) / median, times[name], first_call.get(name, "")]
         for name, median in medians.items()
     ]
     print(f"{len(sentences)} distinct sentences, {arguments.repeats} turns")
-    print(table(["", "median s", "sentences/s", f"times {fastest}", "first call s"], rows))
+    print(table(["", "median s", "sentences/s", f"times {fastest or 'the peer'}", "first call s"], rows))
     print("\n" + json.dumps({"environment": environment(), "sentences": len(sentences), "median_s": medians}))
 
 

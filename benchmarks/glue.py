@@ -2,7 +2,7 @@
 
     python -m benchmarks.glue --model FOLDER --source GLUE_FOLDER [--task cola rte] [--output FILE.json]
 
-In one process and in turns, from the same weights, batch 32, 128 tokens, AdamW with a linear schedule:
+In turns on the same cores, each in its process, from the same weights, batch 32, 128 tokens, AdamW with a linear schedule:
 
   svt_jax     the very run that train.py makes (its Trainer, with batches, transfers, metrics and log); each chunk of
               batches is followed by a chunk of PyTorch's. Seconds are those of the run's own clock, which stands still
@@ -29,13 +29,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import torch
 from rich.console import Console
 
-from benchmarks.timing import environment, paired, ratio, table
-from benchmarks.torch_peer import Data, Training, endless
+from benchmarks.timing import Candidates, environment, in_own_process, installed, paired, ratio, table
 from svt_jax.data.batching import Batch
-from svt_jax.data.glue import TASKS, load_examples
+from svt_jax.data.glue import TASKS
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.host import keep_freed_memory
 from svt_jax.models.config import SVTConfig
@@ -45,7 +43,7 @@ from svt_jax.training.loop import Trainer
 from svt_jax.training.sharding import make_mesh
 from svt_jax.training.step import split_model
 
-OURS, PLAIN, GROUPED = "svt_jax", "PyTorch", "PyTorch, group_by_length"
+OURS = "svt_jax"
 BATCH_SIZE = 32
 FUNCTIONS = ("none", "soft_decay")
 
@@ -100,37 +98,32 @@ class InTurns:
         raise TurnsOverError
 
 
-def peer_turns(training: Training, loader: Any, chunk: int, rate: Rate) -> Callable[[], None]:
-    """A call that makes `chunk` steps; the first call is not counted."""
-    batches = endless(loader)
+def peer_turns(call: Callable[[], int], rate: Rate) -> Callable[[], None]:
+    """A call that takes a turn, which returns its number of examples; the first turn is not counted."""
     warm = False
 
-    def call() -> None:
+    def turn() -> None:
         nonlocal warm
-        start, examples = time.perf_counter(), 0
-        for inputs in itertools.islice(batches, chunk):
-            training.step(inputs)
-            examples += len(inputs["labels"])
+        start = time.perf_counter()
+        examples = call()
         if warm:
             rate.add(examples, time.perf_counter() - start)
         warm = True
 
-    return call
+    return turn
 
 
 def measure_training(config: TrainConfig, chunk: int, turns: int) -> dict[str, Any]:
-    task, folder = TASKS[config.data.task], Path(config.model.path)
-    data = Data(load_examples(task, config.data.source, "train"), folder)
-    rates = {PLAIN: Rate(), GROUPED: Rate()}
-    peers = [
-        peer_turns(
-            Training(folder, task, 10_000, 0, soft_decay=config.svt.function != "none"),
-            data.loader(BATCH_SIZE, seed=0, group_by_length=name == GROUPED),
-            chunk,
-            rate,
-        )
-        for name, rate in rates.items()
-    ]
+    task, source = TASKS[config.data.task], config.data.source
+    soft_decay = config.svt.function != "none"
+    calls: Candidates = {}
+    if installed("torch"):
+        from benchmarks.torch_peer import training_turns
+
+        folder = Path(config.model.path)
+        calls = in_own_process(training_turns, folder, source, task.name, soft_decay, BATCH_SIZE, chunk)
+    rates = {name: Rate() for name in calls}
+    peers = [peer_turns(call, rates[name]) for name, call in calls.items()]
     with tempfile.TemporaryDirectory() as output:
         trainer = Trainer(
             dataclasses.replace(config, run=RunConfig(name="benchmark", output_dir=output)), Console(quiet=True)
@@ -157,19 +150,18 @@ def measure_training(config: TrainConfig, chunk: int, turns: int) -> dict[str, A
 
 
 def measure_evaluation(config: TrainConfig, repeats: int) -> dict[str, Any]:
-    task, folder = TASKS[config.data.task], Path(config.model.path)
+    task = TASKS[config.data.task]
     model = assemble.open_model(config.model.path)
     tokens = assemble.load_tokens(task, config.data, model.tokenizer, model.encoder, "validation")
     mesh = make_mesh(config.mesh)
     graphdef, *state = split_model(assemble.make_classifier(config, model, task.num_labels, mesh))
     evaluator = Evaluator(graphdef, task, tokens, config.data.eval_batch_size, model.encoder.max_tokens, mesh)
-    data = Data(load_examples(task, config.data.source, "validation"), folder)
-    peer = Training(folder, task, 1, 0, soft_decay=config.svt.function != "none")
-    candidates: dict[str, Callable[[], Any]] = {
-        OURS: lambda: evaluator.logits(*state),
-        PLAIN: lambda: peer.logits(data.loader(BATCH_SIZE)),
-        "PyTorch, sorted": lambda: peer.logits(data.sorted(BATCH_SIZE)),
-    }
+    candidates: Candidates = {OURS: lambda: evaluator.logits(*state)}
+    if installed("torch"):
+        from benchmarks.torch_peer import evaluation_calls
+
+        folder, soft_decay = Path(config.model.path), config.svt.function != "none"
+        candidates |= in_own_process(evaluation_calls, folder, config.data.source, task.name, soft_decay, BATCH_SIZE)
     seconds = paired(candidates, repeats)
     return {
         "task": task.name,
@@ -211,8 +203,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of evaluation")
     parser.add_argument("--output", type=Path, help="JSON file")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as train.py and eval.py do; PyTorch has it too, for this is one process
-    environment_ = {**environment(), "torch_threads": torch.get_num_threads()}
+    keep_freed_memory()  # as train.py and eval.py do; PyTorch's processes have it too
+    environment_ = environment()
     results: dict[str, list[dict[str, Any]]] = {part: [] for part in arguments.part}
     for task, function in itertools.product(arguments.task, arguments.function):
         config = TrainConfig(

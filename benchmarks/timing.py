@@ -1,8 +1,12 @@
-"""Paired timings: the candidates take turns within one process, so that a noisy machine disturbs all of them alike."""
+"""Paired timings: the candidates take turns in one run, so that a noisy machine disturbs all of them alike."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
+import importlib.util
+import multiprocessing
 import os
 import platform
 import time
@@ -12,6 +16,8 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from svt_jax.host import keep_freed_memory
 
 Candidates = dict[str, Callable[[], Any]]
 
@@ -32,6 +38,41 @@ def paired(candidates: Candidates, repeats: int) -> dict[str, np.ndarray]:
             seconds[name].append(time.perf_counter() - start)
     gc.enable()
     return {name: np.array(values) for name, values in seconds.items()}
+
+
+def installed(package: str) -> bool:
+    """Whether the peer's package is; says that its rows are left out otherwise."""
+    found = importlib.util.find_spec(package) is not None
+    if not found:
+        print(f"{package} is not installed: its rows are left out.")
+    return found
+
+
+def in_own_process(make: Callable[..., Candidates], *arguments: Any) -> Candidates:
+    """The candidates that `make(*arguments)` gives, kept and called in a new process; a call returns what theirs returns.
+
+    One library's threads and memory are then out of the other's way, as they are for users, who have one of them.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+    process.start()
+    theirs.close()
+
+    def call(name: str) -> Any:
+        ours.send(name)
+        return ours.recv()
+
+    return {name: functools.partial(call, name) for name in ours.recv()}
+
+
+def _serve(connection: Any, make: Callable[..., Candidates], arguments: tuple[Any, ...]) -> None:
+    keep_freed_memory()  # as for ours
+    candidates = make(*arguments)
+    connection.send(list(candidates))
+    with contextlib.suppress(EOFError):  # until the other side ends
+        while True:
+            connection.send(candidates[connection.recv()]())
 
 
 def ratio(seconds: dict[str, np.ndarray], slow: str, fast: str) -> float:

@@ -6,6 +6,8 @@ pads each batch to a multiple of 8, AdamW, a linear schedule without warm-up, th
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from benchmarks.timing import torch_device
-from svt_jax.data.glue import Examples, Task
+from benchmarks.timing import Candidates, torch_device
+from svt_jax.data.glue import TASKS, Examples, Task, load_examples
 
+PLAIN, GROUPED, SORTED = "PyTorch", "PyTorch, group_by_length", "PyTorch, sorted"
 LEARNING_RATE = 5e-5
 MAX_LENGTH = 128
 Inputs = dict[str, Tensor]
@@ -160,6 +163,39 @@ class Training:
     @property
     def alpha(self) -> float | None:
         return None if self.model.output is None else self.model.output.svt.alpha.item()
+
+
+def training_turns(folder: Path, source: str, name: str, soft_decay: bool, batch_size: int, chunk: int) -> Candidates:
+    """Calls that make `chunk` more steps and return how many examples these had: with random batches, and grouped ones."""
+    task = TASKS[name]
+    data = Data(load_examples(task, source, "train"), folder)
+
+    def turn(training: Training, batches: Iterator[Inputs]) -> int:
+        examples = 0
+        for inputs in itertools.islice(batches, chunk):
+            training.step(inputs)
+            examples += len(inputs["labels"])
+        return examples
+
+    return {
+        kind: functools.partial(
+            turn,
+            Training(folder, task, 10_000, 0, soft_decay=soft_decay),
+            endless(data.loader(batch_size, seed=0, group_by_length=kind == GROUPED)),
+        )
+        for kind in (PLAIN, GROUPED)
+    }
+
+
+def evaluation_calls(folder: Path, source: str, name: str, soft_decay: bool, batch_size: int) -> Candidates:
+    """Calls that evaluate the validation set: in its order, and sorted by length."""
+    task = TASKS[name]
+    data = Data(load_examples(task, source, "validation"), folder)
+    training = Training(folder, task, 1, 0, soft_decay=soft_decay)
+    return {
+        PLAIN: lambda: training.logits(data.loader(batch_size)),
+        SORTED: lambda: training.logits(data.sorted(batch_size)),
+    }
 
 
 def without_labels(inputs: Inputs) -> Inputs:
