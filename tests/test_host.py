@@ -44,14 +44,16 @@ def test_freed_memory_is_not_mapped_again():
 
 
 def test_an_option_of_another_version_is_left_out(monkeypatch):
-    monkeypatch.setattr(host, "_CPU_OPTIONS", {"xla_no_such_option": "1"})
+    monkeypatch.setattr(host, "_OPTIONS", {"cpu": {"xla_no_such_option": "1"}})
     host.compiler_options.cache_clear()
     assert host.compiler_options() == {}
     host.compiler_options.cache_clear()
 
 
-def test_other_platforms_keep_their_defaults(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+@pytest.mark.parametrize(("platform", "options"), [("gpu", {"xla_gpu_enable_triton_gemm": False}), ("tpu", {})])
+def test_each_platform_has_its_options(platform, options, monkeypatch):
+    """XLA knows the options of all platforms everywhere, so that a misspelt one would be left out here too."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     host.compiler_options.cache_clear()
-    assert host.compiler_options() == {}
+    assert host.compiler_options() == options
     host.compiler_options.cache_clear()

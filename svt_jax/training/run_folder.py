@@ -211,7 +211,7 @@ def make_manifest(config: TrainConfig, mesh: Mesh, weights: Path | None, task: T
         "command": sys.argv,
         "seed": config.run.seed,
         "python": sys.version.split()[0],
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES},
         "device": device_description(),
         "devices": jax.device_count(),
         "processes": jax.process_count(),
@@ -277,6 +277,13 @@ def _identity(stored: dict[str, Any]) -> dict[str, Any]:
         return _flat({**values, "seed": stored["run"]["seed"]})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("the folder's config.yaml is not one that a run wrote. Choose another folder.") from error
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # ours, when it runs from a folder where it was not installed
+        return None
 
 
 def _git_commit() -> str | None:
