@@ -93,7 +93,7 @@ def test_rematerialisation_changes_no_gradient_with_dropout_on():
     [
         ({}, False),
         pytest.param({}, True, marks=pytest.mark.slow),
-        ({"model_type": "albert", "embedding_size": 16}, False),
+        pytest.param({"model_type": "albert", "embedding_size": 16}, False, marks=pytest.mark.slow),
         pytest.param({"model_type": "albert", "num_hidden_groups": 2}, False, marks=pytest.mark.slow),
     ],
 )
