@@ -1,6 +1,7 @@
 """The documentation is true: pages that are made from the code are as the code makes them; links lead somewhere."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -47,3 +48,10 @@ def test_the_papers_sts_rows_are_those_of_the_configs():
 
 def test_the_table_of_spectra_is_that_of_its_readings():
     assert load(ROOT / "docs" / "make_spectra.py").table() in (ROOT / "docs" / "spectra.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_scores_is_that_of_its_runs():
+    script = load(ROOT / "docs" / "make_scores.py")
+    made = script.table(json.loads(script.RUNS.read_text(encoding="utf-8")))
+    assert made.count("\n| ") > 10
+    assert made in (ROOT / "docs" / "scores.md").read_text(encoding="utf-8"), "run docs/make_scores.py"
