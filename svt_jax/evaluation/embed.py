@@ -160,7 +160,7 @@ def encode(
 
 
 _WORKERS = 2
-_BATCH_TOKENS = 1536  # of the sizes tried the fastest on a CPU: larger ones leave its cache
+_BATCH_TOKENS = 1536  # on a CPU the fastest of 512, 1024, 1536 and 2048
 _MAX_BUCKETS = 10
 _SENTENCES_PER_BUCKET = 256  # a bucket is a compilation, which fewer sentences do not pay back
 

@@ -276,8 +276,8 @@ class Encoder(nnx.Module):
     Attributes:
       remat: whether differentiation computes a layer's inner values a second time instead of keeping them: less memory,
         more time. An SVT's decomposition is kept. False unless it is set.
-      scan_layers: whether layers in a row that have no SVT are one loop in the compiled program: it compiles in about the
-        time that one layer takes, and runs slower on a CPU, for the weights are stacked first. False unless it is set.
+      scan_layers: whether layers in a row that have no SVT are one loop in the compiled program: it compiles
+        faster and runs slower, for the weights are stacked first (docs/performance.md). False unless it is set.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ r"""How the decomposition is got. All solvers but `poly` return the same thing, 
           values are below about 1e-2 sigma_1 in float32 (docs/accuracy.md). Summing X X^T in pieces, or decomposing
           diag(sigma) V^T a second time, does not undo it: float32 eigenvectors are no better.
   gram64  the same with X X^T and its eigenvectors in float64, which squaring does no harm: as exact as svd. A tenth
-          slower than gram on a CPU, a quarter on a GPU; TPUs have no float64, and get svd.
+          slower than gram on a CPU; TPUs have no float64, and get svd.
   poly    none: a polynomial in X X^T, by matrix products alone (polynomial.py). An experiment, and approximate.
 
 What depends on the platform is chosen when a program is lowered, not by the machine that traces it: a step can be
