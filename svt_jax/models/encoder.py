@@ -28,10 +28,10 @@ from flax import nnx
 from svt_jax.models.config import EncoderConfig, Placement, SVTConfig
 from svt_jax.models.layers import (
     ACTIVATION_FUNCTIONS,
+    LayerNorm,
     Linear,
     dropout,
     gather_columns,
-    layer_norm,
     shard_batch,
     shard_columns,
 )
@@ -84,7 +84,7 @@ class Embeddings(nnx.Module):
         self.word = table(config.vocab_size)
         self.position = table(config.max_position_embeddings, _sinusoids if config.sinusoidal_pos_embds else normal)
         self.token_type = table(config.type_vocab_size) if config.type_vocab_size else None
-        self.norm = layer_norm(size, epsilon=config.layer_norm_eps, rngs=rngs)
+        self.norm = LayerNorm(size, epsilon=config.layer_norm_eps, rngs=rngs)
         self.projection = (
             Linear(
                 size,
@@ -177,17 +177,17 @@ class EncoderLayer(nnx.Module):
             scale = config.initializer_range
             return Linear(in_size, out_size, (axes[0], axes[1]), initializer_range=scale, dtype=dtype, rngs=rngs)
 
-        def norm() -> nnx.LayerNorm:
-            return layer_norm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
+        def norm() -> LayerNorm:
+            return LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
 
         # Shared weights are the same objects: NNX keeps them once, under the first layer's path.
         self.attention: SelfAttention = shared.attention if shared else SelfAttention(config, dtype=dtype, rngs=rngs)
-        self.attention_norm: nnx.LayerNorm = shared.attention_norm if shared else norm()
+        self.attention_norm: LayerNorm = shared.attention_norm if shared else norm()
         self.up: Linear = shared.up if shared else dense(config.hidden_size, config.intermediate_size, "embed", "mlp")
         self.down: Linear = (
             shared.down if shared else dense(config.intermediate_size, config.hidden_size, "mlp", "embed")
         )
-        self.output_norm: nnx.LayerNorm = shared.output_norm if shared else norm()
+        self.output_norm: LayerNorm = shared.output_norm if shared else norm()
         self.svt = None if alpha is None else SVTLayer(svt, alpha)
         self._placement: Placement = svt.placement
         self._activation = ACTIVATION_FUNCTIONS[config.hidden_act]

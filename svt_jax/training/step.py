@@ -95,7 +95,9 @@ def make_train_step(
 
             ((loss, failures), grads), _ = jax.lax.scan(add, zeros, (micro, jnp.arange(accumulate)))
         grads = jax.tree.map(lambda g: g / total, grads)
-        squared_norms = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
+        squared_norms = jnp.stack(
+            [jnp.tensordot(g, g, g.ndim, precision=jax.lax.Precision.HIGHEST) for g in jax.tree.leaves(grads)]
+        )
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         new = TrainState(optax.apply_updates(state.params, updates), state.constants, optimizer_state)
         metrics = {
