@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHORT = "--optim.max_steps 2 --data.max_length 64"
+SHORT = "--optim.max_steps 2 --data.max_length 32"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -105,7 +105,7 @@ def test_ci_calls_the_readmes_set_up_commands_as_they_stand():
 @pytest.mark.shared
 @pytest.mark.model
 def test_the_fine_tuning_commands_run_on_real_data(tmp_path, shared, minilm):
-    """The README's own lines, cut to two steps of 64 tokens; installing the model is left to CI."""
+    """The README's own lines, cut to two steps of 32 tokens; installing the model is left to CI."""
     lines = [line for line in blocks("bash")[1].strip().splitlines() if not line.startswith(("pip ", "GLUE="))]
     script = "\n".join(lines).replace("runs/rte", f"{tmp_path}/rte")
     script = script.replace("--run.name rte", f"--run.name rte --run.output_dir {tmp_path} {SHORT}")
