@@ -156,7 +156,7 @@ def _kept(x: Array, number: Array) -> Array:
     """x, as an array of its own where there will be a derivative.
 
     XLA on CPU would compute it anew in each place that uses it, and so, in the backward pass, all residuals and norms of
-    all layers below it: a quarter of the time of a step. It sees through optimization_barrier, not through a
+    all layers below it. It sees through optimization_barrier, not through a
     condition whose truth the numbers decide: whether `number`, a parameter that x is multiplied with, is one.
     """
     return x
