@@ -115,8 +115,9 @@ class CorpusMap(abc.ABC):
         return self._fitted()[1]
 
     def transform(self, x: Any) -> Array:
-        """Maps rows [..., D], seen or new, to [..., K], in their dtype."""
+        """Maps rows [..., D], seen or new, to [..., K], in their dtype; integers come back as float32."""
         x = jnp.asarray(x)
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
         matrix, offset = self._fitted()
         if x.shape[-1] != matrix.shape[0]:
             raise ValueError(f"rows must have {matrix.shape[0]} columns as in the fit, got {list(x.shape)}.")

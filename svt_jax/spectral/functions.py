@@ -1,6 +1,7 @@
 """Spectral functions: what happens to the singular values. `registry.py` finds them by name.
 
-Every function keeps the order of the singular values. "Vanishes at zero" below means that zero singular values stay
+Every function keeps the order of the singular values, but for SoftDecay as published where the largest is small (see
+there). "Vanishes at zero" below means that zero singular values stay
 zero by the formula itself, so that the transformation is continuous where the rank drops.
 
 References:
@@ -77,7 +78,9 @@ class SoftDecay(SpectralFunction):
 
         phi_i = sigma_1 ln(1 + beta sigma_i) / ln(1 + beta sigma_1),    beta = |alpha| / (1 - alpha^2)
 
-    Both tend to the identity as alpha -> 0. Neither is scale invariant: what happens depends on alpha * sigma.
+    Both tend to the identity as alpha -> 0. Neither is scale invariant: what happens depends on alpha * sigma. Where the
+    largest is so small that f(sigma_1) < |f(0)| (sigma_1 below 0.41 at alpha = -0.2, 1.54 at -0.6, 5.6 at -0.9), small
+    singular values come out larger than it, and in another order: scale such input up, or take the centred form.
 
     Args:
       alpha: in (-1, 0); the further from 0, the flatter the new spectrum. The authors start from -0.2 in fine-tuning

@@ -58,7 +58,7 @@ class TokenOperation(Parametric):
 
     def __call__(self, x: Array, *, mask: Array | None = None, solver: Solver = "auto") -> Array:
         """Applies the operation to each token matrix; arguments, result and errors are those of `svt`."""
-        x = jnp.asarray(x)
+        x, mask = jnp.asarray(x), None if mask is None else jnp.asarray(mask)
         problems = []
         if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
             problems.append(

@@ -16,8 +16,9 @@ F's own derivative is bounded. With a tangent dX, A = U^T dX and B = A V:
 
 It is linear in (dX, dtheta), so JAX transposes it for reverse mode.
 
-A decomposition that fails for a finite matrix must not cost a run of days: the matrix then passes unchanged, with the
-derivative of the identity, and `svt_and_failures` tells which.
+A decomposition that fails for a finite matrix must not cost a run of days: where the result is not finite, be it for the
+decomposition or for the function, the matrix passes unchanged, with the derivative of the identity, and
+`svt_and_failures` tells which.
 
 References:
   Noferini: "A formula for the Frechet derivative of a generalized matrix function", SIAM J. Matrix Anal. Appl. 38(2),
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.base import Parametric, SpectralFunction
 from svt_jax.spectral.polynomial import transform_by_products
 from svt_jax.spectral.solvers import Solver, decompose, product, solver_for
 
@@ -58,10 +59,11 @@ def svt(
       solver: "svd", "gram", "gram64", "poly" or "auto" (see `solvers.choose_solver`). Work is done in float32 (float64 for
         float64 input) whatever x's dtype.
     Returns:
-      x's shape and dtype.
+      x's shape and dtype. A finite matrix whose result would not be finite, because the decomposition failed or the
+      function gave no number, comes back as it is: `svt_and_failures` tells which.
     Raises:
-      ValueError: if x is not a floating-point array of at least two dimensions, mask does not fit it, or the solver
-        cannot serve the function.
+      ValueError: if x is not a floating-point array of at least two dimensions, function is no object of those classes,
+        mask does not fit x, or the solver cannot serve the function.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, svt_jax
@@ -84,11 +86,17 @@ def svt_and_failures(
     Returns:
       x's shape and dtype; bool[...].
     """
+    x, mask = jnp.asarray(x), None if mask is None else jnp.asarray(mask)
+    if not isinstance(function, Parametric):
+        raise ValueError(
+            f"svt needs a spectral function or a token operation, got {function!r}; allowed are objects such as "
+            "SoftDecay(alpha=-0.2), or get_function('soft_decay') for a name. Make one."
+        )
     if isinstance(function, SpectralFunction):
         out = transform_or_nan(x, function, mask=mask, solver=solver)
     else:
         out = function(x, mask=mask, solver=solver)
-    return _pass_failed(jnp.asarray(x), out, mask)
+    return _pass_failed(x, out, mask)
 
 
 @jax.jit
@@ -100,8 +108,7 @@ def _pass_failed(x: Array, out: Array, mask: Array | None) -> tuple[Array, Array
 
 
 def transform_or_nan(x: Array, function: SpectralFunction, *, mask: Array | None, solver: Solver) -> Array:
-    """`svt` with a matrix of NaN, of derivative 0, where the decomposition fails."""
-    x = jnp.asarray(x)
+    """`svt` of arrays with a matrix of NaN, of derivative 0, where the decomposition fails."""
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"svt needs a floating-point array [..., L, D], got {x.dtype}{list(x.shape)}. Cast or reshape it."

@@ -106,6 +106,12 @@ def test_wrong_use_is_an_error(tmp_path):
         svt_jax.SpectralMap.load(tmp_path)
 
 
+def test_whole_numbers_are_mapped_as_numbers():
+    rows = np.random.default_rng(0).integers(-3, 4, (9, 4))
+    fitted = svt_jax.SpectralMap(svt_jax.SoftDecay(-0.6, centered=True)).fit(rows)
+    np.testing.assert_array_equal(fitted.transform(rows), fitted.transform(rows.astype(np.float32)))
+
+
 def test_a_token_operation_is_no_spectral_function():
     with pytest.raises(ValueError, match="needs a spectral function, got ContraNorm"):
         svt_jax.SpectralMap(svt_jax.ContraNorm())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import svt_jax
+from svt_jax.spectral.transform import svt_and_failures
 
 PAPER = functools.partial(svt_jax.SoftDecay, centered=False)
 CENTERED = functools.partial(svt_jax.SoftDecay, centered=True)
@@ -231,6 +232,28 @@ def test_wrong_arguments_are_errors():
         svt_jax.svt(jnp.ones((2, 2)), svt_jax.SoftDecay(), mask=jnp.ones(3, bool))
     with pytest.raises(ValueError, match="unknown solver 'qr'; allowed are auto, svd, gram, gram64"):
         svt_jax.svt(jnp.ones((2, 2)), svt_jax.SoftDecay(), solver="qr")
+    for function in (svt_jax.SoftDecay, "soft_decay", jnp.tanh):
+        with pytest.raises(ValueError, match="needs a spectral function or a token operation, got"):
+            svt_jax.svt(jnp.ones((2, 2)), function)
+
+
+@pytest.mark.parametrize("function", [svt_jax.SoftDecay(), svt_jax.ContraNorm()])
+def test_a_mask_may_be_a_list_of_numbers(function):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
+    mask = [[1, 1, 0], [1, 1, 1]]
+    assert np.array_equal(svt_jax.svt(x, function, mask=mask), svt_jax.svt(x, function, mask=jnp.array(mask, bool)))
+
+
+def test_a_function_without_a_number_leaves_the_matrix_and_tells():
+    class Log(svt_jax.SpectralFunction):
+        def __call__(self, values, spectrum):
+            return jnp.log(values - 2.0)
+
+    x = jnp.stack([jnp.eye(3), 9.0 * jnp.eye(3)])
+    out, failed = svt_and_failures(x, Log())
+    assert failed.tolist() == [True, False]
+    np.testing.assert_array_equal(out[0], x[0])
+    np.testing.assert_allclose(out[1], np.log(7.0) * np.eye(3), atol=1e-5)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
