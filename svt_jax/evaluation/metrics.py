@@ -45,8 +45,7 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
     """
     if not np.isfinite(logits).all():
         raise NonFiniteError(
-            f"{np.sum(~np.isfinite(logits).all(axis=1))} of {len(logits)} predictions are not finite, so there is no score. "
-            "Lower optim.learning_rate or set optim.grad_clip."
+            f"{np.sum(~np.isfinite(logits).all(axis=1))} of {len(logits)} predictions are not finite, so there is no score"
         )
     if logits.shape[1] == 1:  # in float64: the sums of a correlation lose digits otherwise
         predictions, labels = logits[:, 0].astype(np.float64), labels.astype(np.float64)

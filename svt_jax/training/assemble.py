@@ -23,7 +23,7 @@ from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import local_folder
 from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import DTYPES, load_classifier
-from svt_jax.training.config import DataConfig, TrainConfig
+from svt_jax.training.config import DataConfig, ModelConfig, TrainConfig
 from svt_jax.training.sharding import parameter_shardings
 
 DEMO_ENCODER = EncoderConfig(
@@ -88,7 +88,7 @@ def load_tokens(task: Task, config: DataConfig, tokenizer: Any, encoder: Encoder
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Where a run starts from: tokenizer, architecture, and a function that makes the classifier with its weights."""
+    """Where a run starts from: tokenizer, architecture, and the folder of the weights; None for the demo's random ones."""
 
     tokenizer: Any
     encoder: EncoderConfig
@@ -125,10 +125,14 @@ def make_classifier(config: TrainConfig, model: Pretrained, num_labels: int, mes
             seed=seed,
             shardings=functools.partial(parameter_shardings, mesh=mesh),
         )
-    classifier.encoder.remat = config.model.remat
-    scan = config.model.scan_layers
-    classifier.encoder.scan_layers = jax.default_backend() != "cpu" if scan is None else scan
+    set_speed(classifier.encoder, config.model)
     return classifier
+
+
+def set_speed(encoder: Encoder, config: ModelConfig) -> None:
+    """What of the config changes the compiled program and not what it computes; the same program gives the same bits."""
+    encoder.remat = config.remat
+    encoder.scan_layers = jax.default_backend() != "cpu" if config.scan_layers is None else config.scan_layers
 
 
 def random_classifier(encoder: EncoderConfig, svt: SVTConfig, num_labels: int, *, dtype: str, seed: int) -> Classifier:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -15,13 +20,16 @@ from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.submission import write_submission
 from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.files import local_folder
+from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import has_head, load_classifier
 from svt_jax.training import assemble, processes
 from svt_jax.training.checkpoint import Checkpoints, abstract
-from svt_jax.training.config import DataConfig, MeshConfig
+from svt_jax.training.config import DataConfig, MeshConfig, ModelConfig
 from svt_jax.training.run_folder import read_classes, read_run
 from svt_jax.training.sharding import check_batch, make_mesh, parameter_shardings
 from svt_jax.training.step import TrainState, split_model
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +70,7 @@ def restore_run(
             encoder, SVTConfig(**config["svt"]), task.num_labels, dtype=config["model"]["dtype"], seed=0
         )
     )
+    assemble.set_speed(classifier.encoder, ModelConfig(**config["model"]))
     try:  # the run's own mesh gives its score to the last bit; another one may differ in rounding
         mesh = make_mesh(MeshConfig(**config["mesh"]))
     except ValueError:
@@ -118,6 +127,9 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """As `evaluate_run`, for a pretrained classifier (a folder or a hub id) that has a head for the task.
 
+    Classes that its config.json names as the task does, in whatever order, are put in the task's; others are taken to be in
+    it, with a warning.
+
     Raises:
       ValueError: if the task is not named, or the checkpoint has no head of its size.
     """
@@ -137,6 +149,8 @@ def evaluate_model(
     classifier = load_classifier(
         folder, num_labels=found.num_labels, shardings=functools.partial(parameter_shardings, mesh=mesh)
     )
+    assemble.set_speed(classifier.encoder, ModelConfig())
+    _order_classes(classifier, folder, found)
     encoder = read_config(folder)
     graphdef, params, constants = split_model(classifier)
     outcome = _outcome(
@@ -144,6 +158,26 @@ def evaluate_model(
         mesh, split, Path(output or "submission"),
     )  # fmt: skip
     return {"task": task, "split": split, "model": path, **outcome}
+
+
+def _order_classes(classifier: Classifier, folder: Path, task: Task) -> None:
+    """Puts the head's classes in the task's order, where config.json names them: a public MNLI model may have another."""
+    if task.labels is None:
+        return
+    named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label") or {}
+    theirs = [str(named.get(str(n), f"LABEL_{n}")) for n in range(task.num_labels)]
+    plain = [[re.sub(r"[\s_-]+", "_", name.casefold()) for name in names] for names in (theirs, task.labels)]
+    if sorted(plain[0]) != sorted(plain[1]):
+        log.warning(
+            "%s calls its classes %s; they are taken to be, in this order, %s",
+            folder,
+            ", ".join(theirs),
+            ", ".join(task.labels),
+        )
+        return
+    order = np.array([plain[0].index(name) for name in plain[1]])
+    head = nnx.state(classifier.classifier)
+    nnx.update(classifier.classifier, jax.tree.map(lambda array: array[..., order], head))
 
 
 def data_config(

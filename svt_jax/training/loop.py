@@ -173,7 +173,7 @@ class Trainer:
         readout: Readout,
         bar: TrainingProgress,
     ) -> dict[str, Any]:
-        every, measure_every = self.config.checkpoint.every_steps, self.config.log.spectrum_every_steps
+        save_every, measure_every = self.config.checkpoint.every_steps, self.config.log.spectrum_every_steps
         if measure_every and step == 0:
             self._read_spectrum(step, state, bar)
         stream = self.batches.from_batch(step)
@@ -186,16 +186,23 @@ class Trainer:
             self.clock.examples += len(real)
             self.clock.tokens += int(self._lengths[real].sum())
             readout.add(step, {**metrics, "alpha": self._alphas(state) if self._logs(step) else {}})
-            epoch_ends = step % self.steps_per_epoch == 0 or step == self.num_steps
-            if step == self.num_steps or (measure_every and step % measure_every == 0):
-                readout.read_all()  # a state that is not finite has no spectrum
-                self._read_spectrum(step, state, bar)  # before saving: a resumed run has those up to its step
             stopped_by = signals.stops_after(step)
-            if epoch_ends or stopped_by is not None or (every and step % every == 0):
-                readout.read_all()  # before saving: a state that is not finite must not become a checkpoint
-                jax.block_until_ready(state)
+            epoch_ends = step % self.steps_per_epoch == 0 or step == self.num_steps
+            measures = step == self.num_steps or bool(measure_every and step % measure_every == 0)
+            saves = epoch_ends or stopped_by is not None or bool(save_every and step % save_every == 0)
+            if measures or saves:
+                readout.read_all()
+                self._check_finite(step, state)  # or it has no score and no spectrum, and must not become a checkpoint
                 with self.clock.paused():
-                    progress = self._evaluate_and_save(step, state, progress, bar, evaluate=epoch_ends)
+                    if epoch_ends:
+                        progress = {
+                            **progress,
+                            "evaluations": self._evaluate(step, state, progress["evaluations"], bar),
+                        }
+                    if measures:
+                        self._read_spectrum(step, state, bar)  # before saving: a resumed run has those up to its step
+                    if saves:
+                        progress = self._save(step, state, progress["evaluations"], bar)
             if stopped_by is not None and step < self.num_steps:
                 self.checkpoints.wait()
                 raise StoppedBySignalError(
@@ -208,26 +215,35 @@ class Trainer:
             return {**progress, "clock": self.clock.numbers()}
 
     def _read_spectrum(self, step: int, state: TrainState, bar: TrainingProgress) -> None:
-        jax.block_until_ready(state)
         bar.note("measuring spectra")
         with self.clock.paused():
             self.records.spectrum(step, self.probe.read(state.params, state.constants))
         bar.note("")
 
-    def _evaluate_and_save(
-        self, step: int, state: TrainState, progress: dict[str, Any], bar: TrainingProgress, *, evaluate: bool
-    ) -> dict[str, Any]:
-        evaluations = progress["evaluations"]
-        if evaluate:
-            bar.note("evaluating")
-            scores = {split: each.score(state.params, state.constants) for split, each in self.evaluators.items()}
-            self.records.evaluation(step, scores)
-            metrics = scores.pop("validation")
-            evaluations = [*evaluations, {"step": step, "metrics": metrics, **scores}]
-            bar.evaluated(step, step / self.steps_per_epoch, metrics)
-        bar.note("saving")
+    def _check_finite(self, step: int, state: TrainState) -> None:
+        """Waits for the step. Loss and gradient are of the parameters before it, and may have been finite."""
         if not self._all_finite(state.params):
             raise NonFiniteError(f"step {step}: a parameter is not finite after it; {self._last_good()}. {ADVICE}")
+
+    def _evaluate(
+        self, step: int, state: TrainState, evaluations: list[dict[str, Any]], bar: TrainingProgress
+    ) -> list[dict[str, Any]]:
+        """The evaluations so far and that of this step."""
+        bar.note("evaluating")
+        try:
+            scores = {split: each.score(state.params, state.constants) for split, each in self.evaluators.items()}
+        except NonFiniteError as error:  # of parameters that are finite, and huge
+            raise NonFiniteError(f"step {step}: {error}; {self._last_good()}. {ADVICE}") from error
+        self.records.evaluation(step, scores)
+        metrics = scores.pop("validation")
+        bar.evaluated(step, step / self.steps_per_epoch, metrics)
+        bar.note("")
+        return [*evaluations, {"step": step, "metrics": metrics, **scores}]
+
+    def _save(
+        self, step: int, state: TrainState, evaluations: list[dict[str, Any]], bar: TrainingProgress
+    ) -> dict[str, Any]:
+        bar.note("saving")
         progress = {
             "clock": self.clock.numbers(),
             "evaluations": evaluations,

@@ -9,7 +9,7 @@ from svt_jax.models.config import read_config
 from svt_jax.models.files import local_folder
 from svt_jax.models.hf import load_encoder
 from svt_jax.training import assemble
-from svt_jax.training.config import DataConfig, MeshConfig
+from svt_jax.training.config import DataConfig, MeshConfig, ModelConfig
 from svt_jax.training.evaluate import data_config, restore_run
 from svt_jax.training.sharding import make_mesh
 from svt_jax.training.step import split_model
@@ -48,6 +48,8 @@ def model_spectrum(
     encoder = read_config(local_folder(path))
     tokenizer = assemble.load_tokenizer(local_folder(path), encoder.vocab_size)
     tokens = assemble.load_tokens(assemble.find_task(data), data, tokenizer, encoder, "validation")
-    graphdef, params, constants = split_model(load_encoder(path))
+    model = load_encoder(path)
+    assemble.set_speed(model, ModelConfig())
+    graphdef, params, constants = split_model(model)
     probe = Probe(graphdef, tokens, encoder.max_tokens, make_mesh(MeshConfig()))
     return {"model": path, "task": task, "step": None, **probe.read(params, constants)}

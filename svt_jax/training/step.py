@@ -79,7 +79,6 @@ def make_train_step(
         return jax.value_and_grad(micro_loss, has_aux=True)(state.params, state.constants, batch, key)
 
     def step(state: TrainState, batch: dict[str, Array], number: Array) -> tuple[TrainState, dict[str, Array]]:
-        batch = {name: values for name, values in batch.items() if name != "index"}
         key = jax.random.fold_in(jax.random.key(seed), number)
         total = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
         if accumulate == 1:

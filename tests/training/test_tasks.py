@@ -4,14 +4,18 @@ import dataclasses
 import json
 import shutil
 
+import jax
+import numpy as np
 import pytest
 from flax import nnx
 
 from svt_jax import cli
 from svt_jax.data.demo import load_demo
+from svt_jax.data.glue import TASKS
 from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.export import export_hf
+from svt_jax.models.heads import Classifier
 from svt_jax.training.assemble import DEMO_ENCODER
 
 STORIES = load_demo("validation")
@@ -76,6 +80,46 @@ def test_test_rows_are_predicted_once_and_in_order_under_any_batch(mnli, tmp_pat
     for text, rows in zip(written[0], (19, 10), strict=True):
         assert [line.split("\t")[0] for line in text.splitlines()] == ["index", *map(str, range(rows))]
         assert {line.split("\t")[1] for line in text.splitlines()[1:]} <= {"entailment", "neutral", "contradiction"}
+
+
+def classifier_with_classes(order):
+    """Weights larger than usual, so that not every example is of one class."""
+    config = dataclasses.replace(DEMO_ENCODER, **SIZES, initializer_range=0.5)
+    rngs = nnx.Rngs(0)
+    classifier = Classifier(Encoder(config, rngs=rngs), 3, rngs=rngs)
+    columns = np.array(order)
+    nnx.update(classifier.classifier, jax.tree.map(lambda a: a[..., columns], nnx.state(classifier.classifier)))
+    return classifier
+
+
+@pytest.mark.parametrize(
+    ("named", "order"),
+    [
+        (["Contradiction", "neutral", "entailment"], [2, 1, 0]),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], [0, 1, 2]),
+        (["yes", "maybe", "no"], [0, 1, 2]),
+    ],
+)
+def test_the_classes_of_a_model_are_put_in_the_tasks_order_by_name(mnli, tmp_path, caplog, capsys, named, order):
+    """Two folders with the same head, whose second has its classes in another order and says so."""
+    rows = {}
+    for folder, columns in (("ours", [0, 1, 2]), ("theirs", order)):
+        export_hf(classifier_with_classes(columns), tmp_path / folder)
+        demo_tokenizer().save_pretrained(tmp_path / folder)
+        names = TASKS["mnli"].labels if folder == "ours" else named
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        config["id2label"] = {str(n): name for n, name in enumerate(names)}
+        (tmp_path / folder / "config.json").write_text(json.dumps(config))
+        caplog.clear()
+        command = ["glue", "--model", str(tmp_path / folder), "--task", "mnli", "--data.source", str(mnli.parent)]
+        assert (
+            cli.evaluate([*command, "--data.max_length", "32", "--split", "test", "--output", str(tmp_path / "out")])
+            == 0
+        )
+        rows[folder] = (tmp_path / "out" / "MNLI-m.tsv").read_text()
+    assert rows["ours"] == rows["theirs"]
+    assert len({line.split("\t")[1] for line in rows["ours"].splitlines()[1:]}) > 1, "one class would show no order"
+    assert ("are taken to be, in this order, entailment, neutral, contradiction" in caplog.text) == (order == [0, 1, 2])
 
 
 COLUMNS = ["--data.text_columns", "[story, claim]", "--data.label_column", "is it so"]

@@ -14,9 +14,11 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from flax import nnx
 
 from svt_jax import cli
 from svt_jax.training.checkpoint import Checkpoints
+from svt_jax.training.evaluate import restore_run
 from svt_jax.training.run_folder import RunFolder, read_lines
 
 ROOT = Path(__file__).parents[2]
@@ -236,6 +238,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_status_3(tmp_path, capsys)
     failed_at = int(re.search(r"step (\d+)", message)[1])
     assert all(step < failed_at for step in Checkpoints(RunFolder(tmp_path / "run").checkpoints).steps)
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize("rate", ["1e30", "1e38"])
+def test_a_last_step_into_nonsense_is_told_with_its_step(tmp_path, capsys, rate):
+    """Its loss and gradient were finite: they are those of the parameters before it. 1e38 leaves none that is."""
+    options = ["--optim.learning_rate", rate, "--optim.warmup_ratio", "0", "--optim.max_steps", "1"]
+    assert train(tmp_path, *options) == 3
+    message = capsys.readouterr().err
+    assert re.search(
+        r"error: step 1: .* not finite.*; no checkpoint had been written. Lower optim.learning_rate", message
+    ), message
+    spectrum = RunFolder(tmp_path / "run").spectrum
+    assert not spectrum.exists() or "NaN" not in spectrum.read_text()
+
+
+def test_a_run_is_evaluated_by_the_program_that_it_was_trained_with(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    for scans in (True, False):
+        values = yaml.safe_load(config.read_text())
+        values["model"]["scan_layers"] = scans
+        config.write_text(yaml.safe_dump(values))
+        found = restore_run(str(tmp_path / "run"))
+        assert nnx.merge(found.graphdef, *found.state).encoder.scan_layers == scans
 
 
 def test_a_reader_leaves_an_unfinished_save_alone(finished):
