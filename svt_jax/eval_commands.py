@@ -24,8 +24,10 @@ def run_command(arguments: list[str]) -> int:
     glue.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
     glue.add_argument("--data.max_length", dest="max_length", type=int, help="with --model (default 128)")
     glue.add_argument("--split", default="validation", choices=("train", "validation", "test"))
-    glue.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
-    glue.add_argument("--output", help="folder of the predictions for an unlabelled split (default RUN/submission)")
+    glue.add_argument("--checkpoint", help="of --run: last, best, or a step's number (default last)")
+    glue.add_argument(
+        "--output", help="folder of the predictions for an unlabelled split (default RUN/submission, or submission)"
+    )
     spectrum = commands.add_parser(
         "spectrum", help="measure the spectrum of each layer: JSON and pictures", allow_abbrev=False
     )
@@ -35,7 +37,7 @@ def run_command(arguments: list[str]) -> int:
     spectrum.add_argument("--task", help="whose validation set is read with --model; a run knows its own")
     spectrum.add_argument("--data.source", dest="source", help="overrides the run's data.source")
     spectrum.add_argument("--data.max_length", dest="max_length", type=int, help="with --model (default 128)")
-    spectrum.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
+    spectrum.add_argument("--checkpoint", help="of --run: last, best, or a step's number (default last)")
     spectrum.add_argument("--output", required=True, help="folder of spectrum.json and the pictures")
     report = commands.add_parser("report", help="write report.html from what a run left", allow_abbrev=False)
     report.add_argument("--run", required=True, help="folder that train.py wrote")
@@ -52,7 +54,7 @@ def run_command(arguments: list[str]) -> int:
     compare.add_argument("--seeds", help="of the grid, as in 0,1,2")
     compare.add_argument("--output", required=True, help="folder of table, CSV and picture, and of the grid's runs")
     sts = commands.add_parser("sts", help="score sentence embeddings on similarity, unsupervised", allow_abbrev=False)
-    sts.add_argument("--config", help="YAML file of the options below; those on the command line go before it")
+    sts.add_argument("--config", help="YAML file of the options below; those on the command line override it")
     sts.add_argument("--model", required=True, help="folder or hub id of an encoder, with a tokenizer")
     sts.add_argument("--data", required=True, help="folder with tasks.json and its files")
     sts.add_argument("--protocol", default="paper", choices=("paper", "honest"), help="what --post is fitted on")
@@ -101,14 +103,26 @@ def _from_files(arguments: list[str], allowed: list[str]) -> list[str]:
     found, rest = files.parse_known_args(arguments)
     front: list[str] = []
     for path in found.config:
+        if not Path(path).is_file():
+            raise ValueError(f"--config {path!r} does not exist; allowed is a YAML file. Correct the path.")
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds {values!r}; allowed is a table of {', '.join(allowed)}. Correct the file.")
         if unknown := [str(key) for key in values if key not in allowed]:
             raise ValueError(f"{path}: " + " ".join(unknown_key(key, allowed) for key in unknown))
         for key, value in values.items():
+            if value is None:  # the option's default
+                continue
             front += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     return front + rest
+
+
+def _check_owner(options: argparse.Namespace) -> None:
+    """Refuses what would not be read: options of --model with --run, and of --run with --model."""
+    if options.run and (options.task or options.max_length):
+        raise ValueError("--task and --data.max_length go with --model; a run knows its own. Leave them out.")
+    if options.model and options.checkpoint:
+        raise ValueError("--checkpoint goes with --run; a model folder has one set of weights. Leave it out.")
 
 
 def _evaluate_glue(options: argparse.Namespace) -> int:
@@ -119,6 +133,7 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
     from svt_jax.training.evaluate import evaluate_model, evaluate_run
     from svt_jax.training.progress import results_table
 
+    _check_owner(options)
     processes.join(DistributedConfig(options.coordinator, options.num_processes, options.process_id), saves=False)
     if options.run:
         outcome = evaluate_run(
@@ -126,7 +141,7 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
             split=options.split,
             source=options.source,
             eval_batch_size=options.eval_batch_size,
-            checkpoint=options.checkpoint,
+            checkpoint=options.checkpoint or "last",
             output=options.output,
         )
     else:
@@ -199,10 +214,9 @@ def _spectrum(options: argparse.Namespace) -> int:
     output = Path(options.output)
     if output.is_file():
         raise ValueError(f"--output {output} is a file; allowed is a folder, which may not exist yet. Correct it.")
+    _check_owner(options)
     if options.run:
-        if options.task or options.max_length:
-            raise ValueError("--task and --data.max_length go with --model; a run knows its own. Leave them out.")
-        reading = run_spectrum(options.run, source=options.source, checkpoint=options.checkpoint)
+        reading = run_spectrum(options.run, source=options.source, checkpoint=options.checkpoint or "last")
     else:
         reading = model_spectrum(options.model, task=options.task, source=options.source, max_length=options.max_length)
     from svt_jax.analysis import plots

@@ -1,13 +1,15 @@
-"""What we set on the machine that runs the programs: XLA's options, its cache on disk, and the allocator's habits."""
+"""What we set on the machine that runs the programs: XLA's options, its cache on disk, threads, the allocator's habits."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,11 @@ def compiler_options() -> dict[str, Any]:
     return known
 
 
+def cache_folder() -> Path:
+    """Where svt_jax keeps what it can make again: compiled programs and tokens."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svt_jax"
+
+
 def enable_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second run of a config starts at once.
 
@@ -49,9 +56,24 @@ def enable_compilation_cache() -> None:
         except OSError:
             cpu = [platform.processor()]
         kind = hashlib.sha256("".join(cpu).encode()).hexdigest()[:12]
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(base / "svt_jax" / f"compiled-{kind}"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / f"compiled-{kind}"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def same_settings() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Makes a context that gives another thread this one's precision of products and default device.
+
+    JAX keeps what `jax.default_matmul_precision` and `jax.default_device` set by thread: a worker would not see it.
+    """
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+
+    @contextlib.contextmanager
+    def settings() -> Iterator[None]:
+        with jax.default_matmul_precision(precision), jax.default_device(device):
+            yield
+
+    return settings
 
 
 # glibc's malloc.h

@@ -24,6 +24,7 @@ import numpy as np
 
 from svt_jax.data.glue import Examples
 from svt_jax.data.tokenizer import Tokens, tokenize
+from svt_jax.host import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +32,17 @@ MAX_BYTES = 2**30
 _ARRAYS = ("ids", "types", "lengths")
 
 
-def cache_folder() -> Path:
+def token_folder() -> Path:
     """Where the files are."""
-    if named := os.environ.get("SVT_JAX_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svt_jax"
+    named = os.environ.get("SVT_JAX_CACHE")
+    return Path(named) if named else cache_folder()
 
 
 def cached_tokens(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
     """As `tokenize`, from the file of an earlier call where there is one."""
     if not getattr(tokenizer, "is_fast", False):  # a slow one cannot say what it is
         return tokenize(examples, tokenizer, max_length)
-    path = cache_folder() / f"tokens-{_key(examples, tokenizer, max_length)}.npz"
+    path = token_folder() / f"tokens-{_key(examples, tokenizer, max_length)}.npz"
     try:
         ids, types, lengths = _read(path, len(examples), max_length, len(tokenizer))
     except FileNotFoundError:

@@ -72,12 +72,17 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
         raise ValueError(f"the tokenizer in {folder} cannot be read ({error}). Download it again.") from error
+    check_vocabulary(tokenizer, vocab_size, f"the tokenizer in {folder}")
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Any, vocab_size: int, called: str = "the tokenizer") -> None:
+    """Raises ValueError if the tokenizer's tokens are more than the model has embeddings for."""
     if len(tokenizer) > vocab_size:
         raise ValueError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens and the model's vocab_size is {vocab_size}. "
+            f"{called} has {len(tokenizer)} tokens and the model's vocab_size is {vocab_size}. "
             "Use the tokenizer that belongs to the model."
         )
-    return tokenizer
 
 
 def demo_tokenizer() -> Any:
@@ -92,7 +97,7 @@ def tokenize(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
     texts = 1 if examples.second is None else 2
     least = tokenizer.num_special_tokens_to_add(pair=texts == 2) + texts
     if max_length < least:  # the tokenizer would give up on cutting, and say nothing
-        raise ValueError(f"data.max_length is {max_length}; this task needs at least {least}. Choose a larger one.")
+        raise ValueError(f"max_length is {max_length}; these texts need at least {least}. Choose a larger one.")
 
     def encode(rows: slice) -> dict[str, list[list[int]]]:
         pairs = () if examples.second is None else (examples.second[rows],)

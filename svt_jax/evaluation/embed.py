@@ -24,8 +24,8 @@ import numpy as np
 from flax import nnx
 
 from svt_jax.data.glue import Examples
-from svt_jax.data.tokenizer import Tokens, load_tokenizer, tokenize
-from svt_jax.host import compiler_options
+from svt_jax.data.tokenizer import Tokens, check_vocabulary, load_tokenizer, tokenize
+from svt_jax.host import compiler_options, same_settings
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import local_folder
 from svt_jax.models.hf import load_encoder
@@ -99,7 +99,8 @@ def embed(
     Returns:
       float32[N, D], in the order of the sentences; equal sentences have equal vectors to the bit.
     Raises:
-      ValueError: if the model has no tokenizer, the pooling does not exist, or a sentence is no string.
+      ValueError: if the model has no tokenizer, or one of another model's vocabulary, the pooling does not exist, or a
+        sentence is no string.
       NonFiniteError: if a vector is not finite.
     """
     if isinstance(sentences, str) or not all(isinstance(sentence, str) for sentence in sentences):
@@ -111,6 +112,7 @@ def embed(
     else:
         encoder = load_encoder(model)
         tokenizer = tokenizer or load_tokenizer(local_folder(model), encoder.config.vocab_size)
+    check_vocabulary(tokenizer, encoder.config.vocab_size)
     chosen = Pooling.parse(pooling, encoder.config.num_layers)
     number = {sentence: n for n, sentence in enumerate(dict.fromkeys(sentences))}
     if not number:
@@ -139,9 +141,12 @@ def encode(
     wanted = tuple(dict.fromkeys(poolings))
     out = {pooling: np.zeros((len(tokens), encoder.config.hidden_size), np.float32) for pooling in wanted}
 
+    settings = same_settings()
+
     def run(batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> int:
         rows, ids, lengths = batch
-        pooled = _pooling_program()(graphdef, wanted, state, ids, lengths)
+        with settings():
+            pooled = _pooling_program()(graphdef, wanted, state, ids, lengths)
         for pooling, vectors in zip(wanted, pooled, strict=True):
             out[pooling][rows] = np.asarray(vectors)[: len(rows)]
         return len(rows)

@@ -25,7 +25,7 @@ from svt_jax.data.glue import Task
 from svt_jax.data.shards import global_batch, rows_here
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.metrics import compute_metrics
-from svt_jax.host import compiler_options
+from svt_jax.host import compiler_options, same_settings
 from svt_jax.spectral.solvers import BATCH_AXES
 
 _WORKERS = 3
@@ -95,10 +95,16 @@ class Evaluator:
             real = batch["weights"] > 0
             out[batch["index"][real]] = np.asarray(logits.result())[real]
 
+        settings = same_settings()
+
+        def dispatch(batch: Batch) -> jax.Array:
+            with settings(), jax.set_mesh(self._mesh):  # each thread has its own
+                return self._dispatch((params, constants), batch)
+
         workers = _WORKERS if self._mesh.size == 1 else 1
         with ThreadPoolExecutor(workers) as pool:
             for batch in evaluation_batches(self._tokens, self._batch_size, self._buckets, self._part):
-                pending.append((batch, pool.submit(self._dispatch, (params, constants), batch)))
+                pending.append((batch, pool.submit(dispatch, batch)))
                 if len(pending) > workers + _LAG:
                     read()
             while pending:
@@ -107,9 +113,8 @@ class Evaluator:
 
     def _dispatch(self, state: tuple[nnx.State, nnx.State], batch: Batch) -> jax.Array:
         inputs = {n: batch[n] for n in ("input_ids", "attention_mask", "token_type_ids")}
-        with jax.set_mesh(self._mesh):  # each thread has one of its own
-            arguments = (state, *global_batch(inputs, self._sharding, self._batch_size).values())
-            logits: jax.Array = self._executable(arguments)(*arguments)
+        arguments = (state, *global_batch(inputs, self._sharding, self._batch_size).values())
+        logits: jax.Array = self._executable(arguments)(*arguments)
         return logits
 
     def _executable(self, arguments: tuple) -> Any:

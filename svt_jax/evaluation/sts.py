@@ -60,7 +60,8 @@ def evaluate_sts(
       progress: called with the number of sentences to encode, gives what is called with those done.
     Returns:
       One table for each pooling and post: "model", "protocol", "pooling", "post", "alpha", "dim", "files", "tasks",
-      "average" (see `score_tasks`), "analysis" (see `analyse`), "sentences", "fit", "wall_time_s".
+      "average" (see `score_tasks`), "analysis" (see `analyse`), "sentences", "fit", "wall_time_s" and of it
+      "encoding_time_s" and "scoring_time_s".
     Raises:
       ValueError: for bad data, a missing corpus, a model without tokenizer, or a map that cannot be fitted.
     """

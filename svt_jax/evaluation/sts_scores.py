@@ -61,8 +61,9 @@ def analyse(tasks: Sequence[STSTask], vectors: Vectors, maps: Sequence[Maps]) ->
         sentences += len(rows)
         measured.append((_measures(before, before), _measures(before, after)))
 
-    def mean(part: int) -> dict[str, float]:
-        return {name: float(np.mean([m[part][name] for m in measured])) for name in measured[0][part]}
+    def mean(part: int) -> dict[str, float]:  # a task of very few sentences lacks some
+        names = dict.fromkeys(name for m in measured for name in m[part])
+        return {name: float(np.mean([m[part][name] for m in measured if name in m[part]])) for name in names}
 
     return {"before": mean(0), "after": mean(1), "sentences": sentences}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,16 +105,15 @@ class EncoderConfig:
                 f"{names.get('hidden_act', ('hidden_act',))[0]} {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}"
             )
         if not problems:
-            problems += self._contradictions()
+            problems += self._contradictions(names)
         if problems:
             raise ValueError(f"config.json: {'; '.join(problems)}. Use a checkpoint with supported values.")
 
-    def _contradictions(self) -> list[str]:
+    def _contradictions(self, names: Mapping[str, Sequence[str]]) -> list[str]:
         problems = []
         if self.hidden_size % self.num_attention_heads:
-            problems.append(
-                f"hidden_size {self.hidden_size} does not divide by num_attention_heads {self.num_attention_heads}"
-            )
+            size, heads = (names.get(name, (name,))[0] for name in ("hidden_size", "num_attention_heads"))
+            problems.append(f"{size} {self.hidden_size} does not divide by {heads} {self.num_attention_heads}")
         if (self.num_hidden_groups or 1) > self.num_hidden_layers:
             problems.append(
                 f"num_hidden_groups {self.num_hidden_groups} is more than num_hidden_layers {self.num_hidden_layers}"

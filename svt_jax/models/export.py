@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from flax import nnx
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from svt_jax.models.encoder import Encoder
@@ -52,8 +53,8 @@ def export_hf(model: Encoder | Classifier, folder: str | Path, *, svt: Literal["
         save_file(_tensors(model, keep_svt=keep), folder / "model.safetensors", metadata={"format": "pt"})
         text = json.dumps(_config(model, keep_svt=keep), indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be written ({error.strerror}). Choose another folder.") from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder} cannot be written ({error}). Choose another folder.") from error
 
 
 def _config(model: Encoder | Classifier, *, keep_svt: bool) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def local_folder(path_or_id: str | Path) -> Path:
         else:
             why, what = f"the hub does not give it ({type(error).__name__})", "Check the name and the network"
         raise ValueError(
-            f"model.path {str(path_or_id)!r} is not a folder here, and {why}; "
+            f"the model {str(path_or_id)!r} is not a folder here, and {why}; "
             f"allowed are a folder with config.json, model.safetensors and a tokenizer, or a hub id. {what}."
         ) from error
 

@@ -163,8 +163,14 @@ def _fill(
             f"weights in {checkpoint.folder} do not fit: {'; '.join(problems)}. "
             "Check that config.json and the weights belong together."
         )
-    if left_out:
-        log.warning("%s: left out, as this model has no such part: %s", checkpoint.folder, ", ".join(sorted(left_out)))
+    if stored := sorted(name for name in left_out if name.startswith("svt.")):
+        log.warning(
+            "%s: not read, for the SVT that was asked for starts from its own values: %s",
+            checkpoint.folder,
+            ", ".join(stored),
+        )
+    if others := sorted(set(left_out) - set(stored)):
+        log.warning("%s: left out, as this model has no such part: %s", checkpoint.folder, ", ".join(others))
     if any("pooler/" in path for path in variables) and not has_pooler:
         log.warning("%s has no pooler: it starts from random values (seed %d)", checkpoint.folder, seed)
 

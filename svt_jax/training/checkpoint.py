@@ -130,7 +130,8 @@ class Checkpoints:
                 ) from error
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 problems.append(f"step {candidate}: {error}")
-                log.warning("the checkpoint of step %d is damaged, trying the one before", candidate)
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                log.warning("the checkpoint of step %d is damaged (%s), trying the one before", candidate, reason)
                 continue
             if not self._read_only:
                 for damaged in [s for s in self.steps if s > candidate]:

@@ -34,7 +34,7 @@ def test_claim_alone_does_not_tell_the_label():
 
 
 def test_too_short_a_length_is_an_error():
-    with pytest.raises(ValueError, match="data.max_length is 4; this task needs at least 5"):
+    with pytest.raises(ValueError, match="max_length is 4; these texts need at least 5"):
         tokenize(load_demo("validation"), demo_tokenizer(), 4)
     assert tokenize(load_demo("validation"), demo_tokenizer(), 5).lengths.max() == 5
 

@@ -1,14 +1,19 @@
 """Embeddings: equal to the encoder's own states, one sentence at a time; each distinct sentence once."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import svt_jax
 from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.evaluation import embed as module
 from svt_jax.evaluation.embed import Pooling, encode, tokenize_sentences
 from svt_jax.evaluation.metrics import NonFiniteError
+from svt_jax.models.config import EncoderConfig
+from svt_jax.models.encoder import Encoder
+from tests.evaluation.conftest import FIELDS
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +128,23 @@ def test_vectors_that_are_not_finite_are_an_error(tiny_model):
     broken.layers[1].output_norm.scale[...] = jnp.full(8, jnp.nan)
     with pytest.raises(NonFiniteError, match=r"1 of 1 vectors \(mean:2\) are not finite"):
         svt_jax.embed(broken, ["the kite"], tokenizer=demo_tokenizer())
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused():
+    small = Encoder(EncoderConfig.from_hf({**FIELDS, "vocab_size": 7}), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="the tokenizer has .* tokens and the model's vocab_size is 7"):
+        svt_jax.embed(small, ["the kite"], tokenizer=demo_tokenizer())
+
+
+def test_workers_have_the_callers_settings(encoder, sentences, monkeypatch):
+    seen = set()
+
+    def program(*arguments):
+        seen.add((jax.config.jax_default_matmul_precision, jax.config.jax_default_device))
+        return original(*arguments)
+
+    original, device = module._pooling_program(), jax.devices()[1]
+    monkeypatch.setattr(module, "_pooling_program", lambda: program)
+    with jax.default_matmul_precision("highest"), jax.default_device(device):
+        svt_jax.embed(encoder, sentences, tokenizer=demo_tokenizer())
+    assert seen == {("highest", device)}

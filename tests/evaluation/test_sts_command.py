@@ -150,9 +150,10 @@ def test_the_honest_protocol_fits_on_the_users_sentences_without_the_scored_ones
         (["--data", "nowhere"], "nowhere/tasks.json does not exist"),
         (["--model", "nowhere"], "'nowhere' is not a folder here"),
         (["--max_length", "64"], "max_length is 64 and the model has 32 positions"),
-        (["--max_length", "2"], "needs at least 3"),
+        (["--max_length", "2"], "need at least 3"),
         (["--output", "no/such/folder/a.json"], "--output no/such/folder/a.json: allowed is a file in a folder that exists"),
         (["--poling", "mean"], "unrecognized arguments: --poling"),
+        (["--config", "no.yaml"], "--config 'no.yaml' does not exist"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_status_2_and_writes_nothing(

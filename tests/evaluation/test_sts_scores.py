@@ -164,6 +164,15 @@ def test_analysis_measures_before_and_after():
     assert table["after"]["local_structure"] > table["before"]["local_structure"]
 
 
+def test_a_task_of_few_sentences_lacks_a_measure_and_the_others_have_it():
+    tasks = [STSTask("few", (PairFile("few", SENTENCES[:2], SENTENCES[2:4], np.zeros(2)),)), TASKS[1]]
+    for order in (tasks, tasks[::-1]):
+        table = analyse(order, VECTORS, [(None, None)] * 2)
+        whole = analyse(TASKS[1:], VECTORS, [(None, None)])
+        assert table["before"]["explained_variance_3"] == whole["before"]["explained_variance_3"]
+        assert table["before"]["explained_variance_1"] != whole["before"]["explained_variance_1"]
+
+
 def test_vectors_that_are_not_finite_stop_the_scoring():
     rows = ROWS.copy()
     rows[TASKS[0].files[0].first.index(TASKS[0].files[0].first[0])] = np.nan

@@ -93,7 +93,10 @@ def test_an_svt_that_the_caller_chooses_starts_anew(tmp_path, caplog):
     svt_jax.export_hf(model, tmp_path, svt="keep")
     chosen = svt_jax.load_encoder(tmp_path, svt=svt_jax.SVTConfig("soft_decay", alpha=-0.4))
     assert {n: pytest.approx(float(a)) for n, a in chosen.alphas.items()} == {1: -0.4}
-    assert "left out, as this model has no such part: svt.layers.0.parameters.alpha" in caplog.text
+    assert (
+        "not read, for the SVT that was asked for starts from its own values: svt.layers.0.parameters.alpha"
+        in caplog.text
+    )
     assert svt_jax.load_encoder(tmp_path, svt=svt_jax.SVTConfig("none")).alphas == {}
 
 
