@@ -1,8 +1,8 @@
 """How long until the first step: `python -m benchmarks.startup`.
 
 Runs train.py for one step in new processes, on the demo or as the given options say: first with an empty compilation cache,
-then with the one that the first left. Prints the seconds of the process, of compiling the training step as the run counts
-them, and of everything before training ended; as a table and one line of JSON.
+then with the one that the first left. Prints the seconds of the whole process, of compiling the training step as the run
+counts them, and how many programs that were; as a table and one line of JSON.
 """
 
 from __future__ import annotations

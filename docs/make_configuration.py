@@ -11,7 +11,7 @@ from svt_jax.training.config import TrainConfig
 HEAD = """# Every key of a training run
 
 Defaults are what a run does that names nothing else. A config file holds what differs from them; on the command line a key
-is `--section.key VALUE`, and goes before the file. `python train.py --help` prints the same.
+is `--section.key VALUE`, and overrides the file. `python train.py --help` prints the same.
 Made from the dataclasses by `python docs/make_configuration.py`.
 """
 

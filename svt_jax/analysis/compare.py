@@ -120,7 +120,8 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
         )
     results = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in folders]
     configs = [yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) for folder in folders]
-    tasks = sorted({result["task"] for result in results})
+    manifests = [json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for folder in folders]
+    tasks = sorted({full_task_name(*of_run) for of_run in zip(results, configs, manifests, strict=True)})
     if len(tasks) > 1:
         raise ValueError(f"the runs are of the tasks {', '.join(tasks)}; allowed is one. Compare each task by itself.")
     if not names:
@@ -139,7 +140,16 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
                         f"{folder}: there is another run of {name} with seed {seed}; allowed is one a seed. Leave one out."
                     )
                 by_seed[seed] = value
-    return Comparison(tasks[0], scores, _warnings(folders), by_setting)
+    return Comparison(results[0]["task"], scores, _warnings(manifests), by_setting)
+
+
+def full_task_name(results: dict[str, Any], config: dict[str, Any], manifest: dict[str, Any]) -> str:
+    """The task's name; of a user's own also its columns and classes, by which two of them can be told apart."""
+    if results["task"] != "custom":
+        return results["task"]
+    data, classes = config["data"], manifest["classes"]
+    kind = "a number" if classes is None else " or ".join(classes)
+    return f"custom ({', '.join(data['text_columns'])} to {data['label_column']}: {kind})"
 
 
 def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:
@@ -157,9 +167,8 @@ def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:
     return [", ".join(f"{key} {setting.get(key)}" for key in differing) or "all" for setting in settings]
 
 
-def _warnings(folders: list[Path]) -> list[str]:
-    """What the manifests say the runs do not share besides their configs."""
-    manifests = [json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for folder in folders]
+def _warnings(manifests: list[dict[str, Any]]) -> list[str]:
+    """What the runs do not share besides their configs."""
     found = []
     for key in ("weights_sha256", "git_commit", "device", "versions"):
         values = {json.dumps(manifest.get(key), sort_keys=True) for manifest in manifests}

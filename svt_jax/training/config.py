@@ -139,7 +139,8 @@ class OptimConfig:
 
     Attributes:
         learning_rate: Peak rate.
-        svt_learning_rate: Peak rate of the spectral function's parameters; null means learning_rate.
+        svt_learning_rate: Peak rate of the spectral function's parameters, which are trained as unbounded numbers: near -0.2 alpha
+            moves 0.16 times as far as the logit that is trained; null means learning_rate.
         batch_size: Examples in a micro-batch.
         accumulate: Micro-batches in a step; a step sees batch_size * accumulate examples.
         epochs: Passes over the training data.

@@ -101,6 +101,21 @@ def test_both_validation_sets_are_compared(tmp_path):
     assert comparison.summary("accuracy_mismatched", "b")[1] == pytest.approx(0.4)
 
 
+def test_two_tasks_of_a_user_are_two_tasks(tmp_path):
+    """Of one name, by columns or classes; the second here has a metric less too."""
+    runs = [*write_runs(tmp_path, "a", {0: 0.5}, task="custom"), *write_runs(tmp_path, "b", {0: 0.6}, task="custom")]
+    for run, label, classes in zip(runs, ("verdict", "score"), (["no", "yes"], None), strict=True):
+        config = yaml.safe_load((Path(run) / "config.yaml").read_text())
+        config["data"] |= {"text_columns": ["question"], "label_column": label}
+        (Path(run) / "config.yaml").write_text(yaml.safe_dump(config))
+        manifest = json.loads((Path(run) / "manifest.json").read_text())
+        (Path(run) / "manifest.json").write_text(json.dumps({**manifest, "classes": classes}))
+    with pytest.raises(
+        ValueError, match=r"custom \(question to score: a number\), custom \(question to verdict: no or yes\)"
+    ):
+        svt_jax.compare(runs)
+
+
 def test_settings_are_told_apart_by_config_not_by_folder(tmp_path):
     runs = write_runs(tmp_path / "x", "run", PLAIN) + write_runs(tmp_path / "y", "run", SOFT, function="soft_decay")
     assert svt_jax.compare(runs).settings == ["svt.function none", "svt.function soft_decay"]

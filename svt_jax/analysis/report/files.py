@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from svt_jax.analysis.compare import full_task_name
+
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
@@ -31,6 +33,10 @@ class FinishedRun:
     @property
     def name(self) -> str:
         return self.path.resolve().name
+
+    @property
+    def task(self) -> str:
+        return full_task_name(self.results, self.config, self.manifest)
 
     def scores(self) -> dict[str, float]:
         """The last step's validation scores by name; those of mismatched validation have names of their own."""

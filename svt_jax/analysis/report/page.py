@@ -30,10 +30,10 @@ def render_report(run: Path, baseline: Path | None = None) -> str:
       ValueError: if a run is not complete, or the two are of different tasks.
     """
     this, other = read_finished(run), None if baseline is None else read_finished(baseline)
-    if other is not None and this.results["task"] != other.results["task"]:
+    if other is not None and this.task != other.task:
         raise ValueError(
-            f"the run is of task {this.results['task']} and the baseline of {other.results['task']}; allowed is the same "
-            "task. Name another --baseline."
+            f"the run is of task {this.task} and the baseline of {other.task}; allowed is the same task. Name another "
+            "--baseline."
         )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
