@@ -176,6 +176,8 @@ def _compare(options: argparse.Namespace) -> int:
     from svt_jax.training.processes import is_first
 
     console, runs, names = Console(), options.runs, None
+    if not console.is_terminal:
+        console = Console(width=120)  # a file is not 80 columns wide, which would cut headers
     if options.config:
         if not re.fullmatch(r"\d+(,\d+)*", options.seeds or ""):
             raise ValueError(f"--seeds is {options.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
