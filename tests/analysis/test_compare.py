@@ -1,6 +1,7 @@
 """Comparison of runs over seeds: statistics against hand and reference, what is refused, what is written, the grid."""
 
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -193,9 +194,14 @@ def test_settings_are_named_after_what_they_do_not_share():
 
 @pytest.mark.slow
 def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, capsys, monkeypatch):
+    from svt_jax.data import demo
+    from svt_jax.training import assemble
     from svt_jax.training.readout import Readout
     from svt_jax.training.signals import StoppedBySignalError
 
+    # one layer and few stories: eight runs, and each seed compiles programs of its own
+    monkeypatch.setattr(assemble, "DEMO_ENCODER", dataclasses.replace(assemble.DEMO_ENCODER, num_hidden_layers=1))
+    monkeypatch.setattr(demo, "SIZES", {"train": 256, "validation": 64, "test": 1})
     (tmp_path / "plain.yaml").write_text("svt: {function: none}\n")
     (tmp_path / "soft.yaml").write_text("svt: {function: soft_decay}\n")
     settings = [f"--config={DEMO}+{tmp_path / name}.yaml" for name in ("plain", "soft")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-STEPS = 36
+STEPS = 20
 TINY = [
     "--config", str(ROOT / "configs" / "demo.yaml"), "--run.name", "run", "--optim.max_steps", str(STEPS),
     "--optim.batch_size", "8", "--data.buckets", "[64]", "--data.max_length", "64", "--data.eval_batch_size", "200",
@@ -23,7 +24,12 @@ TINY = [
 
 # A server that has imported everything forks each process: half of the time of a start. JAX begins in the fork.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["svt_jax.training.loop", "svt_jax.training.command_line", "svt_jax.analysis.report"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "svt_jax.training.loop", "svt_jax.training.command_line", "svt_jax.analysis.report", "svt_jax.analysis.plots",
+        "jsonargparse", "transformers.models.bert.tokenization_bert",
+    ]
+)  # fmt: skip
 
 
 def _train(arguments: list[str], output: str) -> None:
@@ -96,6 +102,7 @@ class Run:
         return False
 
 
+@functools.cache
 def saved_arrays(run: Path, step: int) -> dict[str, np.ndarray]:
     """Every array of a checkpoint as it lies there, read without the code that is tested."""
     import orbax.checkpoint as ocp

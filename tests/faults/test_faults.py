@@ -1,4 +1,7 @@
-"""Damaged checkpoints, a full disk, a folder that cannot be written, two runs on one folder."""
+"""kill -9 at random moments, saving included; damaged checkpoints, a full disk, a folder that cannot be written, two runs.
+
+The run that goes on ends with the same bits as an undisturbed one. One file, so that one worker makes that one.
+"""
 
 import contextlib
 import os
@@ -6,6 +9,7 @@ import random
 import resource
 import shutil
 import subprocess
+import time
 
 import jax
 import numpy as np
@@ -19,6 +23,42 @@ from svt_jax.training.step import TrainState, split_model
 from tests.faults.runs import STEPS, TINY, Run, same_bits
 
 pytestmark = pytest.mark.slow
+KILLS = 20
+
+
+def wait_for_the_moment(run, kind, dice):
+    """A moment of the given kind; false if the run has ended before it came."""
+    before = run.lines()
+    if kind == "starting":
+        moment = time.monotonic() + dice.uniform(0.0, 4.0)
+        return run.wait(lambda: time.monotonic() > moment)
+    came = run.wait(lambda: run.lines() > before + 1)
+    if kind == "saving":
+        came = came and run.wait(run.saving)
+        time.sleep(dice.uniform(0.0, 0.03))
+    else:
+        time.sleep(dice.uniform(0.0, 0.5))
+    return came and run.alive
+
+
+def test_kills_at_random_moments_lose_nothing(tmp_path, reference, count):
+    dice = random.Random(0)
+    kinds = ["saving"] * 10 + ["training"] * 7 + ["starting"] * 3
+    dice.shuffle(kinds)
+    survived = chains = 0
+    while kinds:  # a chain: killed and started again, until it is through
+        chain, run = [], Run(tmp_path / f"chain{chains}")
+        chains += 1
+        run.start()
+        while kinds and wait_for_the_moment(run, kinds[-1], dice):
+            run.kill()
+            chain.append(kinds.pop())
+            run.start()
+        status, output = run.finish()
+        assert status == 0, output
+        if same_bits(run.path, reference):
+            survived += len(chain)
+    count("kill -9", KILLS, survived)
 
 
 @pytest.fixture(scope="module")
