@@ -158,12 +158,14 @@ def measure(
         times = ratio(seconds, peer, row) if peer in seconds and row != peer else ""
         share = f"{1 - ratio(seconds, plain, row):.1%}" if "SVT" in row and row != plain and plain in seconds else ""
         median = float(np.median(values))
-        rows.append([row, 1e3 * median, size / median, times, share, compile_seconds.get(row, "")])
+        low, high = 1e3 * np.percentile(values, [10, 90])
+        spread = f"{low:.3g} to {high:.3g}"
+        rows.append([row, 1e3 * median, spread, size / median, times, share, compile_seconds.get(row, "")])
     print(f"\n{name}, {precision}: batch {size} x {tokens} tokens, {repeats} turns")
-    header = ["", "median ms", "examples/s", "times PyTorch's rate", "the SVT's share", "compile s"]
+    header = ["", "median ms", "p10 to p90", "examples/s", "times PyTorch's rate", "the SVT's share", "compile s"]
     print(table(header, rows), flush=True)
-    medians = {row: float(np.median(values)) for row, values in seconds.items()}
-    return {"model": name, "tokens": tokens, "batch": size, "precision": precision, "median_s": medians}
+    spreads = {row: np.percentile(values, [10, 50, 90]).tolist() for row, values in seconds.items()}
+    return {"model": name, "tokens": tokens, "batch": size, "precision": precision, "p10_p50_p90_s": spreads}
 
 
 def main() -> None:

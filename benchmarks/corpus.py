@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import svt_jax
+from benchmarks.timing import environment
 from svt_jax.spectral.solvers import product
 
 
@@ -57,6 +59,8 @@ def main() -> None:
         print(
             f"  {name:28} {1e3 * median:7.0f} ms  {report(batch, width, median)}  fit at {100 * ratio:4.0f} % of its rate"
         )
+    seconds_of = {name: np.percentile(spent[1:], [10, 50, 90]).tolist() for name, spent in times.items()}
+    print("\n" + json.dumps({"environment": environment(), "p10_p50_p90_s": seconds_of, "fit_s": fit_s}))
 
 
 def synthetic(rows: int, width: int, batch: int) -> Iterator[np.ndarray]:

@@ -15,12 +15,12 @@ import sys
 from collections import defaultdict
 from typing import Any
 
-from benchmarks.timing import table
+from benchmarks.timing import environment, table
 
 TOKENS = 128
 PER_DEVICE = 16
 """Examples for each device that divides the batch."""
-MESHES = ["1,1,1", "8,1,1", "256,1,1", "1,256,1", "32,8,1", "64,1,4", "16,4,4"]  # data, fsdp, tensor
+MESHES = ["1,1,1", "2,1,1", "4,1,1", "8,1,1", "256,1,1", "1,256,1", "32,8,1", "64,1,4", "16,4,4"]  # data, fsdp, tensor
 SOLVERS = ["none", "gram", "svd"]
 
 # Published for one TPU v5e chip: bf16 FLOP/s, bytes/s of memory, bytes/s of its links together.
@@ -106,13 +106,14 @@ def main() -> None:
             options = ["--layers", str(arguments.layers), "--dtype", arguments.dtype, "--row"]
             command = [sys.executable, "-m", "benchmarks.scaling", "--meshes", mesh, "--solvers", solver, *options]
             # Optimizations that do not change the partitioning take most of the time of compiling.
-            environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            variables = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
             if done.returncode:
                 raise RuntimeError(f"{mesh} {solver}: {done.stderr.strip().splitlines()[-1]}")
             results.append(json.loads(done.stdout.splitlines()[-1]))
             print(json.dumps(results[-1]), flush=True)
     print("\n" + table(HEADER, [row(found) for found in results]))
+    print("\n" + json.dumps({"environment": environment(), "simulated": True, "results": results}))
 
 
 if __name__ == "__main__":

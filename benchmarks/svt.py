@@ -1,6 +1,6 @@
 """How long the transformation takes, beside its peers: `python -m benchmarks.svt`.
 
-On token-uniform matrices (32, 128, D), forward and backward, in one process and in turns:
+On token-uniform matrices (32, 128, D), forward and backward or --forward alone, in one process and in turns:
 
   svd, gram, gram64   svt() with each solver, SoftDecay as published and centred
   poly                svt() by matrix products alone, an approximation, centred
@@ -10,7 +10,7 @@ On token-uniform matrices (32, 128, D), forward and backward, in one process and
   five products       X X^T, H X, G X^T, H G and N X alone, as plain matmuls: what remains if the singular values are
                       not refined and the L x L products are taken as free
 
-All with one BLAS thread. Compilation is timed apart. Prints tables and one line of JSON.
+The last two only with the backward pass; all but svt() in float32, with one BLAS thread. Compilation is timed apart. Prints tables and one line of JSON.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ def token_uniform(width: int, seed: int = 0) -> np.ndarray:
     return (rng.normal(size=(ROWS, TOKENS, width)) + 3.0 * rng.normal(size=(ROWS, 1, width))).astype(np.float32)
 
 
-def forward_backward(transform: Callable[..., jax.Array]) -> Callable[..., Any]:
+def forward_backward(transform: Callable[..., jax.Array], *, backward: bool = True) -> Callable[..., Any]:
+    if not backward:
+        return lambda x, alpha, cotangent: transform(x, alpha)
+
     def run(x: jax.Array, alpha: jax.Array, cotangent: jax.Array) -> Any:
         out, vjp = jax.vjp(transform, x, alpha)
         return out, *vjp(cotangent)
@@ -72,7 +75,7 @@ def all_products(x: jax.Array, u: jax.Array, ut: jax.Array, g: jax.Array) -> Any
     return gram, out, product(h.mT, g), product(product(inner, ut).mT, rows)
 
 
-def torch_candidate(x: np.ndarray, cotangent: np.ndarray) -> Callable[[], Any] | None:
+def torch_candidate(x: np.ndarray, cotangent: np.ndarray, backward: bool) -> Callable[[], Any] | None:
     try:
         import torch
     except ImportError:
@@ -86,7 +89,8 @@ def torch_candidate(x: np.ndarray, cotangent: np.ndarray) -> Callable[[], Any] |
         f = -torch.log(1.0 - alpha * (sigma + alpha) + 1e-7) / alpha
         new = f / (f.max(-1, keepdim=True)[0] / sigma.max(-1, keepdim=True)[0])
         out = u @ torch.diag_embed(new) @ v.mT
-        (out * tc).sum().backward()
+        if backward:
+            (out * tc).sum().backward()
         torch_done()
 
     return run
@@ -99,9 +103,9 @@ def compiled(run: Callable[..., Any], *arguments: Any) -> tuple[Callable[[], Any
     return lambda: executable(*arguments), time.perf_counter() - start
 
 
-def measure(width: int, repeats: int) -> dict[str, Any]:
+def measure(width: int, repeats: int, dtype: str, backward: bool) -> dict[str, Any]:
     x, cotangent = token_uniform(width), np.random.default_rng(1).normal(size=(ROWS, TOKENS, width)).astype(np.float32)
-    jx, jc, alpha = jnp.asarray(x), jnp.asarray(cotangent), jnp.asarray(ALPHA)
+    jx, jc, alpha = jnp.asarray(x, dtype), jnp.asarray(cotangent, dtype), jnp.asarray(ALPHA)
     u = jnp.linalg.qr(jnp.asarray(np.random.default_rng(2).normal(size=(ROWS, TOKENS, TOKENS)), jnp.float32))[0]
     ut = jnp.asarray(np.ascontiguousarray(np.asarray(u).swapaxes(1, 2)))
     programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
@@ -109,7 +113,8 @@ def measure(width: int, repeats: int) -> dict[str, Any]:
             forward_backward(
                 lambda x, a, solver=solver, centered=centered: svt_jax.svt(
                     x, svt_jax.SoftDecay(alpha=a, centered=centered), solver=solver
-                )
+                ),
+                backward=backward,
             ),
             (jx, alpha, jc),
         )
@@ -117,14 +122,16 @@ def measure(width: int, repeats: int) -> dict[str, Any]:
         for name, centered in (("centred", True), ("published", False))
         if centered or solver != "poly"
     }
-    programs["autodiff"] = (forward_backward(published), (jx, alpha, jc))
-    programs["products"] = (all_products, (jx, u, ut, jc))
-    programs["five products"] = (five_products, (jx, u, ut, jc))
+    x32, c32 = jnp.asarray(x), jnp.asarray(cotangent)
+    programs["autodiff"] = (forward_backward(published, backward=backward), (x32, alpha, c32))
+    if backward:
+        programs["products"] = (all_products, (x32, u, ut, c32))
+        programs["five products"] = (five_products, (x32, u, ut, c32))
     candidates: Candidates = {}
     compile_seconds = {}
     for name, (run, arguments) in programs.items():
         candidates[name], compile_seconds[name] = compiled(run, *arguments)
-    torch_run = torch_candidate(x, cotangent)
+    torch_run = torch_candidate(x, cotangent, backward)
     if torch_run is None:
         print("PyTorch is not installed: its row is left out.")
     else:
@@ -139,20 +146,24 @@ def measure(width: int, repeats: int) -> dict[str, Any]:
         ]
         for name, s in seconds.items()
     ]
-    print(f"\n({ROWS}, {TOKENS}, {width}), forward and backward, {repeats} turns")
+    what = "forward and backward" if backward else "forward alone"
+    print(f"\n({ROWS}, {TOKENS}, {width}), {dtype}, {what}, {repeats} turns")
     print(table(["", "min ms", "median ms", "p90 ms", "times gram centred", "compile s"], rows))
     against = {
         f"{name} / gram centred": ratio(seconds, name, "gram centred") for name in seconds if name != "gram centred"
     }
-    return {"width": width, "ratios": against, "median_ms": {n: 1e3 * float(np.median(s)) for n, s in seconds.items()}}
+    spreads = {name: (1e3 * np.percentile(s, [10, 50, 90])).tolist() for name, s in seconds.items()}
+    return {"width": width, "dtype": dtype, "backward": backward, "ratios": against, "p10_p50_p90_ms": spreads}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=[768, 384], help="hidden sizes D")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of svt()'s input")
+    parser.add_argument("--forward", action="store_true", help="without the backward pass")
     parser.add_argument("--repeats", type=int, default=20, help="turns of each candidate")
     arguments = parser.parse_args()
-    results = [measure(width, arguments.repeats) for width in arguments.widths]
+    results = [measure(w, arguments.repeats, arguments.dtype, not arguments.forward) for w in arguments.widths]
     print("\n" + json.dumps({"environment": environment(), "results": results}))
 
 

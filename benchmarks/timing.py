@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from svt_jax.host import keep_freed_memory
+from svt_jax.host import compiler_options, keep_freed_memory
 
 Candidates = dict[str, Callable[[], Any]]
 
@@ -102,7 +102,7 @@ def torch_done() -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What a number depends on besides the code: versions, cores, device, precision of products where it was set."""
+    """What a number depends on besides the code: versions, cores, device, compiler flags, precision of products where set."""
     packages: dict[str, str | None] = {}
     for package in ("jax", "flax", "numpy", "torch", "transformers", "sentence-transformers"):
         try:
@@ -114,6 +114,7 @@ def environment() -> dict[str, Any]:
         **packages,
         "device": jax.devices()[0].device_kind,
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
+        "compiler": {"XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), **compiler_options()},
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "date": time.strftime("%Y-%m-%d"),
     }

@@ -50,10 +50,11 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
     import yaml
 
     from svt_jax.evaluation.metrics import NonFiniteError
-    from svt_jax.training.signals import StoppedBySignalError
+    from svt_jax.training.signals import StoppedBySignalError, stop_at_once
 
     try:
-        return command(arguments, *rest)
+        with stop_at_once():
+            return command(arguments, *rest)
     except (ValueError, OSError, yaml.YAMLError, NonFiniteError, StoppedBySignalError) as error:
         if show_traceback:
             traceback.print_exc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
 import re
@@ -78,8 +79,12 @@ def run_command(arguments: list[str]) -> int:
         allowed = [action.dest for action in sts._actions if action.dest not in ("help", "config", "traceback")]
         arguments = ["sts", *_from_files(arguments[1:], allowed)]
     options, rest = parser.parse_known_args(arguments)
-    if rest and getattr(options, "config", None) is None:
-        _raise_usage(f"unrecognized arguments: {' '.join(rest)}")
+    if rest and (options.command != "compare" or options.config is None):
+        known = [name for name in commands.choices[options.command]._option_string_actions if name.startswith("--")]
+        near = difflib.get_close_matches(rest[0], known, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"unrecognized arguments: {' '.join(rest)}; allowed are {', '.join(known)}. Did you mean {near}?"
+        )
     options.overrides = rest
     commands_by_name = {
         "glue": _evaluate_glue, "spectrum": _spectrum, "report": _report, "compare": _compare, "sts": _evaluate_sts,
@@ -175,6 +180,10 @@ def _compare(options: argparse.Namespace) -> int:
     from svt_jax.runs import grid_configs, run_grid
     from svt_jax.training.processes import is_first
 
+    if Path(options.output).is_file():
+        raise ValueError(
+            f"--output {options.output} is a file; allowed is a folder, which may not exist yet. Correct it."
+        )
     console, runs, names = Console(), options.runs, None
     if not console.is_terminal:
         console = Console(width=120)  # a file is not 80 columns wide, which would cut headers
@@ -210,7 +219,7 @@ def _spectrum(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from svt_jax.analysis.probe import MEASURES
+    from svt_jax.evaluation.probe import MEASURES
     from svt_jax.training.spectra import model_spectrum, run_spectrum
 
     output = Path(options.output)

@@ -162,3 +162,25 @@ def test_a_turn_counts_the_examples_of_its_chunk_and_the_others_follow():
     assert turns.rate.examples == [96, 96]  # the first turn only warms up
     assert turns.rate.seconds == [6.0, 6.0]
     assert turns.rate.total == 16.0
+
+
+def test_the_benchmark_of_the_transformation_runs(monkeypatch, capsys):
+    from benchmarks import svt
+
+    monkeypatch.setattr("sys.argv", ["svt", "--widths=16", "--repeats=2", "--forward", "--dtype=bfloat16"])
+    svt.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["results"][0]["dtype"] == "bfloat16"
+    assert {"gram centred", "svd published", "autodiff", "torch"} < result["results"][0]["p10_p50_p90_ms"].keys()
+    assert {"jax", "cores", "compiler"} < result["environment"].keys()
+
+
+def test_the_benchmark_of_scaling_runs(monkeypatch, capsys):
+    from benchmarks import scaling
+
+    monkeypatch.setattr("sys.argv", ["scaling", "--meshes", "1,1,1", "2,1,1", "--solvers=none", "--layers=1"])
+    scaling.main()
+    one, two = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert one["sent"] == {}
+    assert two["sent"].keys() == {"data"}
+    assert two["flops"] == pytest.approx(one["flops"], rel=0.01)  # of each device, with as many examples

@@ -1,5 +1,6 @@
-"""Version ranges are honest: the lower bounds are those that CI installs."""
+"""Version ranges are honest: the lower bounds are those that CI installs. And rooms import downwards."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -20,3 +21,23 @@ def test_lowest_versions_are_the_lower_bounds():
     assert {name: version.removesuffix(".0") for name, version in tested.items()} == {
         name: version.removesuffix(".0") for name, version in bounds.items()
     }
+
+
+# A room may import those before it. host.py stands below all of them; cli.py, eval_commands.py and runs.py above.
+ROOMS = ("host", "spectral", "models", "data", "evaluation", "analysis", "training")
+# analysis reads what evaluation and runs leave; models need no data; training may use all, but for pictures at its end
+MAY_NOT = {("data", "models"), ("data", "spectral"), ("models", "data"), ("training", "analysis")}
+
+
+def test_imports_point_down():
+    wrong = []
+    for path in sorted((ROOT / "svt_jax").glob("*/**/*.py")):
+        room = path.relative_to(ROOT / "svt_jax").parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("svt_jax."):
+                other = node.module.split(".")[1]
+                if other != room and (
+                    other not in ROOMS or ROOMS.index(other) > ROOMS.index(room) or (room, other) in MAY_NOT
+                ):
+                    wrong.append(f"{path.relative_to(ROOT)} imports {node.module}")
+    assert not wrong, wrong

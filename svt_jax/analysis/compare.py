@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+
+from svt_jax.analysis.finished import read_finished
 
 _WILCOXON_LEAST = 6
 """Seeds below which the smallest two-sided p of Wilcoxon's test, 2 / 2^n, is above 0.05 whatever the data."""
@@ -118,20 +119,18 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
             f"no finished run (results.json) in {', '.join(unfinished) or 'no folder at all'}; allowed are folders that "
             "train.py has completed. Finish or leave them out."
         )
-    results = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in folders]
-    configs = [yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) for folder in folders]
-    manifests = [json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for folder in folders]
-    tasks = sorted({full_task_name(*of_run) for of_run in zip(results, configs, manifests, strict=True)})
+    finished = [read_finished(folder) for folder in folders]
+    tasks = sorted({run.task for run in finished})
     if len(tasks) > 1:
         raise ValueError(f"the runs are of the tasks {', '.join(tasks)}; allowed is one. Compare each task by itself.")
     if not names:
-        names = _names(folders, configs)
+        names = _names(folders, [run.config for run in finished])
     scores: dict[str, dict[str, dict[int, float]]] = {}
     by_setting: dict[str, dict[int, Path]] = {}
-    for name, config, result, folder in zip(names, configs, results, folders, strict=True):
-        seed = config["run"]["seed"]
+    for name, run, folder in zip(names, finished, folders, strict=True):
+        seed = run.config["run"]["seed"]
         by_setting.setdefault(name, {})[seed] = folder
-        for split, metrics in result["metrics"].items():
+        for split, metrics in run.results["metrics"].items():
             for metric, value in metrics.items():
                 metric += split.removeprefix("validation")
                 by_seed = scores.setdefault(metric, {}).setdefault(name, {})
@@ -140,16 +139,7 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
                         f"{folder}: there is another run of {name} with seed {seed}; allowed is one a seed. Leave one out."
                     )
                 by_seed[seed] = value
-    return Comparison(results[0]["task"], scores, _warnings(manifests), by_setting)
-
-
-def full_task_name(results: dict[str, Any], config: dict[str, Any], manifest: dict[str, Any]) -> str:
-    """The task's name; of a user's own also its columns and classes, by which two of them can be told apart."""
-    if results["task"] != "custom":
-        return results["task"]
-    data, classes = config["data"], manifest["classes"]
-    kind = "a number" if classes is None else " or ".join(classes)
-    return f"custom ({', '.join(data['text_columns'])} to {data['label_column']}: {kind})"
+    return Comparison(finished[0].results["task"], scores, _warnings([run.manifest for run in finished]), by_setting)
 
 
 def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svt_jax.analysis.compare import Comparison
-from svt_jax.analysis.report.files import read_finished
+from svt_jax.analysis.finished import read_finished
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from svt_jax.analysis.probe import MEASURES, Reading
+from svt_jax.evaluation.probe import MEASURES, Reading
 
 INK, GRID = "#1f2328", "#c9ced6"
 # Okabe and Ito's colours, in an order that alternates dark and light

@@ -10,6 +10,7 @@ Reference: Wang et al., "GLUE", ICLR 2019, arXiv 1804.07461.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Literal
 import numpy as np
 
 from svt_jax.data.tables import Columns, read_columns
+
+log = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "validation_mismatched", "test", "test_mismatched"]
 _FILES: dict[Split, str] = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
@@ -161,6 +164,8 @@ def make_examples(task: Task, columns: Columns, path: Path) -> Examples:
     """
     texts = [columns.values[column] for column in task.text]
     labels = _parse_labels(task, columns, path) if task.label in columns.values else None
+    if columns.left_out:  # told once all is well: an error is to be one line
+        log.warning("%s: left out %d rows with too few columns", path, columns.left_out)
     return Examples(texts[0], texts[1] if len(texts) > 1 else None, labels)
 
 

@@ -10,11 +10,8 @@ import csv
 import dataclasses
 import io
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +21,12 @@ class Columns:
     Attributes:
       values: texts by column; one that is not required and not there is missing.
       lines: number of the line that each row begins on, for messages.
+      left_out: rows that were too short.
     """
 
     values: dict[str, list[str]]
     lines: list[int]
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -48,7 +47,7 @@ def read_columns(
       required: columns that must be there.
       optional: columns that may be there, in all rows or in none.
       header: names of a TSV's columns when the file has no header line.
-      skip_short: leave out a TSV's rows that have too few columns, with a warning that counts them.
+      skip_short: leave out a TSV's rows that have too few columns.
     Raises:
       ValueError: if the file is missing, is not UTF-8, has no rows, lacks a column or names it twice, or a row is
         malformed (its line is named).
@@ -71,11 +70,11 @@ def read_columns(
     twice = [column for column in wanted if list(header).count(column) > 1]
     if twice:
         raise ValueError(f"{path} names the columns {twice} more than once; a name stands for one. Rename one of them.")
-    if skip_short:
-        complete = [row for row in table if len(row[1]) >= len(header)]
-        if len(complete) < len(table):
-            log.warning("%s: left out %d rows with too few columns", path, len(table) - len(complete))
-        table = complete
+    short = [row for row in table if len(row[1]) < len(header)] if skip_short else []
+    if short:
+        table = [row for row in table if len(row[1]) >= len(header)]
+    if not table:
+        raise ValueError(f"{path} has no row of {len(header)} columns ({', '.join(header)}). Correct the file.")
     for line, row in table:
         if len(row) != len(header):
             raise ValueError(
@@ -83,7 +82,8 @@ def read_columns(
                 "Correct the file."
             )
     places = {column: list(header).index(column) for column in wanted}
-    return Columns({c: [row[n] for _, row in table] for c, n in places.items()}, [line for line, _ in table])
+    values = {column: [row[n] for _, row in table] for column, n in places.items()}
+    return Columns(values, [line for line, _ in table], len(short))
 
 
 def read_lines(path: Path) -> list[str]:

@@ -37,7 +37,8 @@ class Post:
             raise ValueError(
                 f"dim is {self.dim} and post {self.name}; only whitening keeps chosen directions. Leave it out."
             )
-        self.make()  # alpha and dim in their ranges
+        self.make()  # dim in its range
+        SoftDecay(alpha=self.alpha)  # and alpha, whether it is used or not
 
     @property
     def each_side(self) -> bool:

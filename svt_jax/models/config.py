@@ -340,7 +340,7 @@ class SVTConfig:
             step = self.layers.removeprefix("every:").strip()
             if not self.layers.startswith("every:") or not step.isdigit() or not 1 <= int(step) <= num_layers:
                 raise ValueError(
-                    f"svt.layers is {self.layers!r}; allowed are a list of numbers, 'all' and 'every:K' with K from 1 to {num_layers}."
+                    f"svt.layers is {self.layers!r}; allowed are a list of numbers, 'all' and 'every:K' with K from 1 to {num_layers}. Correct it."
                 )
             return list(range(int(step) - 1, num_layers, int(step)))
         outside = [n for n in self.layers if not -num_layers <= n < num_layers]

@@ -64,9 +64,16 @@ def load_classifier(
     checkpoint = _open(path_or_id, svt)
     config = checkpoint.config
     names = {theirs: (f"encoder/{ours}", change) for theirs, (ours, change) in encoder_names(config).items()}
-    if _head_fits(config, checkpoint.tensors, num_labels):
+    fits = _head_fits(config, checkpoint.tensors, num_labels)
+    if fits:
         names |= head_names(config)
-    else:
+
+    def make() -> Classifier:
+        rngs = nnx.Rngs(seed)
+        return Classifier(checkpoint.new_encoder(dtype, rngs), num_labels, rngs=rngs)
+
+    classifier = _fill(make, checkpoint, names, seed, shardings)
+    if not fits:  # told once all is well: an error is to be one line
         found = head_names(config).keys() & checkpoint.tensors.keys()
         reason = "has a head of another size" if found else "has no classification head"
         log.warning(
@@ -76,12 +83,7 @@ def load_classifier(
             num_labels,
             seed,
         )
-
-    def make() -> Classifier:
-        rngs = nnx.Rngs(seed)
-        return Classifier(checkpoint.new_encoder(dtype, rngs), num_labels, rngs=rngs)
-
-    return _fill(make, checkpoint, names, seed, shardings)
+    return classifier
 
 
 def has_head(folder: Path, num_labels: int) -> bool:
@@ -108,6 +110,7 @@ class _Checkpoint:
     folder: Path
     config: EncoderConfig
     tensors: Tensors
+    full_names: dict[str, str]  # of the tensors, as they stand in the file
     svt: SVTConfig | None
     svt_is_stored: bool  # its parameters are among the tensors
 
@@ -122,15 +125,16 @@ def _open(path_or_id: str | Path, svt: SVTConfig | None) -> _Checkpoint:
     config = read_config(folder)
     stored = read_svt(folder) if svt is None else None
     tensors: Tensors = {}
+    full_names: dict[str, str] = {}
     twice = []
     for full_name, tensor in read_tensors(folder).items():
         name = base_name(config, full_name)
         if name in tensors:
             twice.append(f"{full_name} is given twice, as {name} of the base model")
-        tensors[name] = tensor
+        tensors[name], full_names[name] = tensor, full_name
     if twice:
         raise ValueError(f"weights in {folder} do not fit: {'; '.join(twice)}. Download the model again.")
-    return _Checkpoint(folder, config, with_tied(config, tensors), svt or stored, stored is not None)
+    return _Checkpoint(folder, config, with_tied(config, tensors), full_names, svt or stored, stored is not None)
 
 
 def _fill(
@@ -206,5 +210,6 @@ def _sort(checkpoint: _Checkpoint, names: Names, paths: Collection[str]) -> tupl
         elif name in names or is_head(checkpoint.config, name) or name.startswith("svt."):
             left_out.append(name)
         elif not is_buffer(name):
-            problems.append(f"{name} {list(tensor.shape)} is not a tensor of this architecture")
+            full_name = checkpoint.full_names.get(name, name)
+            problems.append(f"{full_name} {list(tensor.shape)} is not a tensor of this architecture")
     return tensors, left_out, problems

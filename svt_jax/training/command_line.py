@@ -7,6 +7,9 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
 
 from svt_jax.training.config import TrainConfig
 
@@ -54,7 +57,21 @@ def _config_first(arguments: Sequence[str]) -> list[str]:
             front.append(item)
         else:
             rest.append(item)
+    for path in [item.removeprefix("--config=") for item in front if item != "--config"]:
+        _check_file(Path(path))
     return front + rest
+
+
+def _check_file(path: Path) -> None:
+    """What the parser would report without the file's name; that there is none it says itself."""
+    if not path.is_file():
+        return
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); allowed is a YAML file. Correct it.") from error
+    if content is None:
+        raise ValueError(f"{path} holds nothing; allowed is a table of keys. Fill it or leave it out.")
 
 
 def _keys(config_class: type) -> list[str]:
@@ -87,10 +104,8 @@ def _explain(message: str, keys: list[str]) -> str:
 
 def unknown_key(key: str, keys: list[str]) -> str:
     """The error for a key that is none of `keys`: its neighbours, and the nearest one."""
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
     section = key.split(".")[0]
     siblings = [k for k in keys if k.startswith(section + ".")]
     allowed = siblings or sorted({k.split(".")[0] for k in keys})
-    return f"unknown key {key!r}; allowed are {', '.join(allowed)}. " + (
-        f"Did you mean {near[0]}?" if near else "Correct its name."
-    )
+    return f"unknown key {key!r}; allowed are {', '.join(allowed)}. Did you mean {near[0]}?"

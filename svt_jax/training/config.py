@@ -165,11 +165,13 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _positive("optim", self, "learning_rate", "batch_size", "accumulate", "epochs", "max_steps", "grad_clip")
         if self.svt_learning_rate is not None and not 0 <= self.svt_learning_rate < math.inf:
-            raise ValueError(f"optim.svt_learning_rate is {self.svt_learning_rate}; it must be at least 0, or null.")
+            raise ValueError(
+                f"optim.svt_learning_rate is {self.svt_learning_rate}; it must be at least 0, or null. Correct it."
+            )
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"optim.weight_decay is {self.weight_decay}; it must be at least 0.")
+            raise ValueError(f"optim.weight_decay is {self.weight_decay}; it must be at least 0. Correct it.")
         if not 0.0 <= self.warmup_ratio < 1.0:
-            raise ValueError(f"optim.warmup_ratio is {self.warmup_ratio}; it must lie in [0, 1).")
+            raise ValueError(f"optim.warmup_ratio is {self.warmup_ratio}; it must lie in [0, 1). Correct it.")
 
 
 @dataclasses.dataclass(frozen=True)

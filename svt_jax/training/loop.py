@@ -11,12 +11,12 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from svt_jax.analysis.probe import Probe
 from svt_jax.data.batching import Batch, TrainingBatches, training_buckets
 from svt_jax.data.glue import Split
 from svt_jax.data.shards import global_batch, rows_here
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.metrics import NonFiniteError
+from svt_jax.evaluation.probe import Probe
 from svt_jax.models.heads import Classifier
 from svt_jax.training import assemble, processes, run_folder
 from svt_jax.training.checkpoint import Checkpoints, abstract
@@ -175,7 +175,9 @@ class Trainer:
     ) -> dict[str, Any]:
         save_every, measure_every = self.config.checkpoint.every_steps, self.config.log.spectrum_every_steps
         if measure_every and step == 0:
-            self._read_spectrum(step, state, bar)
+            jax.block_until_ready(state)
+            with self.clock.paused():
+                self._read_spectrum(step, state, bar)
         stream = self.batches.from_batch(step)
         while step < self.num_steps:
             batch = next(stream)
@@ -192,8 +194,9 @@ class Trainer:
             saves = epoch_ends or stopped_by is not None or bool(save_every and step % save_every == 0)
             if measures or saves:
                 readout.read_all()
-                self._check_finite(step, state)  # or it has no score and no spectrum, and must not become a checkpoint
+                jax.block_until_ready(state)
                 with self.clock.paused():
+                    self._check_finite(step, state)  # or it has no score, no spectrum, and must not become a checkpoint
                     if epoch_ends:
                         progress = {
                             **progress,
@@ -216,12 +219,11 @@ class Trainer:
 
     def _read_spectrum(self, step: int, state: TrainState, bar: TrainingProgress) -> None:
         bar.note("measuring spectra")
-        with self.clock.paused():
-            self.records.spectrum(step, self.probe.read(state.params, state.constants))
+        self.records.spectrum(step, self.probe.read(state.params, state.constants))
         bar.note("")
 
     def _check_finite(self, step: int, state: TrainState) -> None:
-        """Waits for the step. Loss and gradient are of the parameters before it, and may have been finite."""
+        """Loss and gradient are of the parameters before the step, and may have been finite."""
         if not self._all_finite(state.params):
             raise NonFiniteError(f"step {step}: a parameter is not finite after it; {self._last_good()}. {ADVICE}")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svt_jax.analysis.probe import MEASURES
+from svt_jax.evaluation.probe import MEASURES
 from svt_jax.training.config import LogConfig
 from svt_jax.training.run_folder import RunFolder, read_lines, write_atomically
 

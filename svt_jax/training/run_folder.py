@@ -4,7 +4,7 @@ config.yaml      the complete config, as run
 manifest.json    versions, devices, mesh, seed, names of the classes, hash of the weights, git commit
 model/           config.json and tokenizer: with a checkpoint, all that evaluation needs
 metrics.jsonl    a line each log.every_steps steps
-spectrum.jsonl   a reading of the probe (analysis.probe) after the last step, and each log.spectrum_every_steps steps
+spectrum.jsonl   a reading of the probe (evaluation.probe) after the last step, and each log.spectrum_every_steps steps
 tensorboard/     the same for TensorBoard, with log.tensorboard
 checkpoints/     Orbax
 results.json     scores, when the run is complete
@@ -161,13 +161,13 @@ def create(
         folder.path.mkdir(parents=True, exist_ok=True)
         lock = RunLock(folder.path)
         if folder.manifest.is_file():
-            first = json.loads(folder.manifest.read_text(encoding="utf-8"))
+            first = _read_manifest(folder)
             if first["weights_sha256"] != manifest["weights_sha256"]:
                 raise ValueError(
                     f"{folder.path} began with weights {first['weights_sha256']} and model.path now holds "
                     f"{manifest['weights_sha256']}. Restore the model, or choose another --run.name."
                 )
-            if first.get("classes", manifest["classes"]) != manifest["classes"]:
+            if first["classes"] != manifest["classes"]:
                 raise ValueError(
                     f"{folder.path} began with the classes {first['classes']} and the training file now has "
                     f"{manifest['classes']}. Restore the file, or choose another --run.name."
@@ -197,12 +197,30 @@ def read_run(path: str | Path) -> tuple[RunFolder, dict[str, Any], EncoderConfig
         raise ValueError(f"{path} holds no run (no config.yaml); allowed is a folder that train.py wrote. Check --run.")
     config = _read_config(folder)
     _identity(config)  # raises if it is not a run's
+    try:
+        for section in dataclasses.fields(TrainConfig):
+            section.default_factory(**config.get(section.name, {}))  # type: ignore[operator]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder.config} is not one that a run wrote ({error}). Restore it from a copy.") from error
     return folder, config, read_config(folder.model)
 
 
 def read_classes(folder: RunFolder) -> list[str] | None:
     """The names of a run's classes in order of their numbers; None for a regression."""
-    return json.loads(folder.manifest.read_text(encoding="utf-8"))["classes"]
+    return _read_manifest(folder)["classes"]
+
+
+def _read_manifest(folder: RunFolder) -> dict[str, Any]:
+    try:
+        found = json.loads(folder.manifest.read_text(encoding="utf-8"))
+        missing = [key for key in ("weights_sha256", "classes") if key not in found]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder.manifest} is not one that a run wrote ({error}). Restore it from a copy.") from error
+    if missing:
+        raise ValueError(
+            f"{folder.manifest} is not one that a run wrote (it lacks {', '.join(missing)}). Restore it from a copy."
+        )
+    return found
 
 
 def make_manifest(config: TrainConfig, mesh: Mesh, weights: Path | None, task: Task) -> dict[str, Any]:

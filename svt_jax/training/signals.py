@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +24,23 @@ class StoppedBySignalError(Exception):
     def __init__(self, message: str, number: int):
         super().__init__(message)
         self.number = number
+
+
+@contextlib.contextmanager
+def stop_at_once() -> Iterator[None]:
+    """Where a run does not step yet, or no more, SIGTERM ends it there, with the exit status of one that was stopped."""
+    if threading.current_thread() is not threading.main_thread():  # signals can be handled there alone
+        yield
+        return
+
+    def stop(number: int, _: Any) -> None:
+        raise StoppedBySignalError("stopped by SIGTERM outside of the training loop; nothing is lost.", number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopSignals:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from svt_jax.analysis.probe import Probe
+from svt_jax.evaluation.probe import Probe
 from svt_jax.models.config import read_config
 from svt_jax.models.files import local_folder
 from svt_jax.models.hf import load_encoder
@@ -23,7 +23,7 @@ def run_spectrum(run: str, *, source: str | None = None, checkpoint: str = "last
       source: overrides where the data are.
       checkpoint: "last", "best" or a step's number.
     Returns:
-      "run", "task", "step" and the keys of a reading (see `analysis.probe`).
+      "run", "task", "step" and the keys of a reading (see `evaluation.probe`).
     """
     found = restore_run(run, source=source, checkpoint=checkpoint)
     tokens = assemble.load_tokens(found.task, found.data, found.tokenizer, found.encoder, "validation")

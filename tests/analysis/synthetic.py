@@ -5,7 +5,7 @@ import json
 import numpy as np
 import yaml
 
-from svt_jax.analysis.probe import BINS, MEASURES
+from svt_jax.evaluation.probe import BINS, MEASURES
 
 
 def reading(layers=12, svt_layers=(), *, seed=0, step=None):

@@ -143,6 +143,22 @@ def test_the_files_hold_the_same_numbers(runs, tmp_path):
     assert paths[3].read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("name", ["results.json", "manifest.json", "config.yaml"])
+@pytest.mark.parametrize("content", ["{}", "{", "[1]", "\x00"])
+def test_a_damaged_file_of_a_run_is_named_in_one_line(runs, tmp_path, capsys, name, content):
+    (Path(runs[0]) / name).write_text(content)
+    assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(rf"{name} is not as a run writes it \(.*\). Restore it", error), error
+
+
+def test_an_output_that_is_a_file_is_refused_before_any_work(runs, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "out")]) == 2
+    assert "is a file; allowed is a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

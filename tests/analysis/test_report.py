@@ -11,8 +11,8 @@ import pytest
 from synthetic import write_run
 
 from svt_jax import cli
-from svt_jax.analysis.probe import MEASURES
 from svt_jax.analysis.report import render_report
+from svt_jax.evaluation.probe import MEASURES
 
 NAME = "soft <b>bold & 'co'"
 

@@ -95,6 +95,17 @@ def test_qqp_leaves_out_the_two_halves_of_a_broken_row_and_says_so(tmp_path, cap
         load_examples(TASKS["qqp"], str(tmp_path), "test")
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [("0\t1\n1\t2\n", "train.tsv has no row of 6 columns"), ("0\t1\n1\t3\t4\tA?\tB?\tyes\n", "'yes'")],
+)
+def test_a_file_that_cannot_be_used_is_told_in_one_line(tmp_path, caplog, rows, words):
+    write(tmp_path, "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n" + rows, "QQP/train.tsv")
+    with pytest.raises(ValueError, match=words):
+        load_examples(TASKS["qqp"], str(tmp_path), "train")
+    assert caplog.text == ""
+
+
 def test_a_file_without_header_keeps_its_first_row(tmp_path):
     source = write(tmp_path, "gj04\t1\t\tOne.\ngj04\t0\t*\tTwo.\n", "CoLA/train.tsv")
     examples = load_examples(TASKS["cola"], source, "train")

@@ -140,6 +140,7 @@ def test_the_honest_protocol_fits_on_the_users_sentences_without_the_scored_ones
         (["--post", "pca"], "post is 'pca'; allowed are none, soft_decay, centered_soft_decay, whitening, all_but_the_top"),
         (["--protocol", "fair"], "argument --protocol: invalid choice: 'fair'"),
         (["--post", "soft_decay", "--alpha", "0.6"], "alpha"),
+        (["--alpha", "-2"], "alpha"),
         (["--dim", "3"], "--dim is for --post whitening only"),
         (["--post", "whitening", "--dim", "9"], "whitening cannot be fitted on t1: whitening to 9 dimensions"),
         (["--protocol", "honest", "--post", "whitening"], "protocol honest needs sentences to fit on .*Give --fit FILE"),

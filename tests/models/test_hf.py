@@ -65,7 +65,7 @@ def test_a_sharded_checkpoint_is_read_through_its_index(checkpoint):
     assert np.array_equal(plain.last_hidden_state, svt_jax.load_encoder(checkpoint)(IDS).last_hidden_state)
 
 
-def test_every_discrepancy_is_reported_at_once_with_names_and_shapes(checkpoint):
+def test_every_discrepancy_is_reported_at_once_with_names_and_shapes(checkpoint, caplog):
     def damage(tensors):
         del tensors["encoder.layer.1.attention.self.key.bias"]
         tensors["embeddings.word_embeddings.weight"] = np.zeros((39, 12), np.float32)
@@ -74,10 +74,11 @@ def test_every_discrepancy_is_reported_at_once_with_names_and_shapes(checkpoint)
 
     rewrite(checkpoint, damage)
     with pytest.raises(ValueError) as raised:
-        svt_jax.load_encoder(checkpoint)
+        svt_jax.load_classifier(checkpoint, num_labels=2)
+    assert caplog.text == "", "the error is to be the only line"
     message = str(raised.value)
-    assert "encoder.layer.1.attention.self.key.bias is missing (layers/1/attention/key/bias [12])" in message
-    assert "embeddings.word_embeddings.weight gives [39, 12] for embeddings/word/embedding [40, 12]" in message
+    assert "encoder.layer.1.attention.self.key.bias is missing (encoder/layers/1/attention/key/bias [12])" in message
+    assert "embeddings.word_embeddings.weight gives [39, 12] for encoder/embeddings/word/embedding [40, 12]" in message
     assert "encoder.layer.2.output.dense.bias [12] is not a tensor of this architecture" in message
     assert "encoder.layer.0.output.dense.bias is int32, not floating point" in message
 

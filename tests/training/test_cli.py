@@ -218,6 +218,7 @@ def test_missing_data_folder_and_folder_without_weights(tmp_path, capsys):
         (["spectrum", "--run", "r", "--task", "rte", "--output", "o"], "--task and --data.max_length go with --model"),
         (["spectrum", "--model", "m", "--checkpoint", "1", "--output", "o"], "--checkpoint goes with --run"),
         (["gleu", "--run", "x"], "invalid choice: 'gleu'"),
+        (["glue", "--run", "x", "--splitt", "test"], "Did you mean --split?"),
         (["report", "--run", "nowhere"], "nowhere holds no run"),
     ],
 )

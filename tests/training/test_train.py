@@ -253,6 +253,46 @@ def test_a_last_step_into_nonsense_is_told_with_its_step(tmp_path, capsys, rate)
     assert not spectrum.exists() or "NaN" not in spectrum.read_text()
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("manifest.json", "{}", "manifest.json is not one that a run wrote (it lacks weights_sha256, classes)"),
+        ("manifest.json", "{", "manifest.json is not one that a run wrote"),
+        ("config.yaml", None, "config.yaml is not one that a run wrote"),
+    ],
+)
+def test_a_damaged_run_folder_is_one_line_and_status_2(finished, tmp_path, capsys, file, content, words):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / file
+    if content is None:
+        values = yaml.safe_load(path.read_text())
+        values["mesh"]["unknown"] = 1
+        content = yaml.safe_dump(values)
+        assert cli.evaluate(["glue", "--run", str(tmp_path / "run")]) == 0
+    path.write_text(content)
+    (tmp_path / "run" / "results.json").unlink()
+    capsys.readouterr()
+    status = train(tmp_path) if file == "manifest.json" else cli.evaluate(["glue", "--run", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.count("\n") == 1
+    assert words in error, error
+
+
+@pytest.mark.slow
+def test_sigterm_before_the_first_step_ends_with_its_status(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "--run.output_dir", str(tmp_path), "--run.name", "run"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "config.yaml").exists():  # written before the first program is compiled
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=200)
+    assert process.returncode == 143
+    assert "stopped: stopped by SIGTERM" in error
+    assert "Traceback" not in error
+
+
 def test_a_run_is_evaluated_by_the_program_that_it_was_trained_with(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"

@@ -12,7 +12,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from svt_jax.analysis.report.files import FinishedRun, read_finished
+from svt_jax.analysis.finished import FinishedRun, read_finished
 from svt_jax.analysis.report.tables import Table, evaluation_table, layer_table, score_table, training_table
 
 _HERE = Path(__file__).parent
@@ -150,16 +150,19 @@ def _pictures(run: FinishedRun, baseline: FinishedRun | None) -> list[dict[str, 
     from svt_jax.analysis import plots
 
     runs = {"this run": run} if baseline is None else {"this run": run, "baseline": baseline}
-    curves = plots.training_curves(
-        {name: [{"lines": each.lines, "evaluations": each.results["evaluations"]}] for name, each in runs.items()}
-    )
-    found = [
-        (
-            "Course of the training", curves,
-            "Loss, gradient norm, validation scores and α by step. Loss and gradient norm: single batches, faint, and their "
-            "running mean.",
+    logged = {name: each for name, each in runs.items() if each.lines}
+    found = []
+    if logged:
+        curves = plots.training_curves(
+            {n: [{"lines": each.lines, "evaluations": each.results["evaluations"]}] for n, each in logged.items()}
         )
-    ]  # fmt: skip
+        found.append(
+            (
+                "Course of the training", curves,
+                "Loss, gradient norm, validation scores and α by step. Loss and gradient norm: single batches, faint, and "
+                "their running mean.",
+            )
+        )  # fmt: skip
     if run.readings:
         last = run.readings[-1]
         measured = {name: [each.readings[-1]] for name, each in runs.items() if each.readings}

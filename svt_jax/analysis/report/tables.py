@@ -9,9 +9,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from svt_jax.analysis.finished import FinishedRun
 from svt_jax.analysis.plots import layer_name
-from svt_jax.analysis.probe import MEASURES
-from svt_jax.analysis.report.files import FinishedRun
+from svt_jax.evaluation.probe import MEASURES
 
 _SHOWN = 200
 """Rows of a table on the page; its CSV has all."""

@@ -1,15 +1,14 @@
-"""What a report reads: the files of a finished run."""
+"""What a report and a comparison read: the files of a finished run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-from svt_jax.analysis.compare import full_task_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,12 @@ class FinishedRun:
 
     @property
     def task(self) -> str:
-        return full_task_name(self.results, self.config, self.manifest)
+        """The task's name; of a user's own also its columns and classes, by which two of them can be told apart."""
+        if self.results["task"] != "custom":
+            return self.results["task"]
+        data, classes = self.config["data"], self.manifest.get("classes")
+        kind = "a number" if classes is None else " or ".join(classes)
+        return f"custom ({', '.join(data['text_columns'])} to {data['label_column']}: {kind})"
 
     def scores(self) -> dict[str, float]:
         """The last step's validation scores by name; those of mismatched validation have names of their own."""
@@ -55,24 +59,42 @@ def read_finished(run: Path) -> FinishedRun:
     """Reads a run's folder.
 
     Raises:
-      ValueError: if the run is not complete.
+      ValueError: if the run is not complete, or a file is not what a run writes.
     """
     if not (run / "results.json").is_file():
         raise ValueError(
             f"{run} has no results.json: the run is not complete. Start the same training command again to finish it."
         )
 
-    def text(name: str) -> str:
-        return (run / name).read_text(encoding="utf-8")
+    def table(name: str, keys: Sequence[str]) -> dict[str, Any]:
+        try:
+            text = (run / name).read_text(encoding="utf-8")
+            found = yaml.safe_load(text) if name.endswith(".yaml") else json.loads(text)
+            missing = [key for key in keys if key not in found]
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            raise _not_a_runs(run / name, str(error)) from error
+        if missing:
+            raise _not_a_runs(run / name, f"it lacks {', '.join(missing)}")
+        return found
 
     def lines(name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in text(name).splitlines()] if (run / name).is_file() else []
+        path = run / name
+        try:
+            return (
+                [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+            )
+        except ValueError as error:
+            raise _not_a_runs(path, str(error)) from error
 
     return FinishedRun(
         run,
-        json.loads(text("results.json")),
-        json.loads(text("manifest.json")),
-        yaml.safe_load(text("config.yaml")),
+        table("results.json", ("task", "metrics", "best")),
+        table("manifest.json", ("versions", "device")),
+        table("config.yaml", ("run", "model", "data", "svt", "optim")),
         lines("metrics.jsonl"),
         lines("spectrum.jsonl"),
     )
+
+
+def _not_a_runs(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is not as a run writes it ({why}). Restore it from a copy, or train again.")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from svt_jax.analysis.probe import BINS, MEASURES, Probe, measure
 from svt_jax.data.tokenizer import Tokens
+from svt_jax.evaluation.probe import BINS, MEASURES, Probe, measure
 from svt_jax.models.config import SVTConfig
 from svt_jax.training import assemble
 from svt_jax.training.config import MeshConfig
