@@ -10,7 +10,8 @@ On token-uniform matrices (32, 128, D), forward and backward or --forward alone,
   five products       X X^T, H X, G X^T, H G and N X alone, as plain matmuls: what remains if the singular values are
                       not refined and the L x L products are taken as free
 
-The last two only with the backward pass; all but svt() in float32, with one BLAS thread. Compilation is timed apart. Prints tables and one line of JSON.
+The last two only with the backward pass, and all but svt() in float32 whatever --dtype says. All with one BLAS thread.
+Compilation is timed apart. Prints tables and one line of JSON.
 """
 
 from __future__ import annotations

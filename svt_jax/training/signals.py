@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 
 class StoppedBySignalError(Exception):
-    """SIGTERM or SIGINT came; the state is saved.
+    """SIGTERM or SIGINT came; the state, if training had begun, is saved.
 
     Attributes:
       number: of the signal.
