@@ -76,15 +76,17 @@ def our_training(
     graphdef, params, constants = split_model(random_classifier(config, svt, 2, dtype=dtype, seed=0))
     optimizer = make_optimizer(OptimConfig(), 1000)
     state = TrainState(params, constants, optimizer.init(params))
-    step = make_train_step(graphdef, optimizer, seed=0, accumulate=1, regression=False)
+    step = make_train_step(graphdef, optimizer, accumulate=1, regression=False)
     arrays = {name: jnp.asarray(values) for name, values in batch.items()}
     start = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(state, arrays, np.int32(0)).compile(compiler_options())
+    compiled = (
+        jax.jit(step, donate_argnums=0).lower(state, arrays, np.int32(0), np.int32(0)).compile(compiler_options())
+    )
     seconds = time.perf_counter() - start
     holder = [state]
 
     def run() -> Any:
-        holder[0], metrics = compiled(holder[0], arrays, np.int32(0))
+        holder[0], metrics = compiled(holder[0], arrays, np.int32(0), np.int32(0))
         return metrics["loss"]
 
     return run, seconds

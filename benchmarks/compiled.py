@@ -74,7 +74,7 @@ def programs(
     optimizer = make_optimizer(OptimConfig(), 1000)
     shardings = state_shardings(params, constants, optimizer, mesh)
     state = abstract(TrainState(params, constants, jax.eval_shape(optimizer.init, params)), shardings)
-    step = make_train_step(graphdef, optimizer, seed=0, accumulate=accumulate, regression=False)
+    step = make_train_step(graphdef, optimizer, accumulate=accumulate, regression=False)
     rows = batch * accumulate
     texts = {name: np.zeros((rows, tokens), np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
     labels = {"labels": np.zeros(rows, np.int32), "weights": np.zeros(rows, np.float32)}
@@ -83,7 +83,7 @@ def programs(
     evaluation = make_forward(graphdef, mesh)
     inputs = (examples[name] for name in ("input_ids", "attention_mask", "token_type_ids"))
     return (
-        Program(shard_step(step, shardings, mesh), (state, examples, number), mesh),
+        Program(shard_step(step, shardings, mesh), (state, examples, number, number), mesh),
         Program(evaluation, ((state.params, state.constants), *inputs), mesh),
     )
 

@@ -35,6 +35,7 @@ from svt_jax.training.sharding import (
 )
 from svt_jax.training.signals import StoppedBySignalError, StopSignals
 from svt_jax.training.step import TrainState, make_train_step, split_model
+from svt_jax.training.word_rows import trained_part, trained_rows
 
 
 class Trainer:
@@ -79,6 +80,7 @@ class Trainer:
         classifier = assemble.make_classifier(config, model, self.task.num_labels, self.mesh)
         self.graphdef, params, constants = split_model(classifier)
         self.optimizer = make_optimizer(config.optim, self.num_steps)
+        self._rows = trained_rows(train_tokens.ids, model.encoder, config.optim)
         self.schedule = learning_rate_schedule(config.optim, self.num_steps)
         self._shardings = state_shardings(params, constants, self.optimizer, self.mesh)
         self._initial = (params, constants)
@@ -92,9 +94,9 @@ class Trainer:
             make_train_step(
                 self.graphdef,
                 self.optimizer,
-                seed=config.run.seed,
                 accumulate=config.optim.accumulate,
                 regression=self.task.regression,
+                rows=self._rows,
             ),
             self._shardings,
             self.mesh,
@@ -140,7 +142,10 @@ class Trainer:
     def _start(self) -> tuple[int, TrainState, dict[str, Any]]:
         params, constants = self._initial
         del self._initial  # its buffers will be donated
-        optimizer = jax.jit(self.optimizer.init, out_shardings=self._shardings.optimizer)
+        optimizer = jax.jit(
+            lambda params: self.optimizer.init(trained_part(params, self._rows)),
+            out_shardings=self._shardings.optimizer,
+        )
         if self.checkpoints.steps:
             like = abstract(TrainState(params, constants, jax.eval_shape(optimizer, params)), self._shardings)
             del params, constants  # memory for those that are read
@@ -182,7 +187,7 @@ class Trainer:
         while step < self.num_steps:
             batch = next(stream)
             compiled = self._executable(state, batch, readout, bar)
-            state, metrics = compiled(state, self._device_batch(batch), np.int32(step))
+            state, metrics = compiled(state, *self._inputs(batch, step))
             step += 1
             real = batch["index"][batch["weights"] > 0]
             self.clock.examples += len(real)
@@ -261,13 +266,15 @@ class Trainer:
             readout.wait()
             bar.note(f"compiling for {length} tokens")
             with self.clock.compiling():
-                self._compiled[length] = self._step.lower(state, self._device_batch(batch), np.int32(0)).compile()
+                self._compiled[length] = self._step.lower(state, *self._inputs(batch, 0)).compile()
             bar.note("")
         return self._compiled[length]
 
-    def _device_batch(self, batch: Batch) -> dict[str, jax.Array]:
+    def _inputs(self, batch: Batch, step: int) -> tuple[dict[str, jax.Array], np.int32, np.int32]:
+        """What the step gets beside the state. The seed is among it: all seeds run one compiled program."""
         arrays = {n: v for n, v in batch.items() if n != "index"}
-        return global_batch(arrays, self._batch_sharding, self._num_rows)
+        batch_there = global_batch(arrays, self._batch_sharding, self._num_rows)
+        return batch_there, np.int32(self.config.run.seed), np.int32(step)
 
     def _logs(self, step: int) -> bool:
         return step % self.config.log.every_steps == 0 or step == self.num_steps

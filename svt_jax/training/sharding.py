@@ -146,7 +146,7 @@ def shard_step(step: Callable[..., Any], shardings: TrainState, mesh: Mesh) -> A
     """A step of `make_train_step`, jitted for a mesh: the state stays where it is, its buffers are reused."""
     return jax.jit(
         step,
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
         compiler_options=compiler_options(),

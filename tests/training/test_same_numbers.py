@@ -16,10 +16,12 @@ from svt_jax.training.config import MeshConfig, ModelConfig, TrainConfig
 from svt_jax.training.optimizer import make_optimizer, named_paths
 from svt_jax.training.sharding import batch_sharding, make_mesh, shard_step, state_shardings
 from svt_jax.training.step import TrainState, make_train_step, split_model
+from svt_jax.training.word_rows import trained_part, trained_rows
 
 # Weights larger than usual, so that the scores are not those of a constant answer.
 ENCODER = dataclasses.replace(
     assemble.DEMO_ENCODER,
+    vocab_size=4 * assemble.DEMO_ENCODER.vocab_size,  # most words are not in use, as in a real task
     hidden_size=32,
     intermediate_size=64,
     hidden_dropout_prob=0.1,
@@ -45,14 +47,19 @@ def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
     graphdef, params, constants = split_model(assemble.make_classifier(config, model, task.num_labels, mesh))
     optimizer = make_optimizer(config.optim, STEPS)
     shardings = state_shardings(params, constants, optimizer, mesh)
-    step = shard_step(make_train_step(graphdef, optimizer, seed=0, accumulate=1, regression=False), shardings, mesh)
+    rows = trained_rows(train.ids, ENCODER, config.optim)
+    assert rows is not None
+    step = shard_step(make_train_step(graphdef, optimizer, accumulate=1, regression=False, rows=rows), shardings, mesh)
     before = arrays(params)
-    state = TrainState(params, constants, jax.jit(optimizer.init, out_shardings=shardings.optimizer)(params))
+    moments = jax.jit(lambda params: optimizer.init(trained_part(params, rows)), out_shardings=shardings.optimizer)(
+        params
+    )
+    state = TrainState(params, constants, moments)
     losses = []
     with jax.set_mesh(mesh):
         for number, batch in zip(range(STEPS), batches.from_batch(0), strict=False):
             placed = jax.device_put({n: v for n, v in batch.items() if n != "index"}, batch_sharding(mesh))
-            state, metrics = step(state, placed, np.int32(number))
+            state, metrics = step(state, placed, np.int32(0), np.int32(number))
             losses.append(float(metrics["loss"]))
     evaluator = Evaluator(graphdef, task, held_out, 64, ENCODER.max_tokens, mesh)
     outcome = evaluator.logits(state.params, state.constants), evaluator.score(state.params, state.constants)

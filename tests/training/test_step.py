@@ -37,8 +37,8 @@ def stepped(batch, *, accumulate=1, svt=SVT, regression=False, clip=None, encode
         setattr(model.encoder, name, value)
     graphdef, params, constants = split_model(model)
     optimizer = optax.sgd(1.0) if clip is None else optax.chain(optax.clip_by_global_norm(clip), optax.sgd(1.0))
-    step = make_train_step(graphdef, optimizer, seed=0, accumulate=accumulate, regression=regression)
-    return jax.jit(step)(TrainState(params, constants, optimizer.init(params)), batch, np.int32(0))
+    step = make_train_step(graphdef, optimizer, accumulate=accumulate, regression=regression)
+    return jax.jit(step)(TrainState(params, constants, optimizer.init(params)), batch, np.int32(0), np.int32(0))
 
 
 def arrays(state):

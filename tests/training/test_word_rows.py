@@ -1,0 +1,86 @@
+"""Training the rows of the words in use gives the parameters that training the whole table gives."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from svt_jax.models.config import SVTConfig
+from svt_jax.training import assemble
+from svt_jax.training.config import OptimConfig
+from svt_jax.training.optimizer import make_optimizer
+from svt_jax.training.step import TrainState, make_train_step, split_model
+from svt_jax.training.word_rows import WordRows, trained_part, trained_rows
+
+# As RoBERTa has it: the number of the padding token decides positions, and is not 0.
+ENCODER = dataclasses.replace(
+    assemble.DEMO_ENCODER,
+    vocab_size=100,
+    hidden_size=32,
+    intermediate_size=64,
+    pad_token_id=2,
+    positions_skip_padding=True,
+    hidden_dropout_prob=0.1,
+)
+RNG = np.random.default_rng(0)
+REAL = np.arange(6) < RNG.integers(2, 7, (8, 1))
+IDS = np.where(REAL, RNG.integers(5, 40, (8, 6)), ENCODER.pad_token_id).astype(np.int32)
+BATCH = {
+    "token_type_ids": np.zeros((8, 6), np.int32),
+    "attention_mask": REAL.astype(np.int32),
+    "labels": RNG.integers(0, 2, 8).astype(np.int32),
+    "weights": np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32),
+}
+ROWS = trained_rows(IDS, ENCODER, OptimConfig())
+
+
+def table(state: nnx.State) -> np.ndarray:
+    return np.asarray(state["encoder"]["embeddings"]["word"]["embedding"].get_value())
+
+
+def trained(rows: WordRows | None, ids=IDS, *, steps=3, accumulate=1, **optim):
+    """The parameters before and after some steps, the last step's metrics and the optimizer's state."""
+    graphdef, params, constants = split_model(
+        assemble.random_classifier(ENCODER, SVTConfig("soft_decay"), 2, dtype="float32", seed=0)
+    )
+    optimizer = make_optimizer(OptimConfig(learning_rate=0.01, schedule="constant", **optim), 10)
+    step = jax.jit(make_train_step(graphdef, optimizer, accumulate=accumulate, regression=False, rows=rows))
+    state = TrainState(params, constants, optimizer.init(trained_part(params, rows)))
+    for number in range(steps):
+        state, metrics = step(state, {**BATCH, "input_ids": ids}, np.int32(0), np.int32(number))
+    return params, state.params, metrics, state.optimizer
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulate": 2}, {"grad_clip": 0.01}], ids=str)
+def test_equals_training_of_the_whole_table(settings):
+    assert ROWS is not None
+    before, whole, metrics, moments = trained(None, **settings)
+    _, ours, our_metrics, our_moments = trained(ROWS, **settings)
+    for first, second in zip(jax.tree.leaves(ours), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(first, second, rtol=0, atol=1e-6)
+    for name in ("loss", "grad_norm"):
+        assert float(our_metrics[name]) == pytest.approx(float(metrics[name]), rel=1e-6)
+    moved = np.any(table(ours) != table(before), axis=1)
+    assert set(np.flatnonzero(moved)) == set(np.unique(IDS[REAL][: int(REAL[:5].sum())]))
+    sizes = [leaf.shape[0] for leaf in jax.tree.leaves(moments) if leaf.shape[:1] == (100,)]
+    assert len(sizes) == 2  # both moments of the whole table
+    assert sum(leaf.shape == (len(ROWS.rows), 32) for leaf in jax.tree.leaves(our_moments)) == 2
+
+
+def test_a_token_without_a_row_is_not_a_number():
+    """Never another word's row: that would be a wrong result that nobody sees."""
+    assert ROWS is not None
+    ids = IDS.copy()
+    ids[0, 0] = 99
+    assert np.isnan(trained(ROWS, ids, steps=1)[2]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("ids", "optim"),
+    [(IDS, OptimConfig(weight_decay=0.01)), (np.arange(60), OptimConfig())],
+    ids=["decay", "most words"],
+)
+def test_the_whole_table_is_trained_where_all_of_it_changes_or_most_is_used(ids, optim):
+    assert trained_rows(ids, ENCODER, optim) is None
