@@ -80,7 +80,9 @@ def our_training(
     arrays = {name: jnp.asarray(values) for name, values in batch.items()}
     start = time.perf_counter()
     compiled = (
-        jax.jit(step, donate_argnums=0).lower(state, arrays, np.int32(0), np.int32(0)).compile(compiler_options())
+        jax.jit(step, donate_argnums=0)
+        .lower(state, arrays, np.int32(0), np.int32(0))
+        .compile(compiler_options("training"))
     )
     seconds = time.perf_counter() - start
     holder = [state]
@@ -99,7 +101,7 @@ def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray], dtype: st
     compiled = (
         jax.jit(lambda p, c, *a: nnx.merge(graphdef, p, c)(*a))
         .lower(params, constants, *arrays)
-        .compile(compiler_options())
+        .compile(compiler_options("inference"))
     )
     return lambda: compiled(params, constants, *arrays)
 

@@ -114,7 +114,10 @@ def environment() -> dict[str, Any]:
         **packages,
         "device": jax.devices()[0].device_kind,
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
-        "compiler": {"XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), **compiler_options()},
+        "compiler": {
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+            **{kind: compiler_options(kind) for kind in ("training", "inference")},
+        },
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "date": time.strftime("%Y-%m-%d"),
     }

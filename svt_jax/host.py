@@ -11,24 +11,32 @@ import platform
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
-_OPTIONS: dict[str, dict[str, Any]] = {
-    # No fusions for the library YNN: with them a training step of 6 layers of 384 takes a quarter longer (jax 0.10.2).
-    "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
-    # Products by cuBLAS, not by Triton kernels, each of which is compiled in many variants to find the fastest: on an H100
-    # a training step of 6 layers compiled in 16 s; with them it had not after a minute (jax 0.11.2).
-    "gpu": {"xla_gpu_enable_triton_gemm": False},
+# By platform: of programs that have a derivative, and of those that have none.
+_YNN = "xla_cpu_experimental_ynn_fusion_type"
+# Products by cuBLAS, not by Triton kernels, each of which is compiled in many variants to find the fastest: on an H100
+# a training step of 6 layers compiled in 16 s; with them it had not after a minute (jax 0.11.2).
+_GPU = {"xla_gpu_enable_triton_gemm": False}
+_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    # What goes to XLA's library YNN. With its defaults a training step of 6 layers of 384 takes a quarter longer than with
+    # nothing, with each product by itself 3 to 15 % less; without a derivative what is around sums over rows takes 4 to
+    # 15 % less up to 64 tokens and up to a tenth more with 128 (jax 0.10.2, docs/performance.md).
+    "cpu": {
+        "training": {_YNN: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
+        "inference": {_YNN: "LIBRARY_FUSION_TYPE_REDUCE"},
+    },
+    "gpu": {"training": _GPU, "inference": _GPU},
 }
 
 
 @functools.cache
-def compiler_options() -> dict[str, Any]:
+def compiler_options(kind: Literal["training", "inference"]) -> dict[str, Any]:
     """Options for `jax.jit(..., compiler_options=)` and `Lowered.compile` on this platform, those that its XLA knows."""
     known = {}
-    for name, value in _OPTIONS.get(jax.default_backend(), {}).items():
+    for name, value in _OPTIONS.get(jax.default_backend(), {}).get(kind, {}).items():
         try:
             jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
         except jax.errors.JaxRuntimeError:  # another version of XLA

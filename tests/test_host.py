@@ -44,9 +44,9 @@ def test_freed_memory_is_not_mapped_again():
 
 
 def test_an_option_of_another_version_is_left_out(monkeypatch):
-    monkeypatch.setattr(host, "_OPTIONS", {"cpu": {"xla_no_such_option": "1"}})
+    monkeypatch.setattr(host, "_OPTIONS", {"cpu": {"training": {"xla_no_such_option": "1"}}})
     host.compiler_options.cache_clear()
-    assert host.compiler_options() == {}
+    assert host.compiler_options("training") == {}
     host.compiler_options.cache_clear()
 
 
@@ -55,5 +55,5 @@ def test_each_platform_has_its_options(platform, options, monkeypatch):
     """XLA knows the options of all platforms everywhere, so that a misspelt one would be left out here too."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     host.compiler_options.cache_clear()
-    assert host.compiler_options() == options
+    assert host.compiler_options("training") == host.compiler_options("inference") == options
     host.compiler_options.cache_clear()

@@ -197,7 +197,7 @@ def _batches(tokens: Tokens, longest: int) -> Iterator[tuple[np.ndarray, np.ndar
 
 @functools.cache
 def _pooling_program() -> Any:
-    return jax.jit(_pooled, static_argnums=(0, 1), compiler_options=compiler_options())
+    return jax.jit(_pooled, static_argnums=(0, 1), compiler_options=compiler_options("inference"))
 
 
 def _pooled(

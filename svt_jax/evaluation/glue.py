@@ -51,7 +51,7 @@ def make_forward(graphdef: nnx.GraphDef, mesh: Mesh) -> Any:
         forward,
         in_shardings=(None, batch, batch, batch),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options("inference"),
     )
 
 

@@ -84,7 +84,7 @@ class Probe:
             forward,
             in_shardings=(None, batch, batch, batch),
             out_shardings=batch,
-            compiler_options=compiler_options(),
+            compiler_options=compiler_options("inference"),
         )
         self._measure = jax.jit(measure, in_shardings=batch, out_shardings=replicated)
         self._alphas = alphas

@@ -149,5 +149,5 @@ def shard_step(step: Callable[..., Any], shardings: TrainState, mesh: Mesh) -> A
         in_shardings=(shardings, batch_sharding(mesh), replicated(mesh), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options("training"),
     )
