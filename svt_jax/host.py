@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 import jax
 
-# By platform: of programs that have a derivative, and of those that have none.
 _YNN = "xla_cpu_experimental_ynn_fusion_type"
 # Products by cuBLAS, not by Triton kernels, each of which is compiled in many variants to find the fastest: on an H100
 # a training step of 6 layers compiled in 16 s; with them it had not after a minute (jax 0.11.2).
 _GPU = {"xla_gpu_enable_triton_gemm": False}
+# By platform: of programs that have a derivative, and of those that have none.
 _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     # What goes to XLA's library YNN. With its defaults a training step of 6 layers of 384 takes a quarter longer than with
-    # nothing, with each product by itself 3 to 15 % less; without a derivative what is around sums over rows takes 4 to
+    # nothing, with each product by itself 1 to 15 % less; without a derivative what is around sums over rows takes 2 to
     # 15 % less up to 64 tokens and up to a tenth more with 128 (jax 0.10.2, docs/performance.md).
     "cpu": {
         "training": {_YNN: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},

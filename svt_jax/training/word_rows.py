@@ -54,7 +54,7 @@ class WordRows:
 
     def put(self, params: nnx.State, taken: nnx.State) -> nnx.State:
         """`taken`, with the table of `params` in which these rows are replaced."""
-        whole = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(params) if path == _TABLE}[_TABLE]
+        whole = dict(nnx.to_flat_state(params))[_TABLE].get_value()
         return _with_table(
             taken, lambda new: whole.at[self.rows].set(new, indices_are_sorted=True, unique_indices=True)
         )
@@ -70,7 +70,7 @@ def _with_table(params: nnx.State, change: Callable[[Array], Array]) -> nnx.Stat
 
 
 def trained_rows(tokens: np.ndarray, encoder: EncoderConfig, optim: OptimConfig) -> WordRows | None:
-    """The rows that training on these tokens [N, L] can change; None if that is all, or too many to gain by it."""
+    """The rows that training on these tokens, padding among them, can change; None if that is all, or too many to gain by it."""
     # RoBERTa tells padding by its number, which must stay: so every row up to it
     used = WordRows.of(np.union1d(tokens, np.arange(encoder.pad_token_id + 1)), encoder.vocab_size)
     return used if optim.weight_decay == 0 and 2 * len(used.rows) < encoder.vocab_size else None
