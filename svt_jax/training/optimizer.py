@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import optax
 from flax import nnx
 
@@ -34,7 +35,11 @@ def learning_rate_schedule(config: OptimConfig, num_steps: int, peak: float | No
 
 
 def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
-    """AdamW (beta 0.9, 0.999, eps 1e-8; Loshchilov and Hutter, arXiv 1711.05101) over an nnx parameter state."""
+    """AdamW (beta 0.9, 0.999, eps 1e-8; Loshchilov and Hutter, arXiv 1711.05101) over an nnx parameter state.
+
+    Its own state holds plain arrays: an nnx variable costs Python time at every call of a compiled step, and
+    `optax.partition` would hold two for each parameter and group, most of them empty.
+    """
 
     def adamw(peak: float | None, weight_decay: float) -> optax.GradientTransformation:
         return optax.adamw(learning_rate_schedule(config, num_steps, peak), weight_decay=weight_decay)
@@ -44,10 +49,21 @@ def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransfo
         "plain": adamw(None, 0.0),
         "svt": adamw(config.svt_learning_rate, 0.0),
     }
-    optimizer = optax.partition(groups, parameter_groups)
-    if config.grad_clip is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.grad_clip), optimizer)
+
+    def of_arrays(params: nnx.State) -> optax.GradientTransformation:
+        grouped = optax.partition(groups, nnx.as_pure(parameter_groups(params)))
+        if config.grad_clip is None:
+            return grouped
+        return optax.chain(optax.clip_by_global_norm(config.grad_clip), grouped)
+
+    def init(params: nnx.State) -> optax.OptState:
+        return of_arrays(params).init(nnx.as_pure(params))
+
+    def update(grads: nnx.State, state: optax.OptState, params: nnx.State) -> tuple[nnx.State, optax.OptState]:
+        updates, state = of_arrays(params).update(nnx.as_pure(grads), state, nnx.as_pure(params))
+        return jax.tree.unflatten(jax.tree.structure(grads), jax.tree.leaves(updates)), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def parameter_groups(params: nnx.State) -> nnx.State:

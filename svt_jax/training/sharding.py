@@ -121,7 +121,7 @@ def optimizer_shardings(
     """The sharding of the optimizer's state: moments like their parameters, counters replicated."""
     # A moment's path in the optimizer's state ends in its parameter's path. (optax.tree_map_params would tell moments
     # from counters, but it cannot look into optax.partition with labels that depend on the parameters.)
-    of_parameter = dict(jax.tree_util.tree_leaves_with_path(shardings))
+    of_parameter = dict(jax.tree_util.tree_leaves_with_path(nnx.as_pure(shardings)))
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
         tails = (path[start:] for start in range(len(path)))
