@@ -211,7 +211,7 @@ def main() -> None:
             model=ModelConfig(path=arguments.model),
             svt=SVTConfig(function=function),
             data=DataConfig(task=task, source=arguments.source, eval_batch_size=BATCH_SIZE),
-            optim=OptimConfig(learning_rate=5e-5, batch_size=BATCH_SIZE, max_steps=10_000, epochs=10_000),
+            optim=OptimConfig(learning_rate=5e-5, batch_size=BATCH_SIZE),
             log=LogConfig(progress=False),
         )
         for part in arguments.part:

@@ -17,19 +17,23 @@ from svt_jax.data.tokenizer import Tokens
 Batch = dict[str, np.ndarray]
 """input_ids, token_type_ids, attention_mask: int32[B, L]; labels [B]; weights float32[B]; index int32[B]."""
 
-MAX_BUCKETS = 6
+MAX_BUCKETS = 8
 """Lengths, and so compilations, of one kind of batch."""
-_MULTIPLE = 4
 _CHUNK = 50
 _SAMPLED_EPOCHS = 4
+_COMPILING = 1.5e9
+"""What compiling a program costs, as steps x tokens of a batch x square of the hidden size, whatever the number of layers.
+
+On two CPU cores the first run's compilation takes about 2e9; later ones find the program on disk.
+"""
 
 
 def choose_buckets(
     lengths: np.ndarray,
-    max_buckets: int = MAX_BUCKETS,
+    max_buckets: int = 6,
     *,
     longest: int | None = None,
-    multiple: int = _MULTIPLE,
+    multiple: int = 4,
     tolerance: float = 0.05,
 ) -> list[int]:
     """The lengths, multiples of `multiple`, that batches are padded to.
@@ -157,13 +161,21 @@ def longest_of_each(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> np.nd
     return np.asarray([lengths[rows].max() for rows in batches])
 
 
-def training_buckets(lengths: np.ndarray, batch_size: int, *, group_by_length: bool, longest: int) -> list[int]:
-    """The best buckets for training batches; the same ones whatever a run's seed."""
+def training_buckets(
+    lengths: np.ndarray, batch_size: int, num_steps: int, hidden_size: int, *, group_by_length: bool, longest: int
+) -> list[int]:
+    """The best buckets for training batches; the same ones whatever a run's seed.
+
+    So many that fewer would cost more in padding, over the steps of the run, than they spare in compilations: a short run,
+    or one of a small model, compiles one program.
+    """
     sampled = [
         longest_of_each(lengths, epoch_batches(lengths, batch_size, 0, epoch, group_by_length=group_by_length))
         for epoch in range(_SAMPLED_EPOCHS)
     ]
-    return choose_buckets(np.concatenate(sampled), longest=longest)
+    batches = np.concatenate(sampled)
+    tolerance = _COMPILING / (num_steps * batch_size * batches.mean() * hidden_size**2)
+    return choose_buckets(batches, MAX_BUCKETS, longest=longest, multiple=2, tolerance=float(tolerance))
 
 
 class TrainingBatches:

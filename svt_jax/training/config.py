@@ -83,7 +83,7 @@ class DataConfig:
         source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv); for custom, a folder with
             train and validation (and test, if there is one) as .tsv, .csv or .jsonl.
         max_length: Longer examples are cut to this many tokens.
-        buckets: Lengths that training batches are padded to: auto (at most six, chosen from the data) or a list.
+        buckets: Lengths that training batches are padded to: auto (at most eight, chosen from the data) or a list.
         group_by_length: Make training batches of examples of like length, in random order, so that little is padded.
         eval_batch_size: Examples in an evaluation batch, at most.
         text_columns: For custom: the column of the sentence, or the two of a pair.

@@ -61,8 +61,13 @@ class Trainer:
         train_tokens = tokens.pop("train")
         positions = model.encoder.max_tokens
         buckets, grouped = config.data.buckets, config.data.group_by_length
+        self.steps_per_epoch = -(-len(train_tokens) // rows)
+        self.num_steps = min(config.optim.epochs * self.steps_per_epoch, config.optim.max_steps or 2**62)
         if buckets == "auto":
-            buckets = training_buckets(train_tokens.lengths, rows, group_by_length=grouped, longest=positions)
+            buckets = training_buckets(
+                train_tokens.lengths, rows, self.num_steps, model.encoder.hidden_size,
+                group_by_length=grouped, longest=positions,
+            )  # fmt: skip
         elif max(buckets) > positions:
             raise ValueError(
                 f"data.buckets is {buckets} and the model has {positions} positions. Leave the longer ones out."
@@ -74,8 +79,6 @@ class Trainer:
         )
         self._num_rows, self._lengths = rows, train_tokens.lengths
         self.num_layers = model.encoder.num_layers
-        self.steps_per_epoch = self.batches.steps_per_epoch
-        self.num_steps = min(config.optim.epochs * self.steps_per_epoch, config.optim.max_steps or 2**62)
 
         classifier = assemble.make_classifier(config, model, self.task.num_labels, self.mesh)
         self.graphdef, params, constants = split_model(classifier)

@@ -157,12 +157,24 @@ def test_a_bucket_must_be_worth_its_compilation():
     assert len(choose_buckets(lengths, max_buckets=6)) == min(n for n in cost if cost[n] <= 1.05) < 6
 
 
+def test_a_long_run_of_a_large_model_has_more_buckets():
+    lengths = np.random.default_rng(0).geometric(0.2, 400).clip(3, 128)
+
+    def number(steps, hidden_size):
+        return len(training_buckets(lengths, 8, steps, hidden_size, group_by_length=True, longest=128))
+
+    longer = [number(steps, 384) for steps in (1, 100, 1_000, 10_000, 100_000)]
+    assert longer == sorted(longer)
+    assert longer[0] == 1 < longer[2] < longer[-1] == MAX_BUCKETS
+    assert number(4_000, 192) == number(1_000, 384) == number(250, 768)
+
+
 @GROUPED
 def test_training_batches_of_every_epoch_and_seed_fit_the_few_buckets(grouped):
     lengths = np.random.default_rng(0).geometric(0.03, 900).clip(3, 200)
-    buckets = training_buckets(lengths, 8, group_by_length=grouped, longest=300)
+    buckets = training_buckets(lengths, 8, 400, 768, group_by_length=grouped, longest=300)
     assert len(buckets) <= MAX_BUCKETS
-    assert buckets[-1] == -(-lengths.max() // 4) * 4
+    assert buckets[-1] == -(-lengths.max() // 2) * 2
     data = Tokens(np.ones((900, 200), np.int32), np.zeros((900, 200), np.int32), lengths, None, 0)
     stream = TrainingBatches(data, 8, 5, buckets, group_by_length=grouped).from_batch(113 * 3)
     assert {b["input_ids"].shape for b in itertools.islice(stream, 113)} <= {(8, length) for length in buckets}
@@ -172,7 +184,7 @@ def test_grouping_saves_padding():
     lengths = np.random.default_rng(0).geometric(0.05, 3000).clip(3, 128)
     padded = {
         grouped: padded_length(
-            training_buckets(lengths, 32, group_by_length=grouped, longest=128),
+            training_buckets(lengths, 32, 300, 768, group_by_length=grouped, longest=128),
             longest_of_each(lengths, epoch_batches(lengths, 32, 9, 0, group_by_length=grouped)),
         )
         for grouped in (False, True)
