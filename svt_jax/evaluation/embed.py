@@ -204,7 +204,9 @@ def _pooled(
     graphdef: nnx.GraphDef, poolings: tuple[Pooling, ...], state: nnx.State, ids: Array, lengths: Array
 ) -> tuple[Array, ...]:
     mask = jnp.arange(ids.shape[1]) < lengths[:, None]  # [B, L]
-    hidden = nnx.merge(graphdef, state)(ids, mask, output_hidden_states=True).hidden_states
+    encoder: Encoder = nnx.merge(graphdef, state)
+    means_last = any(p.tokens == "mean" and encoder.config.num_layers in p.layers for p in poolings)
+    hidden = encoder(ids, mask, first_token_only=not means_last, output_hidden_states=True).hidden_states
     assert hidden is not None
     count = lengths[:, None].astype(jnp.float32)
 

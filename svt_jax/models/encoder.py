@@ -40,6 +40,9 @@ from svt_jax.spectral.solvers import DECOMPOSITION
 
 Array = jax.Array
 
+_ALL = slice(None)
+"""Tokens: all of them."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class EncoderOutput:
     """What an encoder returns.
 
     Attributes:
-      last_hidden_state: [B, L, D].
+      last_hidden_state: [B, L, D]; [B, 1, D] where the first token alone was asked for.
       pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler.
       hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
       svt_failures: int32[B], in how many layers an example's decomposition failed, so that the transformation was left
@@ -141,18 +144,24 @@ class SelfAttention(nnx.Module):
         self.out = square("heads", "embed")
         self._dropout = config.attention_probs_dropout_prob
 
-    def __call__(self, x: Array, bias: Array, *, rngs: nnx.Rngs | None) -> Array:
+    def __call__(self, asking: Array, x: Array, bias: Array, *, rngs: nnx.Rngs | None) -> Array:
+        """What tokens that ask [B, Q, D] gather from all tokens [B, L, D]."""
+
         def split(y: Array) -> Array:  # heads in front: on CPU the products are several times slower with "blnh"
             return y.reshape(*y.shape[:2], self._heads, self._head_size).transpose(0, 2, 1, 3)  # [B, N, L, H]
 
         # The key's bias adds the same to all scores of a query, which softmax takes away: its gradient is 0, and what
         # autodiff gives is rounding, which Adam would blow up to full steps that differ from mesh to mesh.
-        query, key, value = split(self.query(x)), split(self.key(x, bias_gradient=False)), split(self.value(x))
+        query, key, value = (
+            split(self.query(asking)),
+            split(self.key(x, bias_gradient=False)),
+            split(self.value(x)),
+        )
         scores = jnp.einsum("bnqh,bnkh->bnqk", query * self._head_size**-0.5, key)
         weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
         weights = dropout(weights, self._dropout, rngs)
         mixed = jnp.einsum("bnqk,bnkh->bnqh", weights, value)
-        return self.out(mixed.transpose(0, 2, 1, 3).reshape(x.shape))  # [B, L, D]
+        return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape))  # [B, Q, D]
 
 
 class EncoderLayer(nnx.Module):
@@ -195,18 +204,26 @@ class EncoderLayer(nnx.Module):
         self._feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
 
     def __call__(
-        self, x: Array, mask: Array, bias: Array, *, rngs: nnx.Rngs | None
+        self, x: Array, mask: Array, bias: Array, *, tokens: slice = _ALL, rngs: nnx.Rngs | None
     ) -> tuple[Array, Transformed | None]:
-        """The layer's output [B, L, D], and what its SVT did if it has one."""
-        attended = dropout(self.attention(x, bias, rngs=rngs), self._attention_dropout, rngs)
-        x = self.attention_norm(attended + x).astype(x.dtype)
+        """The output for `tokens` [B, tokens, D], and what its SVT did if it has one.
+
+        The rest of a layer takes each token by itself, so what nobody reads is not computed: without an SVT anything after
+        keys and values, with one what comes after it.
+        """
+        asking = shard_batch(x[:, tokens]) if self.svt is None else x
+        attended = dropout(self.attention(asking, x, bias, rngs=rngs), self._attention_dropout, rngs)
+        x = self.attention_norm(attended + asking).astype(x.dtype)
         h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, rngs)
-        out, transformed = self._output(h, x, mask, rngs)
+        if self.svt is None:
+            out, transformed = self.output_norm(h + x), None
+        else:
+            out, transformed = self._transform(self.svt, h, x, mask, tokens, rngs)
         return shard_batch(out.astype(x.dtype)), transformed
 
-    def _output(self, h: Array, x: Array, mask: Array, rngs: nnx.Rngs | None) -> tuple[Array, Transformed | None]:
-        if self.svt is None:
-            return self.output_norm(h + x), None
+    def _transform(
+        self, svt: SVTLayer, h: Array, x: Array, mask: Array, tokens: slice, rngs: nnx.Rngs | None
+    ) -> tuple[Array, Transformed]:
         match self._placement:
             case "before_norm" | "replace_norm":
                 before = h + x
@@ -214,19 +231,22 @@ class EncoderLayer(nnx.Module):
                 before = self.output_norm(h + x) + x
             case "output":
                 before, rngs = self.output_norm(h + x), None
-        after, failed = self.svt(before, mask, rngs=rngs)
-        # before_norm is that of the published BERT: the residual enters twice
-        out = self.output_norm(after + x) if self._placement == "before_norm" else after
+        after, failed = svt(before, mask, rngs=rngs)
+        out = after[:, tokens]
+        if self._placement == "before_norm":  # that of the published BERT: the residual enters twice
+            out = self.output_norm(out + x[:, tokens])
         return out, Transformed(before, after, failed)
 
 
 def _call_layer(
-    layer: EncoderLayer, x: Array, mask: Array, bias: Array, rngs: nnx.Rngs | None
+    layer: EncoderLayer, x: Array, mask: Array, bias: Array, rngs: nnx.Rngs | None, tokens: slice = _ALL
 ) -> tuple[Array, Transformed | None]:
-    return layer(x, mask, bias, rngs=rngs)
+    return layer(x, mask, bias, tokens=tokens, rngs=rngs)
 
 
-_call_layer_remat = nnx.remat(_call_layer, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION))
+_call_layer_remat = nnx.remat(
+    _call_layer, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=5
+)
 
 
 def _scan_layers(
@@ -303,6 +323,7 @@ class Encoder(nnx.Module):
         token_type_ids: Array | None = None,
         *,
         rngs: nnx.Rngs | None = None,
+        first_token_only: bool = False,
         output_hidden_states: bool = False,
         output_svt_states: bool = False,
     ) -> EncoderOutput:
@@ -313,6 +334,8 @@ class Encoder(nnx.Module):
           attention_mask: [B, L], 1 or true for real tokens; all real if left out.
           token_type_ids: int[B, L]; zeros if left out. A model without token types takes no notice of them.
           rngs: with a `dropout` stream; dropout is off without.
+          first_token_only: the last layer gives the first token's state alone, all that a classifier reads: the same
+            numbers, and without an SVT in that layer a sixth of its operations.
           output_hidden_states: also return every layer's output.
           output_svt_states: also return what each SVT gets and gives.
         Raises:
@@ -335,7 +358,7 @@ class Encoder(nnx.Module):
         # A key for each layer: its dropout does not depend on what the layers below draw.
         keys = None if rngs is None else jax.random.split(rngs.dropout(), len(self.layers))
         call = _call_layer_remat if self.remat else _call_layer
-        for start, stop in self._loops():
+        for start, stop in self._loops(first_token_only):
             if stop - start > 1:
                 part = None if keys is None else keys[start:stop]
                 x, inner = _scan_layers(
@@ -344,7 +367,8 @@ class Encoder(nnx.Module):
                 states += inner
                 continue
             of_rngs = None if keys is None else nnx.Rngs(dropout=keys[start])
-            x, of_layer = call(self.layers[start], x, mask, bias, of_rngs)
+            tokens = slice(1) if first_token_only and stop == len(self.layers) else _ALL
+            x, of_layer = call(self.layers[start], x, mask, bias, of_rngs, tokens)
             states.append(x)
             if of_layer is not None:
                 transformed[start] = of_layer
@@ -357,11 +381,12 @@ class Encoder(nnx.Module):
             svt_states={n: (t.before, t.after) for n, t in transformed.items()} if output_svt_states else None,
         )
 
-    def _loops(self) -> list[tuple[int, int]]:
+    def _loops(self, last_alone: bool) -> list[tuple[int, int]]:
         """Ranges of layers: those that go into one loop, the others alone."""
         loops: list[tuple[int, int]] = []
         for n, layer in enumerate(self.layers):
-            if self.scan_layers and n and layer.svt is None and self.layers[n - 1].svt is None:
+            alone = last_alone and n == len(self.layers) - 1
+            if self.scan_layers and not alone and n and layer.svt is None and self.layers[n - 1].svt is None:
                 loops[-1] = (loops[-1][0], n + 1)
             else:
                 loops.append((n, n + 1))

@@ -55,7 +55,7 @@ class Classifier(nnx.Module):
         self, input_ids: Array, attention_mask: Array | None, token_type_ids: Array | None, *, rngs: nnx.Rngs | None
     ) -> tuple[Array, Array | None]:
         """The logits and the encoder's `svt_failures`."""
-        out = self.encoder(input_ids, attention_mask, token_type_ids, rngs=rngs)
+        out = self.encoder(input_ids, attention_mask, token_type_ids, rngs=rngs, first_token_only=True)
         if self.dense is None:
             assert out.pooled is not None, "this family's head works on the pooled output"
             x = out.pooled.astype(jnp.float32)

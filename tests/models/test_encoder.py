@@ -63,7 +63,7 @@ def test_placement_is_what_its_formula_says(placement, function):
     states = model(IDS, MASK, output_hidden_states=True).hidden_states
     layer = model.layers[1]
     bias = jnp.where(MASK, 0.0, -1e30)[:, None, None, :]
-    x = layer.attention_norm(layer.attention(states[1], bias, rngs=None) + states[1])
+    x = layer.attention_norm(layer.attention(states[1], states[1], bias, rngs=None) + states[1])
     h = layer.down(jax.nn.gelu(layer.up(x), approximate=False))
     svt = lambda y: svt_jax.svt(y, svt_jax.get_function(function, alpha=-0.3), mask=jnp.asarray(MASK, bool))
     norm = layer.output_norm
@@ -119,6 +119,43 @@ def test_alpha_receives_a_gradient():
     gradients = {"/".join(map(str, k)): v.get_value() for k, v in nnx.to_flat_state(jax.jit(jax.grad(loss))(params))}
     assert gradients["layers/2/svt/parameters/alpha"] != 0.0
     assert all(np.all(np.isfinite(g)) for g in gradients.values())
+
+
+@pytest.mark.parametrize("remat", [False, True], ids=["kept", "remat"])
+@pytest.mark.parametrize("scan", [False, True], ids=["one by one", "loop"])
+@pytest.mark.parametrize("svt", [SVTConfig(), *(SVTConfig("soft_decay", placement=p) for p in PLACEMENTS)], ids=str)
+def test_the_first_token_alone_is_the_first_of_all(svt, scan, remat):
+    model = encoder(svt)
+    model.scan_layers, model.remat = scan, remat
+    first, whole = (
+        model(IDS, MASK, output_hidden_states=True, first_token_only=choice, output_svt_states=True)
+        for choice in (True, False)
+    )
+    *below, last = first.hidden_states
+    *below_all, last_all = whole.hidden_states
+    np.testing.assert_allclose(last, last_all[:, :1], atol=2e-6, rtol=0)
+    np.testing.assert_allclose(first.pooled, whole.pooled, atol=2e-6, rtol=0)
+    assert np.array_equal(first.last_hidden_state, last)
+    ours, theirs = (jax.tree.leaves(states) for states in ((below, first.svt_states), (below_all, whole.svt_states)))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6, rtol=0)
+
+
+def test_the_first_token_alone_takes_a_sixth_of_the_products():
+    config = dataclasses.replace(TINY, hidden_size=64, intermediate_size=256, num_hidden_layers=1, pooler=False)
+
+    def flops(svt, **options):
+        model = Encoder(config, svt, rngs=nnx.Rngs(0))
+        run = jax.jit(lambda ids: model(ids, **options).last_hidden_state)
+        return run.lower(np.zeros((8, 20), np.int32)).compile().cost_analysis()["flops"]
+
+    products = 2 * 8 * 20 * (4 * 64 * 64 + 2 * 64 * 256)
+    spared = flops(None) - flops(None, first_token_only=True)
+    assert spared == pytest.approx(
+        products * 10 / 12 * 19 / 20, rel=0.1
+    )  # all but keys and values, for 19 of 20 tokens
+    svt = SVTConfig("soft_decay", solver="gram")
+    assert flops(svt, first_token_only=True) > 0.95 * flops(svt)  # which needs all tokens
 
 
 def test_dropout_needs_rngs_and_repeats_for_a_key():
