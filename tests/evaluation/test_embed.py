@@ -58,6 +58,9 @@ def test_every_pooling_from_one_pass_equals_the_states_without_padding(
     assert len(done) > 3
     for pooling, expected in zip(poolings, POOLINGS.values(), strict=True):
         np.testing.assert_allclose(out[pooling], [expected(states[s]) for s in sentences], atol=2e-6)
+    first_tokens = [poolings[n] for n in (1, 3, 4)]  # of the last layer nothing else
+    for pooling, vectors in encode(encoder, tokens, first_tokens).items():
+        np.testing.assert_allclose(vectors, out[pooling], atol=2e-6)
 
 
 def test_repeated_sentences_are_encoded_once_and_come_back_in_order(tiny_model, states, sentences, monkeypatch):
