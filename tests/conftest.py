@@ -1,5 +1,6 @@
 """Environment of every test: eight simulated devices, a compilation cache, marks that skip with a word."""
 
+import collections
 import functools
 import importlib.util
 import os
@@ -52,8 +53,27 @@ _NEEDS = {
 }
 
 
+_LONGEST = (
+    "test_faults", "test_sts_command", "test_readme", "test_processes", "test_counts", "test_train", "test_compare",
+    "test_benchmarks", "test_every_key", "test_same_numbers", "test_moments", "test_parity",
+)  # fmt: skip
+"""Files whose slow tests take a minute or more."""
+
+
+def _longest_first(items: list[pytest.Item]) -> None:
+    """Files that take long come first: at the end, one of them would keep one core while the other has nothing to do.
+
+    Of the rest those with many tests, as pytest-xdist orders them. (By itself it takes the longest of ours, whose slow
+    tests are one or two, last.)
+    """
+    numbers = collections.Counter(item.path for item in items)
+    place = {name: n for n, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: (place.get(item.path.stem, len(place)), -numbers[item.path]))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skips what cannot run here, with the reason; in CI, where everything must be there, that is an error instead."""
+    _longest_first(items)
     for item in items:
         for name, (present, reason) in _NEEDS.items():
             if item.get_closest_marker(name) and not present:

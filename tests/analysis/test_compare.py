@@ -215,7 +215,7 @@ def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, cap
     from svt_jax.training.readout import Readout
     from svt_jax.training.signals import StoppedBySignalError
 
-    # one layer and few stories: eight runs, and each seed compiles programs of its own
+    # one layer and few stories: there are eight runs
     monkeypatch.setattr(assemble, "DEMO_ENCODER", dataclasses.replace(assemble.DEMO_ENCODER, num_hidden_layers=1))
     monkeypatch.setattr(demo, "SIZES", {"train": 256, "validation": 64, "test": 1})
     (tmp_path / "plain.yaml").write_text("svt: {function: none}\n")
