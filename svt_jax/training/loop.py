@@ -83,9 +83,7 @@ class Trainer:
         classifier = assemble.make_classifier(config, model, self.task.num_labels, self.mesh)
         self.graphdef, params, constants = split_model(classifier)
         self.optimizer = make_optimizer(config.optim, self.num_steps)
-        # a bucket longer than every example is padded, though no example is
-        used = np.append(train_tokens.ids, train_tokens.pad_id)
-        self._rows = trained_rows(used, model.encoder, config.optim)
+        self._rows = trained_rows(train_tokens, model.encoder, config.optim)
         self.schedule = learning_rate_schedule(config.optim, self.num_steps)
         self._shardings = state_shardings(params, constants, self.optimizer, self.mesh)
         self._initial = (params, constants)

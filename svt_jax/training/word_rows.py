@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from svt_jax.data.tokenizer import Tokens
 from svt_jax.models.config import EncoderConfig
 from svt_jax.training.config import OptimConfig
 
@@ -69,8 +70,10 @@ def _with_table(params: nnx.State, change: Callable[[Array], Array]) -> nnx.Stat
     return nnx.map_state(lambda path, leaf: leaf.replace(change(leaf.get_value())) if path == _TABLE else leaf, params)
 
 
-def trained_rows(tokens: np.ndarray, encoder: EncoderConfig, optim: OptimConfig) -> WordRows | None:
-    """The rows that training on these tokens, padding among them, can change; None if that is all, or too many to gain by it."""
-    # RoBERTa tells padding by its number, which must stay: so every row up to it
-    used = WordRows.of(np.union1d(tokens, np.arange(encoder.pad_token_id + 1)), encoder.vocab_size)
+def trained_rows(tokens: Tokens, encoder: EncoderConfig, optim: OptimConfig) -> WordRows | None:
+    """The rows that training on these examples can change; None if that is all, or too many to gain by it."""
+    # A bucket may be longer than every example, so padding is used though no example have it. RoBERTa tells padding by
+    # its number, which must stay: so every row up to that.
+    padding = np.append(np.arange(encoder.pad_token_id + 1), tokens.pad_id)
+    used = WordRows.of(np.union1d(tokens.ids, padding), encoder.vocab_size)
     return used if optim.weight_decay == 0 and 2 * len(used.rows) < encoder.vocab_size else None

@@ -47,7 +47,7 @@ def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
     graphdef, params, constants = split_model(assemble.make_classifier(config, model, task.num_labels, mesh))
     optimizer = make_optimizer(config.optim, STEPS)
     shardings = state_shardings(params, constants, optimizer, mesh)
-    rows = trained_rows(train.ids, ENCODER, config.optim)
+    rows = trained_rows(train, ENCODER, config.optim)
     assert rows is not None
     step = shard_step(make_train_step(graphdef, optimizer, accumulate=1, regression=False, rows=rows), shardings, mesh)
     before = arrays(params)

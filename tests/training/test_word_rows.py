@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from svt_jax.data.tokenizer import Tokens
 from svt_jax.models.config import SVTConfig
 from svt_jax.training import assemble
 from svt_jax.training.config import OptimConfig
@@ -33,7 +34,13 @@ BATCH = {
     "labels": RNG.integers(0, 2, 8).astype(np.int32),
     "weights": np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32),
 }
-ROWS = trained_rows(IDS, ENCODER, OptimConfig())
+
+
+def tokens(ids, pad_id=ENCODER.pad_token_id):
+    return Tokens(ids, np.zeros_like(ids), np.full(len(ids), ids.shape[-1]), None, pad_id)
+
+
+ROWS = trained_rows(tokens(IDS), ENCODER, OptimConfig())
 
 
 def table(state: nnx.State) -> np.ndarray:
@@ -79,8 +86,13 @@ def test_a_token_without_a_row_is_not_a_number():
 
 @pytest.mark.parametrize(
     ("ids", "optim"),
-    [(IDS, OptimConfig(weight_decay=0.01)), (np.arange(60), OptimConfig())],
+    [(IDS, OptimConfig(weight_decay=0.01)), (np.arange(60)[None], OptimConfig())],
     ids=["decay", "most words"],
 )
 def test_the_whole_table_is_trained_where_all_of_it_changes_or_most_is_used(ids, optim):
-    assert trained_rows(ids, ENCODER, optim) is None
+    assert trained_rows(tokens(ids), ENCODER, optim) is None
+
+
+def test_padding_has_a_row_though_no_example_is_padded():
+    rows = trained_rows(tokens(np.array([[7, 9], [9, 30]]), pad_id=50), ENCODER, OptimConfig())
+    assert rows.rows.tolist() == [0, 1, 2, 7, 9, 30, 50]
