@@ -1,10 +1,6 @@
-"""The encoder: post-norm transformer layers as in BERT, with an optional SVT slot in each.
+"""The encoder: embeddings, post-norm transformer layers as in BERT, pooler.
 
 One encoder is BERT, RoBERTa, DistilBERT and ALBERT: they differ by the fields of `EncoderConfig`.
-
-  attention  a = LN(x + drop(W_o softmax(q k^T / sqrt(H) + mask) v))
-  feed-forward  h = drop(W_2 act(W_1 a))
-  output  LN(h + a), or one of the placements of `SVTConfig` where the layer has an SVT
 
 Numbers equal Hugging Face's PyTorch models within float32 rounding. Parameters are float32; `dtype` is that of the
 computation, except that layer norm, softmax and SVT are always in float32.
@@ -18,30 +14,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from svt_jax.models.config import EncoderConfig, Placement, SVTConfig
-from svt_jax.models.layers import (
-    ACTIVATION_FUNCTIONS,
-    LayerNorm,
-    Linear,
-    dropout,
-    gather_columns,
-    shard_batch,
-    shard_columns,
-)
-from svt_jax.models.svt_layer import SVTLayer
+from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.encoder_layer import ALL_TOKENS, EncoderLayer, Transformed
+from svt_jax.models.layers import LayerNorm, Linear, dropout, gather_columns, shard_batch, shard_columns
 from svt_jax.spectral.solvers import DECOMPOSITION
 
 Array = jax.Array
-
-_ALL = slice(None)
-"""Tokens: all of them."""
 
 
 @jax.tree_util.register_dataclass
@@ -63,14 +47,6 @@ class EncoderOutput:
     hidden_states: tuple[Array, ...] | None
     svt_failures: Array | None = None
     svt_states: dict[int, tuple[Array, Array]] | None = None
-
-
-class Transformed(NamedTuple):
-    """What one layer's SVT got and gave [B, L, D], and where it failed: bool [B]."""
-
-    before: Array
-    after: Array
-    failed: Array
 
 
 class Embeddings(nnx.Module):
@@ -128,118 +104,8 @@ def _sinusoids(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
     return jnp.asarray(np.where(columns % 2, np.cos(angles), np.sin(angles)), dtype)
 
 
-class SelfAttention(nnx.Module):
-    """Multi-head attention without the residual."""
-
-    def __init__(self, config: EncoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self._heads, self._head_size = config.num_attention_heads, config.head_size
-
-        def square(*axes: str) -> Linear:
-            size, scale = config.hidden_size, config.initializer_range
-            return Linear(
-                size, size, (axes[0], axes[1]), initializer_range=scale, dtype=dtype, rngs=rngs, num_heads=self._heads
-            )
-
-        self.query, self.key, self.value = (square("embed", "heads") for _ in range(3))
-        self.out = square("heads", "embed")
-        self._dropout = config.attention_probs_dropout_prob
-
-    def __call__(self, asking: Array, x: Array, bias: Array, *, rngs: nnx.Rngs | None) -> Array:
-        """What tokens that ask [B, Q, D] gather from all tokens [B, L, D]."""
-
-        def split(y: Array) -> Array:  # heads in front: on CPU the products are several times slower with "blnh"
-            return y.reshape(*y.shape[:2], self._heads, self._head_size).transpose(0, 2, 1, 3)  # [B, N, L, H]
-
-        # The key's bias adds the same to all scores of a query, which softmax takes away: its gradient is 0, and what
-        # autodiff gives is rounding, which Adam would blow up to full steps that differ from mesh to mesh.
-        query, key, value = (
-            split(self.query(asking)),
-            split(self.key(x, bias_gradient=False)),
-            split(self.value(x)),
-        )
-        scores = jnp.einsum("bnqh,bnkh->bnqk", query * self._head_size**-0.5, key)
-        weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
-        weights = dropout(weights, self._dropout, rngs)
-        mixed = jnp.einsum("bnqk,bnkh->bnqh", weights, value)
-        return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape))  # [B, Q, D]
-
-
-class EncoderLayer(nnx.Module):
-    """One layer.
-
-    Args:
-      alpha: where its SVT starts; None for a layer without.
-      shared: a layer whose weights this one has too; its SVT is its own all the same.
-    """
-
-    def __init__(
-        self,
-        config: EncoderConfig,
-        svt: SVTConfig,
-        alpha: float | None,
-        *,
-        shared: EncoderLayer | None = None,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-    ):
-        def dense(in_size: int, out_size: int, *axes: str) -> Linear:
-            scale = config.initializer_range
-            return Linear(in_size, out_size, (axes[0], axes[1]), initializer_range=scale, dtype=dtype, rngs=rngs)
-
-        def norm() -> LayerNorm:
-            return LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs)
-
-        # Shared weights are the same objects: NNX keeps them once, under the first layer's path.
-        self.attention: SelfAttention = shared.attention if shared else SelfAttention(config, dtype=dtype, rngs=rngs)
-        self.attention_norm: LayerNorm = shared.attention_norm if shared else norm()
-        self.up: Linear = shared.up if shared else dense(config.hidden_size, config.intermediate_size, "embed", "mlp")
-        self.down: Linear = (
-            shared.down if shared else dense(config.intermediate_size, config.hidden_size, "mlp", "embed")
-        )
-        self.output_norm: LayerNorm = shared.output_norm if shared else norm()
-        self.svt = None if alpha is None else SVTLayer(svt, alpha)
-        self._placement: Placement = svt.placement
-        self._activation = ACTIVATION_FUNCTIONS[config.hidden_act]
-        self._attention_dropout = config.hidden_dropout_prob if config.attention_output_dropout else 0.0
-        self._feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
-
-    def __call__(
-        self, x: Array, mask: Array, bias: Array, *, tokens: slice = _ALL, rngs: nnx.Rngs | None
-    ) -> tuple[Array, Transformed | None]:
-        """The output for `tokens` [B, tokens, D], and what its SVT did if it has one.
-
-        The rest of a layer takes each token by itself, so what nobody reads is not computed: without an SVT anything after
-        keys and values, with one what comes after it.
-        """
-        asking = shard_batch(x[:, tokens]) if self.svt is None else x
-        attended = dropout(self.attention(asking, x, bias, rngs=rngs), self._attention_dropout, rngs)
-        x = self.attention_norm(attended + asking).astype(x.dtype)
-        h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, rngs)
-        if self.svt is None:
-            out, transformed = self.output_norm(h + x), None
-        else:
-            out, transformed = self._transform(self.svt, h, x, mask, tokens, rngs)
-        return shard_batch(out.astype(x.dtype)), transformed
-
-    def _transform(
-        self, svt: SVTLayer, h: Array, x: Array, mask: Array, tokens: slice, rngs: nnx.Rngs | None
-    ) -> tuple[Array, Transformed]:
-        match self._placement:
-            case "before_norm" | "replace_norm":
-                before = h + x
-            case "after_norm":
-                before = self.output_norm(h + x) + x
-            case "output":
-                before, rngs = self.output_norm(h + x), None
-        after, failed = svt(before, mask, rngs=rngs)
-        out = after[:, tokens]
-        if self._placement == "before_norm":  # that of the published BERT: the residual enters twice
-            out = self.output_norm(out + x[:, tokens])
-        return out, Transformed(before, after, failed)
-
-
 def _call_layer(
-    layer: EncoderLayer, x: Array, mask: Array, bias: Array, rngs: nnx.Rngs | None, tokens: slice = _ALL
+    layer: EncoderLayer, x: Array, mask: Array, bias: Array, rngs: nnx.Rngs | None, tokens: slice = ALL_TOKENS
 ) -> tuple[Array, Transformed | None]:
     return layer(x, mask, bias, tokens=tokens, rngs=rngs)
 
@@ -367,7 +233,7 @@ class Encoder(nnx.Module):
                 states += inner
                 continue
             of_rngs = None if keys is None else nnx.Rngs(dropout=keys[start])
-            tokens = slice(1) if first_token_only and stop == len(self.layers) else _ALL
+            tokens = slice(1) if first_token_only and stop == len(self.layers) else ALL_TOKENS
             x, of_layer = call(self.layers[start], x, mask, bias, of_rngs, tokens)
             states.append(x)
             if of_layer is not None:

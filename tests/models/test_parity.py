@@ -166,6 +166,7 @@ def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
     import transformers
 
     from svt_jax.models import encoder as encoder_module
+    from svt_jax.models import encoder_layer as layer_module
     from svt_jax.models import heads as heads_module
 
     rates = {"hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.5, "classifier_dropout": 0.125}
@@ -186,7 +187,7 @@ def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
         counted["jax"][rate, tuple(x.shape)] += rngs is not None and rate > 0
         return x
 
-    for module in (encoder_module, heads_module):
+    for module in (encoder_module, layer_module, heads_module):
         monkeypatch.setattr(module, "dropout", jax_dropout)
     whole = encoder_module.Encoder.__call__  # transformers computes the last layer for all tokens
     monkeypatch.setattr(
