@@ -134,6 +134,19 @@ def test_the_glue_benchmark_measures_both_sides(model, source, tmp_path, monkeyp
     assert printed.count("rte, SVT off") == printed.count("rte, soft_decay") == 6
 
 
+def test_the_body_benchmark_measures_both_sides(monkeypatch, capsys):
+    from benchmarks import body
+
+    monkeypatch.setattr(body, "SIZES", {"tiny": (SIZES, 2)})
+    svts = [body.OFF, body.ALL_TOKENS, "soft_decay (gram64)"]
+    result = body.measure("tiny", 8, None, "float32", svts, 2)
+    ours = [f"training, {label}" for label in svts]
+    assert list(result["p10_p50_p90_s"]) == ["training, PyTorch", "inference, PyTorch", *ours, "inference"]
+    shares = {cells[1]: cells[6] for line in capsys.readouterr().out.splitlines() if len(cells := line.split("|")) > 6}
+    rows = {name.strip() for name, share in shares.items() if "%" in share}
+    assert rows == {"training, soft_decay (gram64)"}
+
+
 def test_a_turn_counts_the_examples_of_its_chunk_and_the_others_follow():
     from benchmarks.glue import InTurns, TurnsOverError
 
