@@ -8,9 +8,10 @@ Random weights of a real size, full batches without padding, in turns on the sam
 --tokens and --batch take other sizes, one table each. A training step is forward with dropout, backward and AdamW on every
 parameter; for ours also with SoftDecay in the last layer, published and centred, by the solvers named. Without an SVT there
 the last layer computes the first token alone, all that the head reads; "all tokens" has an operation in the SVT's place that
-gives what it gets, and the SVT's share is that of a step beside this one. Inference is the logits of one batch. Compilation is timed apart. PyTorch's rows are left out where it is not installed; on a GPU both sides
-run there. --precision is that of matrix products: float32 is full on either side, tensorfloat32 and bfloat16 (PyTorch's by
-autocast, parameters in float32 on both sides) are for GPUs. Prints tables and one line of JSON.
+gives what it gets, and the SVT's share is that of a step beside this one. Inference is the logits of one batch, and of three
+at a time, as evaluation does it. Compilation is timed apart. PyTorch's rows are left out where it is not installed; on a GPU
+both sides run there. --precision is that of matrix products: float32 is full on either side, tensorfloat32 and bfloat16
+(PyTorch's by autocast, parameters in float32 on both sides) are for GPUs. Prints tables and one line of JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -70,6 +72,7 @@ SVTS = {
     "centered_soft_decay (gram)": SVTConfig("centered_soft_decay", solver="gram"),
     "centered_soft_decay (poly)": SVTConfig("centered_soft_decay", solver="poly"),
 }
+_AT_A_TIME = 3
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 
 
@@ -121,6 +124,13 @@ def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray], dtype: st
     return lambda: compiled(params, constants, *arrays)
 
 
+def at_a_time(call: Callable[[], Any], number: int) -> Callable[[], Any]:
+    """So many calls side by side."""
+    pool = ThreadPoolExecutor(number)
+    done = lambda _: jax.block_until_ready(call())
+    return lambda: list(pool.map(done, range(number)))
+
+
 def torch_candidates(fields: dict[str, int], batch: dict[str, np.ndarray], precision: str) -> Candidates:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
@@ -169,7 +179,10 @@ def measure(
         row = f"training, {label}"
         candidates[row], compile_seconds[row] = our_training(config, SVTS[label], batch, dtype)
     candidates["inference"] = our_inference(config, batch, dtype)
+    several = f"inference, {_AT_A_TIME} at a time"
+    candidates[several] = at_a_time(candidates["inference"], _AT_A_TIME)
     seconds = paired(candidates, repeats)
+    seconds[several] = seconds[several] / _AT_A_TIME  # of each
     whole = f"training, {ALL_TOKENS}"
     rows = []
     for row, values in seconds.items():

@@ -141,7 +141,13 @@ def test_the_body_benchmark_measures_both_sides(monkeypatch, capsys):
     svts = [body.OFF, body.ALL_TOKENS, "soft_decay (gram64)"]
     result = body.measure("tiny", 8, None, "float32", svts, 2)
     ours = [f"training, {label}" for label in svts]
-    assert list(result["p10_p50_p90_s"]) == ["training, PyTorch", "inference, PyTorch", *ours, "inference"]
+    assert list(result["p10_p50_p90_s"]) == [
+        "training, PyTorch",
+        "inference, PyTorch",
+        *ours,
+        "inference",
+        "inference, 3 at a time",
+    ]
     shares = {cells[1]: cells[6] for line in capsys.readouterr().out.splitlines() if len(cells := line.split("|")) > 6}
     rows = {name.strip() for name, share in shares.items() if "%" in share}
     assert rows == {"training, soft_decay (gram64)"}
