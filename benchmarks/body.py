@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks.passed_on import PASSED_ON
 from benchmarks.timing import (
     Candidates,
     environment,
@@ -40,10 +41,8 @@ from benchmarks.timing import (
     torch_device,
     torch_done,
 )
-from svt_jax import TokenOperation, register_function
 from svt_jax.host import compiler_options, keep_freed_memory
 from svt_jax.models.config import EncoderConfig, SVTConfig
-from svt_jax.spectral.solvers import Solver
 from svt_jax.training.assemble import random_classifier
 from svt_jax.training.config import OptimConfig
 from svt_jax.training.optimizer import make_optimizer
@@ -53,20 +52,10 @@ SIZES: dict[str, tuple[dict[str, int], int]] = {  # fields of a config.json, bat
     "minilm": ({"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}, 32),
     "bert-base": ({}, 8),
 }
-
-
-class PassedOn(TokenOperation):
-    """Gives what it gets: all that a step has to do where there is a transformation, but the transformation."""
-
-    def operate(self, x: jax.Array, mask: jax.Array, solver: Solver) -> jax.Array:
-        return x
-
-
-register_function("passed_on", PassedOn)
 OFF, ALL_TOKENS = "off", "all tokens"
 SVTS = {
     OFF: SVTConfig(),
-    ALL_TOKENS: SVTConfig("passed_on"),
+    ALL_TOKENS: PASSED_ON,
     "soft_decay (svd)": SVTConfig("soft_decay", solver="svd"),
     "soft_decay (gram64)": SVTConfig("soft_decay", solver="gram64"),
     "centered_soft_decay (gram)": SVTConfig("centered_soft_decay", solver="gram"),

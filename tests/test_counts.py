@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import body  # noqa: F401  (registers "passed_on")
 from benchmarks.compiled import programs
+from benchmarks.passed_on import PASSED_ON
 from svt_jax.models.config import SVTConfig
 from svt_jax.training.assemble import DEMO_ENCODER
 from svt_jax.training.config import MeshConfig
@@ -38,8 +38,7 @@ def test_the_transformation_costs_few_operations_and_its_polynomial_several_time
     def flops(svt):
         return programs(encoder, svt, mesh, batch=16, tokens=64)[0].lower().cost_analysis()["flops"]
 
-    # that gives what it gets, so that the last layer computes all tokens, as one with a transformation has to
-    whole = flops(SVTConfig("passed_on"))
+    whole = flops(PASSED_ON)
     assert whole < flops(SVTConfig("centered_soft_decay", solver="gram")) < 1.1 * whole
     assert flops(SVTConfig()) < 0.7 * whole
     counts = COMMITTED["counts"]

@@ -18,7 +18,7 @@ Batch = dict[str, np.ndarray]
 """input_ids, token_type_ids, attention_mask: int32[B, L]; labels [B]; weights float32[B]; index int32[B]."""
 
 MAX_BUCKETS = 8
-"""Lengths, and so compilations, of one kind of batch."""
+"""Lengths of training batches, and so compilations, at most."""
 _CHUNK = 50
 _SAMPLED_EPOCHS = 4
 _COMPILING = 1.5e9

@@ -151,9 +151,8 @@ def test_the_first_token_alone_takes_a_sixth_of_the_products():
 
     products = 2 * 8 * 20 * (4 * 64 * 64 + 2 * 64 * 256)
     spared = flops(None) - flops(None, first_token_only=True)
-    assert spared == pytest.approx(
-        products * 10 / 12 * 19 / 20, rel=0.1
-    )  # all but keys and values, for 19 of 20 tokens
+    # all but keys and values, for 19 of 20 tokens
+    assert spared == pytest.approx(products * 10 / 12 * 19 / 20, rel=0.1)
     svt = SVTConfig("soft_decay", solver="gram")
     assert flops(svt, first_token_only=True) > 0.95 * flops(svt)  # which needs all tokens
 

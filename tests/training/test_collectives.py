@@ -5,11 +5,10 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from benchmarks.compiled import collectives, programs
-from svt_jax.models import svt_layer
+from benchmarks.passed_on import PASSED_ON
 from svt_jax.models.config import SVTConfig
 from svt_jax.training.assemble import DEMO_ENCODER
 from svt_jax.training.config import MeshConfig
@@ -34,15 +33,6 @@ def compiled(config: MeshConfig, svt: SVTConfig, step: int = 0):
     program = programs(ENCODER, svt, mesh, batch=BATCH, tokens=TOKENS)[step]
     done = program.compile()
     return collectives(done.as_text(), mesh), done.memory_analysis(), program.arguments[0]
-
-
-@functools.cache
-def of_identity(config: MeshConfig):
-    """What a step exchanges whose last layer computes all tokens, and whose transformation passes them as they are."""
-    identity = lambda x, function, mask, solver: (x, jnp.zeros(len(x), bool))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(svt_layer, "svt_and_failures", identity)
-        return compiled.__wrapped__(config, SVTConfig("soft_decay"))[0]
 
 
 def state_bytes(state) -> int:
@@ -74,7 +64,7 @@ def test_over_data_only_gradients_and_metrics_are_summed(solver):
 @pytest.mark.parametrize("mesh", [FSDP, TENSOR, ALL], ids=["fsdp=8", "tensor=4", "2x2x2"])
 @pytest.mark.parametrize("solver", ["svd", "gram"])
 def test_the_transformation_adds_no_exchange_but_its_parameters_gradient(mesh, solver):
-    plain, with_svt = volumes(of_identity(mesh)), volumes(compiled(mesh, SVTConfig("soft_decay", solver=solver))[0])
+    plain, with_svt = (volumes(compiled(mesh, svt)[0]) for svt in (PASSED_ON, SVTConfig("soft_decay", solver=solver)))
     assert plain.keys() == with_svt.keys()
     for key, size in with_svt.items():
         assert abs(size - plain[key]) <= METRICS, key
@@ -82,7 +72,7 @@ def test_the_transformation_adds_no_exchange_but_its_parameters_gradient(mesh, s
 
 @pytest.mark.slow
 def test_without_a_transformation_the_last_layer_exchanges_the_first_token_alone():
-    first, whole = compiled(TENSOR, PLAIN)[0], of_identity(TENSOR)
+    first, whole = compiled(TENSOR, PLAIN)[0], compiled(TENSOR, PASSED_ON)[0]
     rows = lambda found, count: sum(
         each.shapes.count(f"f32[{count},{ENCODER.hidden_size}]") for each in found if each.kind == "all-reduce"
     )
