@@ -9,6 +9,9 @@ in training.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 
 from svt_jax.data.glue import Examples, Split, Task
@@ -49,26 +52,33 @@ def load_demo(split: Split) -> Examples:
       >>> len(train), len(held_out), len(set(train.first) & set(held_out.first))
       (6000, 1000, 0)
     """
+    if split not in SIZES:
+        raise ValueError(f"the demo task has the splits {', '.join(SIZES)}, not {split!r}. Choose one of these.")
+    stories, claims, labels = zip(*_rows()[split], strict=True)
+    return Examples(list(stories), list(claims), np.asarray(labels, np.int32))
+
+
+@functools.cache
+def _rows() -> dict[str, list[tuple[str, str, int]]]:
+    """Story, claim and label of every row, by split: in one go, so that the splits' stories differ."""
     rng = np.random.default_rng(_GRAMMAR_SEED)
+
+    def draw(words: Sequence[str]) -> str:
+        return words[int(rng.integers(len(words)))]
+
     seen: set[str] = set()
-    for name, size in SIZES.items():  # all splits in order, so that their stories differ
-        stories: list[str] = []
-        claims: list[str] = []
-        labels: list[int] = []
-        while len(stories) < size:
-            fact = [str(rng.choice(slot)) for slot in _SLOTS]
+    splits: dict[str, list[tuple[str, str, int]]] = {}
+    for name, size in SIZES.items():
+        rows = splits[name] = []
+        while len(rows) < size:
+            fact = [draw(slot) for slot in _SLOTS]
             story = _EVENT.format(*fact)
             if story in seen:
                 continue
             seen.add(story)
-            supported = len(stories) % 2
+            supported = len(rows) % 2
             words, tested = _CLAIMS[rng.integers(len(_CLAIMS))]
             if not supported:
-                other = [w for w in _SLOTS[tested] if w != fact[tested]]
-                fact[tested] = other[rng.integers(len(other))]
-            stories.append(story)
-            claims.append(words.format(*fact))
-            labels.append(supported)
-        if name == split:
-            return Examples(stories, claims, np.asarray(labels, np.int32))
-    raise ValueError(f"the demo task has the splits {', '.join(SIZES)}, not {split!r}. Choose one of these.")
+                fact[tested] = draw([w for w in _SLOTS[tested] if w != fact[tested]])
+            rows.append((story, words.format(*fact), supported))
+    return splits
