@@ -186,7 +186,8 @@ def _fill(
     if shardings is not None:
         by_path = nnx.to_flat_state(shardings(state))
         place = {"/".join(map(str, path)): variable.get_value() for path, variable in by_path}
-    drawn = jax.jit(draw, out_shardings={path: place[path] for path in variables if path not in tensors})()
+    random = {path: place[path] for path in variables if path not in tensors}
+    drawn = jax.jit(draw, out_shardings=random)() if random else {}  # tracing takes as long as building the module
     for path, variable in variables.items():
         variable.set_value(_put(tensors[path], place[path]) if path in tensors else drawn[path])
     nnx.update(module, state)
