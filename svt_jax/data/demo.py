@@ -54,12 +54,12 @@ def load_demo(split: Split) -> Examples:
     """
     if split not in SIZES:
         raise ValueError(f"the demo task has the splits {', '.join(SIZES)}, not {split!r}. Choose one of these.")
-    stories, claims, labels = zip(*_rows()[split], strict=True)
+    stories, claims, labels = zip(*_rows(**SIZES)[split], strict=True)
     return Examples(list(stories), list(claims), np.asarray(labels, np.int32))
 
 
 @functools.cache
-def _rows() -> dict[str, list[tuple[str, str, int]]]:
+def _rows(**sizes: int) -> dict[str, list[tuple[str, str, int]]]:
     """Story, claim and label of every row, by split: in one go, so that the splits' stories differ."""
     rng = np.random.default_rng(_GRAMMAR_SEED)
 
@@ -68,7 +68,7 @@ def _rows() -> dict[str, list[tuple[str, str, int]]]:
 
     seen: set[str] = set()
     splits: dict[str, list[tuple[str, str, int]]] = {}
-    for name, size in SIZES.items():
+    for name, size in sizes.items():
         rows = splits[name] = []
         while len(rows) < size:
             fact = [draw(slot) for slot in _SLOTS]
