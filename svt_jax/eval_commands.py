@@ -54,6 +54,14 @@ def run_command(arguments: list[str]) -> int:
     which.add_argument("--runs", nargs="+", help="folders that train.py has completed; the first is of the baseline")
     compare.add_argument("--seeds", help="of the grid, as in 0,1,2")
     compare.add_argument("--output", required=True, help="folder of table, CSV and picture, and of the grid's runs")
+    export = commands.add_parser("export", help="write a run's classifier as a model folder", allow_abbrev=False)
+    export.add_argument("--run", required=True, help="folder that train.py wrote")
+    export.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
+    export.add_argument(
+        "--svt", choices=("keep", "drop"), help="of a run with an SVT, which transformers cannot compute: keep its "
+        "parameters beside the others, for svt_jax, or leave it out"
+    )  # fmt: skip
+    export.add_argument("--output", required=True, help="folder of config.json, model.safetensors and the tokenizer")
     sts = commands.add_parser("sts", help="score sentence embeddings on similarity, unsupervised", allow_abbrev=False)
     sts.add_argument("--config", help="YAML file of the options below; those on the command line override it")
     sts.add_argument("--model", required=True, help="folder or hub id of an encoder, with a tokenizer")
@@ -71,7 +79,7 @@ def run_command(arguments: list[str]) -> int:
     sts.add_argument("--output", required=True, help="JSON file: a table, or a list for several poolings or posts")
     for key, kind in (("coordinator", str), ("num_processes", int), ("process_id", int)):
         glue.add_argument(f"--distributed.{key}", dest=key, type=kind, help="as in train.py's config")
-    for command in (glue, spectrum, report, compare, sts):
+    for command in (glue, spectrum, report, compare, export, sts):
         command.add_argument("--traceback", action="store_true", help="show where an error came from")
         command.error = _raise_usage  # type: ignore[method-assign, assignment]
     parser.error = _raise_usage  # type: ignore[method-assign, assignment]
@@ -87,7 +95,8 @@ def run_command(arguments: list[str]) -> int:
         )
     options.overrides = rest
     commands_by_name = {
-        "glue": _evaluate_glue, "spectrum": _spectrum, "report": _report, "compare": _compare, "sts": _evaluate_sts,
+        "glue": _evaluate_glue, "spectrum": _spectrum, "report": _report, "compare": _compare, "export": _export,
+        "sts": _evaluate_sts,
     }  # fmt: skip
     return commands_by_name[options.command](options)
 
@@ -267,6 +276,14 @@ def _report(options: argparse.Namespace) -> int:
     folder, _, _ = read_run(options.run)
     write_report(folder, read_run(options.baseline)[0].path if options.baseline else None)
     print(folder.report)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from svt_jax.training.export import export_run
+
+    step = export_run(options.run, options.output, checkpoint=options.checkpoint, svt=options.svt)
+    print(f"see {options.output}: the model after step {step}")
     return 0
 
 

@@ -36,7 +36,7 @@ def test_the_transformation_example_runs():
 @pytest.mark.slow
 @pytest.mark.model
 def test_the_encoder_example_runs(minilm, tmp_path):
-    out = run_block(blocks("python")[1].replace("path/to/model", str(minilm)), cwd=tmp_path)
+    out = run_block(blocks("python")[2].replace("path/to/model", str(minilm)), cwd=tmp_path)
     assert "(1, 4, 384) (1, 384)" in out
     assert re.search(r"\{5: Array\(-0.(2|1999)", out)
 
@@ -51,7 +51,7 @@ def test_the_examples_of_a_page_run(page):
 @pytest.mark.slow
 @pytest.mark.model
 def test_the_search_example_finds_the_answers_before_and_after(minilm, tmp_path):
-    out = run_block(blocks("python")[2].replace("path/to/model", str(minilm)), cwd=tmp_path)
+    out = run_block(blocks("python")[3].replace("path/to/model", str(minilm)), cwd=tmp_path)
     found = re.findall(r"^(before|after): .*\? -> (\w+) .*\((.*), mean of all (.*)\)$", out, re.MULTILINE)
     assert [(when, word) for when, word, _, _ in found] == [
         ("before", "You"),
@@ -111,7 +111,7 @@ def test_the_sts_commands_run_on_real_data(tmp_path, shared, minilm):
 
 
 def test_no_other_python_block_goes_untested():
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
 
 
 def test_ci_calls_the_readmes_set_up_commands_as_they_stand():
@@ -128,9 +128,16 @@ def test_the_fine_tuning_commands_run_on_real_data(tmp_path, glue, minilm):
     lines = [line for line in blocks("bash")[1].strip().splitlines() if not line.startswith(("pip ", "GLUE="))]
     script = "\n".join(lines).replace("runs/rte", f"{tmp_path}/rte")
     script = script.replace("--run.name rte", f"--run.name rte --run.output_dir {tmp_path} {SHORT}")
+    script = script.replace("rte-model", f"{tmp_path}/rte-model").replace(
+        "--task rte", "--task rte --data.max_length 32"
+    )
     out = run_shell(script, GLUE=str(glue))
     assert (tmp_path / "rte" / "report.html").is_file()
-    assert f'"examples": {ROWS}' in out
+    of_run, of_model = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+    assert of_run["examples"] == ROWS
+    assert (of_model["examples"], of_model["metrics"]) == (ROWS, of_run["metrics"])
+    out = run_block(blocks("python")[1], cwd=tmp_path)
+    assert re.fullmatch(r"(not_)?entailment \(2, 2\)\n", out)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,13 @@ from svt_jax.models.heads import Classifier
 from svt_jax.models.names import encoder_names, head_names, prefix, svt_name
 
 
-def export_hf(model: Encoder | Classifier, folder: str | Path, *, svt: Literal["drop", "keep"] | None = None) -> None:
+def export_hf(
+    model: Encoder | Classifier,
+    folder: str | Path,
+    *,
+    svt: Literal["drop", "keep"] | None = None,
+    labels: Sequence[str] | None = None,
+) -> None:
     """Writes config.json and model.safetensors, which transformers loads as <Family>Model or <Family>ForSequenceClassification.
 
     Args:
@@ -28,18 +35,23 @@ def export_hf(model: Encoder | Classifier, folder: str | Path, *, svt: Literal["
       svt: what to do with a transformation, which transformers cannot express. drop: leave it out; transformers computes
         the plain model then, with other numbers. keep: the same, and its parameters and settings lie beside the rest;
         transformers says that it does not know them, `load_encoder` and `load_classifier` read them back.
+      labels: names of a classifier's classes, in its order; None calls them LABEL_0, LABEL_1, ...
     Raises:
-      ValueError: if the model has a transformation and `svt` is not given, if the folder holds a model, or if it cannot
-        be written.
+      ValueError: if the model has a transformation and `svt` is not given, if there are more or fewer labels than
+        classes, if the folder holds a model, or if it cannot be written.
     """
     if svt not in (None, "drop", "keep"):
         raise ValueError(f"svt is {svt!r}; allowed are 'drop' and 'keep'. Leave it out for a model without SVT.")
     encoder = model.encoder if isinstance(model, Classifier) else model
     if encoder.svt_config.enabled and svt is None:
         raise ValueError(
-            f"the model has svt.function {encoder.svt_config.function}, which transformers cannot compute; pass svt='drop' to "
-            "export without it, or svt='keep' to put its parameters beside the others for svt_jax to read."
+            f"the model has svt.function {encoder.svt_config.function}, which transformers cannot compute; pass svt='drop' "
+            "(--svt drop) to export without it, or svt='keep' (--svt keep) to put its parameters beside the others for "
+            "svt_jax to read."
         )
+    classes = model.classifier.out_features if isinstance(model, Classifier) else 0
+    if labels is not None and len(labels) != classes:
+        raise ValueError(f"{len(labels)} labels ({', '.join(labels)}) for {classes} classes. Name each class once.")
     folder = Path(folder)
     files = [folder / "config.json", folder / "model.safetensors", folder / "model.safetensors.index.json"]
     if present := [file.name for file in files if file.exists()]:
@@ -51,22 +63,22 @@ def export_hf(model: Encoder | Classifier, folder: str | Path, *, svt: Literal["
         folder.mkdir(parents=True, exist_ok=True)
         # the config last: a folder that has one is whole
         save_file(_tensors(model, keep_svt=keep), folder / "model.safetensors", metadata={"format": "pt"})
-        text = json.dumps(_config(model, keep_svt=keep), indent=2) + "\n"
+        text = json.dumps(_config(model, labels, keep_svt=keep), indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder} cannot be written ({error}). Choose another folder.") from error
 
 
-def _config(model: Encoder | Classifier, *, keep_svt: bool) -> dict[str, Any]:
+def _config(model: Encoder | Classifier, labels: Sequence[str] | None, *, keep_svt: bool) -> dict[str, Any]:
     encoder = model.encoder if isinstance(model, Classifier) else model
     class_name = FAMILIES[encoder.config.model_type].class_name
     fields: dict[str, Any] = {"architectures": [f"{class_name}Model"], **encoder.config.to_hf(), "dtype": "float32"}
     if isinstance(model, Classifier):
-        labels = [f"LABEL_{n}" for n in range(model.classifier.out_features)]
+        names = labels or [f"LABEL_{n}" for n in range(model.classifier.out_features)]
         fields |= {
             "architectures": [f"{class_name}ForSequenceClassification"],
-            "id2label": {str(n): label for n, label in enumerate(labels)},
-            "label2id": {label: n for n, label in enumerate(labels)},
+            "id2label": {str(n): label for n, label in enumerate(names)},
+            "label2id": {label: n for n, label in enumerate(names)},
         }
     if keep_svt:
         fields["svt_jax"] = {"svt": dataclasses.asdict(encoder.svt_config)}

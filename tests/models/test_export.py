@@ -56,6 +56,17 @@ def test_a_model_with_svt_is_refused_and_the_ways_out_are_named(tmp_path, family
     assert not (tmp_path / "new").exists()
 
 
+def test_classes_have_the_names_given_and_there_are_as_many(tmp_path):
+    model = tiny.classifier("bert", num_labels=3)
+    with pytest.raises(ValueError, match=r"2 labels \(no, yes\) for 3 classes"):
+        svt_jax.export_hf(model, tmp_path / "new", labels=["no", "yes"])
+    assert not (tmp_path / "new").exists()
+    svt_jax.export_hf(model, tmp_path / "new", labels=["no", "yes", "both"])
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config["id2label"] == {"0": "no", "1": "yes", "2": "both"}
+    assert config["label2id"] == {"no": 0, "yes": 1, "both": 2}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropping_the_svt_leaves_the_plain_models_files(tmp_path, family):
     model = tiny.classifier(family, SVT)

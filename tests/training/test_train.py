@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import yaml
 from flax import nnx
+from transformers import AutoTokenizer
 
 from svt_jax import cli
+from svt_jax.models.hf import load_classifier
 from svt_jax.training.checkpoint import Checkpoints
 from svt_jax.training.evaluate import restore_run
 from svt_jax.training.run_folder import RunFolder, read_lines
@@ -310,3 +312,28 @@ def test_a_reader_leaves_an_unfinished_save_alone(finished):
     assert cli.evaluate(["glue", "--run", str(finished), "--checkpoint", "best"]) == 0
     assert unfinished.is_dir()
     unfinished.rmdir()
+
+
+def test_an_exported_run_is_a_model_folder_with_its_classes_and_tokenizer(finished, tmp_path, capsys):
+    command = ["export", "--run", str(finished), "--output", str(tmp_path / "model")]
+    assert cli.evaluate(command) == 2
+    assert "--svt drop" in capsys.readouterr().err
+    assert cli.evaluate([*command, "--svt", "keep"]) == 0
+    assert "after step" in capsys.readouterr().out
+
+    texts = (
+        ["the baker sold a red kite in the barn .", "the poet hid a lamp ."],
+        ["the kite was red .", "it was the baker ."],
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    batch = tokenizer(*texts, padding=True, return_tensors="np")
+    found = restore_run(str(finished))
+    expected = nnx.merge(found.graphdef, *found.state)(**found.tokenizer(*texts, padding=True, return_tensors="np"))
+    classifier = load_classifier(tmp_path / "model", num_labels=2)
+    np.testing.assert_allclose(classifier(**batch), expected, atol=1e-6)  # the run's is divided over devices
+    assert classifier.encoder.alphas.keys() == {1}
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["id2label"] == {"0": "unsupported", "1": "supported"}
+
+    assert cli.evaluate([*command, "--svt", "keep"]) == 2
+    assert "is not empty, and nothing is overwritten" in capsys.readouterr().err
