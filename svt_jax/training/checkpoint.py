@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
+from svt_jax.training import processes
 from svt_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -134,16 +136,39 @@ class Checkpoints:
                 log.warning("the checkpoint of step %d is damaged (%s), trying the one before", candidate, reason)
                 continue
             if not self._read_only:
-                for damaged in [s for s in self.steps if s > candidate]:
-                    self._manager.delete(damaged)  # Orbax would refuse to save that step again
+                self._set_aside([step for step in self.steps if step > candidate])
             return found
         raise ValueError(
             f"no readable checkpoint in {self._manager.directory} ({'; '.join(problems) or 'there is none'}). "
             "Restore the folder from a copy, or train under another run.name."
         )
 
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Renames checkpoints that could not be read, for Orbax would refuse to save their steps again.
+
+        They are kept: what looks like damage may have been the file system's, and pass.
+        """
+
+        def rename() -> None:
+            folder = Path(self._manager.directory)
+            for step in steps:
+                names = (folder / f"unreadable-{step}-{n}" for n in itertools.count(1))
+                aside = next(path for path in names if not path.exists())
+                (folder / str(step)).rename(aside)
+                log.warning("put aside as %s", aside)
+
+        if steps:
+            processes.on_first(rename)
+            self._manager.reload()
+
     def _restore_step(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        record = self._read_record(step)
+        unreadable = f"{self._manager.directory / str(step)} cannot be read"
+        try:
+            record = self._read_record(step)
+        except OSError as error:
+            if jax.process_count() == 1:
+                raise
+            raise _UnreadableHereError(f"{unreadable} ({error})") from error
         targets = _parts(like)
         args = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
         try:
@@ -152,7 +177,7 @@ class Checkpoints:
             if jax.process_count() == 1:
                 raise
             # each process reads its own part: the others may have found theirs whole, and wait
-            raise _UnreadableHereError(f"{self._manager.directory / str(step)} cannot be read ({error})") from error
+            raise _UnreadableHereError(f"{unreadable} ({error})") from error
         found = {name: restored[name] for name in targets}
         for name, values in digests(found).items():
             if values != record["digests"][name]:

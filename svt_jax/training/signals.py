@@ -14,8 +14,11 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class StoppedBySignalError(Exception):
+class StoppedBySignalError(BaseException):
     """SIGTERM or SIGINT came; the state, if training had begun, is saved.
+
+    As KeyboardInterrupt no Exception: it may come anywhere, and whoever handles errors of reading a file must not take
+    it for one.
 
     Attributes:
       number: of the signal.

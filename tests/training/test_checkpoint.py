@@ -1,5 +1,8 @@
 """Checkpoints: what is kept, what is found damaged, and digests that do not depend on the mesh."""
 
+import os
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from svt_jax.training.checkpoint import Checkpoints, abstract, digests
 from svt_jax.training.config import MeshConfig
 from svt_jax.training.sharding import make_mesh
+from svt_jax.training.signals import StoppedBySignalError, stop_at_once
 from svt_jax.training.step import TrainState
 
 
@@ -74,4 +78,28 @@ def test_a_changed_byte_is_noticed_and_the_one_before_taken(tmp_path, caplog):
     assert again.restore(like)[::2] == (1, {"told": 1})
     assert "the checkpoint of step 2 is damaged" in caplog.text
     assert again.steps == [1]
+    assert "unreadable-2-1" in caplog.text
+    assert (tmp_path / "unreadable-2-1" / "record").is_dir(), "what cannot be read is kept"
+    again.save(2, state(2.0), {"told": 2}, None)
     again.close()
+    again = Checkpoints(tmp_path)
+    assert again.restore(like)[::2] == (2, {"told": 2})
+    again.close()
+
+
+def test_a_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state(float(step)), {"told": step}, None)
+    checkpoints.wait()
+    read = Checkpoints._read_record
+
+    def read_and_be_stopped(self, step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, step)
+
+    monkeypatch.setattr(Checkpoints, "_read_record", read_and_be_stopped)
+    with pytest.raises(StoppedBySignalError), stop_at_once():
+        checkpoints.restore(abstract(state(0.0), shardings(state(0.0))))
+    assert checkpoints.steps == [1, 2]
+    checkpoints.close()
