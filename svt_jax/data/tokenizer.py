@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,16 @@ class Tokens:
     def real(self) -> np.ndarray:
         """bool[N, L], true where there is a token and not padding."""
         return np.arange(self.ids.shape[1]) < self.lengths[:, None]
+
+
+def hash_tokens(tokens: Tokens) -> str:
+    """SHA-256 of every example's tokens and label, in order."""
+    digest = hashlib.sha256()
+    for array in (tokens.ids, tokens.types, tokens.lengths, tokens.labels):
+        if array is not None:
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Any:

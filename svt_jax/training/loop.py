@@ -108,7 +108,9 @@ class Trainer:
             lambda state: jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(state)]))
         )
         # From here on nothing can fail for the config's fault: a wrong one leaves no folder behind.
-        manifest = run_folder.make_manifest(config, self.mesh, model.folder, self.task)
+        manifest = run_folder.make_manifest(
+            config, self.mesh, model.folder, self.task, {"train": train_tokens, **tokens}
+        )
         self._lock = processes.on_first(
             run_folder.create, self.folder, config, manifest, model.encoder, model.tokenizer
         )

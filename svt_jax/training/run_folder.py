@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ import jax
 import yaml
 from jax.sharding import Mesh
 
-from svt_jax.data.glue import Task
-from svt_jax.models.config import EncoderConfig, read_config
+from svt_jax.data.glue import Split, Task
+from svt_jax.data.tokenizer import Tokens, hash_tokens
+from svt_jax.models.config import MODEL_KEYS_OF_SPEED, EncoderConfig, read_config
 from svt_jax.models.files import hash_weights
-from svt_jax.training.config import MODEL_KEYS_OF_SPEED, TrainConfig
+from svt_jax.training.config import TrainConfig
 from svt_jax.training.run_lock import LOCK_NAME, RunLock
 
 _PACKAGES = (
@@ -136,7 +138,7 @@ def find_run(config: TrainConfig) -> RunFolder:
                 f"{folder.path} holds another run's config ({'; '.join(differing)}); a folder holds one run. "
                 "Choose another --run.name."
             )
-        if config.checkpoint.resume == "never" and folder.checkpoints.is_dir():
+        if config.checkpoint.resume == "never" and any(folder.checkpoints.glob("[0-9]*")):
             raise ValueError(
                 f"{folder.path} holds this run already and checkpoint.resume is 'never'. "
                 "Choose another --run.name, or resume with auto."
@@ -154,7 +156,7 @@ def create(
     Returns:
       the lock on the folder, which is to be released when the run ends.
     Raises:
-      ValueError: if another process trains in the folder, a resumed run would start from other weights or classes, or
+      ValueError: if another process trains in the folder, a resumed run would start from other weights, classes or data, or
         the folder cannot be written.
     """
     try:
@@ -171,6 +173,15 @@ def create(
                 raise ValueError(
                     f"{folder.path} began with the classes {first['classes']} and the training file now has "
                     f"{manifest['classes']}. Restore the file, or choose another --run.name."
+                )
+            if changed := [
+                split
+                for split, theirs in first.get("data_sha256", {}).items()
+                if theirs != manifest["data_sha256"].get(split)
+            ]:
+                raise ValueError(
+                    f"{folder.path} began with other tokens or labels in {', '.join(changed)} than data.source now gives. "
+                    "Restore the files, or choose another --run.name."
                 )
             manifest = {**first, "resumed": [*first.get("resumed", []), manifest]}
         # as run: mesh, logging and checkpoint settings may change when a run is resumed
@@ -223,7 +234,9 @@ def _read_manifest(folder: RunFolder) -> dict[str, Any]:
     return found
 
 
-def make_manifest(config: TrainConfig, mesh: Mesh, weights: Path | None, task: Task) -> dict[str, Any]:
+def make_manifest(
+    config: TrainConfig, mesh: Mesh, weights: Path | None, task: Task, tokens: Mapping[Split, Tokens]
+) -> dict[str, Any]:
     """What is needed to tell whether two runs are comparable, and to read the model's outputs."""
     return {
         "command": sys.argv,
@@ -237,6 +250,7 @@ def make_manifest(config: TrainConfig, mesh: Mesh, weights: Path | None, task: T
         "mesh": dict(mesh.shape),
         "classes": None if task.labels is None else list(task.labels),
         "weights_sha256": None if weights is None else hash_weights(weights),
+        "data_sha256": {split: hash_tokens(each) for split, each in tokens.items()},
         "git_commit": _git_commit(),
     }
 
