@@ -45,7 +45,6 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
     keep_freed_memory()
-    enable_compilation_cache()
 
     import yaml
 
@@ -53,6 +52,7 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
     from svt_jax.training.signals import StoppedBySignalError, stop_at_once
 
     try:
+        enable_compilation_cache()
         with stop_at_once():
             return command(arguments, *rest)
     except (ValueError, OSError, yaml.YAMLError, NonFiniteError, StoppedBySignalError) as error:

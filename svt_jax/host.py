@@ -47,7 +47,12 @@ def compiler_options(kind: Literal["training", "inference"]) -> dict[str, Any]:
 
 def cache_folder() -> Path:
     """Where svt_jax keeps what it can make again: compiled programs and tokens."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svt_jax"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svt_jax"
+    except RuntimeError as error:
+        raise ValueError(
+            "there is no home folder to keep compiled programs and tokens in. Set XDG_CACHE_HOME, or HOME, to a folder of yours."
+        ) from error
 
 
 def enable_compilation_cache() -> None:

@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from svt_jax import host
+from svt_jax import cli, host
 
 _FAULTS = """
 import resource, sys, threading
@@ -57,3 +57,14 @@ def test_each_platform_has_its_options(platform, options, monkeypatch):
     host.compiler_options.cache_clear()
     assert host.compiler_options("training") == host.compiler_options("inference") == options
     host.compiler_options.cache_clear()
+
+
+def test_without_a_home_folder_one_line_says_what_to_set(monkeypatch, capsys):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(host.Path, "home", staticmethod(no_home))
+    assert cli.evaluate(["glue", "--run", "none"]) == 2
+    assert "there is no home folder" in capsys.readouterr().err

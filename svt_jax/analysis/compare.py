@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from svt_jax.analysis.finished import read_finished
+from svt_jax.models.config import MODEL_KEYS_OF_SPEED
 
 _WILCOXON_LEAST = 6
 """Seeds below which the smallest two-sided p of Wilcoxon's test, 2 / 2^n, is above 0.05 whatever the data."""
@@ -144,8 +145,14 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
 
 def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:
     """The folder's name without its seed where that tells the settings apart, else what differs."""
+    speed = {("model", key) for key in MODEL_KEYS_OF_SPEED}
     settings = [
-        {f"{section}.{key}": v for section in ("model", "svt", "data", "optim") for key, v in config[section].items()}
+        {
+            f"{section}.{key}": value
+            for section in ("model", "svt", "data", "optim")
+            for key, value in config[section].items()
+            if (section, key) not in speed
+        }
         for config in configs
     ]
     # a key that is not set is the same as one that was not there yet

@@ -33,10 +33,16 @@ def find_classes(source: str, label: str) -> tuple[str, ...]:
     """The class names of the training file, numbers in order of size, other names in order of the alphabet.
 
     Raises:
-      ValueError: if the file cannot be read, or has fewer than two classes.
+      ValueError: if the file cannot be read, a row has no class, or there are fewer than two.
     """
     path = _file(source, "train")
-    names = set(read_columns(path, [label]).values[label])
+    columns = read_columns(path, [label])
+    names = set(columns.values[label])
+    if blank := [line for line, name in zip(columns.lines, columns.values[label], strict=True) if not name.strip()]:
+        raise ValueError(
+            f"{path}, line {blank[0]}: {label!r} is empty, as in {len(blank)} rows; allowed is the name of a class. Fill it, or "
+            "take the rows out."
+        )
     if len(names) < 2:
         raise ValueError(
             f"{path} has the one class {next(iter(names))!r} in {label!r}; allowed are two or more. Add examples of "

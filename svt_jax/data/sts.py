@@ -98,7 +98,10 @@ def read_corpus(path: str | Path) -> list[str]:
     if path.suffix != ".tsv":
         sentences = lines
     elif columns:
-        sentences = [text for row in zip(*read_columns(path, columns).values.values(), strict=True) for text in row]
+        table = read_columns(
+            path, columns, skip_short="question1" in columns
+        )  # QQP's official files have rows cut in two
+        sentences = [text for row in zip(*table.values.values(), strict=True) for text in row]
     else:
         pairs = read_pairs(path)
         sentences = pairs.first + pairs.second

@@ -118,6 +118,7 @@ def _tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
+    limit = csv.field_size_limit(2**31 - 1)  # of all readers; by default it takes a long document for a lost quote
     try:
         for row in reader:
             if row:  # csv's empty line
@@ -127,6 +128,16 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(
             f"{path}, line {line}: {error}; allowed is CSV with double quotes. Correct the file."
         ) from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _from_json(path: Path, text: str, required: Sequence[str], optional: Sequence[str]) -> Columns:
@@ -154,7 +165,13 @@ def _from_json(path: Path, text: str, required: Sequence[str], optional: Sequenc
                     f"{path}, line {number}: {column} is {json.dumps(row[column])}; allowed is text or a number. "
                     "Correct the file."
                 )
-            texts.append(str(row[column]))
+            text = str(row[column])
+            if not _is_unicode(text):
+                raise ValueError(
+                    f"{path}, line {number}: {column} holds half of a surrogate pair, {ascii(text)[:60]}; allowed is Unicode "
+                    "text. Correct the file."
+                )
+            texts.append(text)
         lines.append(number)
     if not lines:
         raise ValueError(f"{path} has no rows. Correct the file.")

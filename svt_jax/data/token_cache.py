@@ -87,7 +87,8 @@ def _read(path: Path, number: int, max_length: int, vocabulary: int) -> list[np.
     )
     if not fits:
         raise ValueError("its arrays do not fit")
-    os.utime(path)  # used now
+    with contextlib.suppress(OSError):  # a folder that can be read only
+        os.utime(path)  # used now
     return arrays
 
 

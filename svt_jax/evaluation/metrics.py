@@ -26,6 +26,12 @@ class NonFiniteError(ArithmeticError):
     """A number that must be finite is not: a loss, a gradient, a parameter or a prediction."""
 
 
+def check_finite(logits: np.ndarray) -> None:
+    """Raises NonFiniteError unless each of the predictions [N, num_labels] is finite."""
+    if bad := np.sum(~np.isfinite(logits).all(axis=1)):
+        raise NonFiniteError(f"{bad} of {len(logits)} predictions are not finite, so there is no score")
+
+
 def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Metrics of a split's logits.
 
@@ -43,10 +49,7 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
       >>> compute_metrics(["accuracy", "f1"], np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), np.array([1, 0, 0]))
       {'accuracy': 0.6666666666666666, 'f1': 0.6666666666666666}
     """
-    if not np.isfinite(logits).all():
-        raise NonFiniteError(
-            f"{np.sum(~np.isfinite(logits).all(axis=1))} of {len(logits)} predictions are not finite, so there is no score"
-        )
+    check_finite(logits)
     if logits.shape[1] == 1:  # in float64: the sums of a correlation lose digits otherwise
         predictions, labels = logits[:, 0].astype(np.float64), labels.astype(np.float64)
     else:

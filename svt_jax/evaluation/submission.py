@@ -65,6 +65,8 @@ def write_submission(task: Task, split: Split, logits: np.ndarray, folder: Path)
       folder: is made.
     Returns:
       The file.
+    Raises:
+      ValueError: if the name of a class cannot stand in such a file.
     """
     rules = find_rules(task, split)
     if task.labels is None:
@@ -73,7 +75,8 @@ def write_submission(task: Task, split: Split, logits: np.ndarray, folder: Path)
         predictions = [task.labels[n] for n in logits.argmax(axis=1)]
     text = "\n".join([_HEADER, *(f"{n}\t{prediction}" for n, prediction in enumerate(predictions))]) + "\n"
     problems = check_text(text, dataclasses.replace(rules, rows=len(logits)))
-    assert not problems, problems
+    if problems:
+        raise ValueError(f"no predictions were written: {'; '.join(problems[:3])}. Rename the classes.")
     if rules.rows not in (None, len(logits)):
         log.warning("%s has %d rows; the leaderboard takes exactly %d", rules.name, len(logits), rules.rows)
     folder.mkdir(parents=True, exist_ok=True)

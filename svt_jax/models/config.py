@@ -34,6 +34,9 @@ Head = Literal["pooled", "tanh", "relu"]
 Placement = Literal["before_norm", "after_norm", "replace_norm", "output"]
 PLACEMENTS = ("before_norm", "after_norm", "replace_norm", "output")
 
+MODEL_KEYS_OF_SPEED = ("remat", "scan_layers")
+"""Keys of a run's `model` that change time and memory alone: a run goes on with other values of them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
@@ -236,7 +239,7 @@ class SVTConfig:
         alpha: Where the function's alpha starts: one number inside its bounds, (-1, 0) for SoftDecay, or one per chosen
             layer. A function without alpha does not read it.
         learnable: Train the function's parameters.
-        solver: auto, svd, gram, gram64 or poly.
+        solver: auto, svd, gram, gram64 or poly (docs/how-it-works.md).
         mask_padding: Keep padding out of the decomposition. False reproduces the published code.
         dropout: Dropout in front of the transformation while training; the published code has 0.1.
         params: The function's other parameters by name, as in {gamma: 5.0} for log_shift; where they start, if they are

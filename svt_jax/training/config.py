@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any, Literal
 
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.config import MODEL_KEYS_OF_SPEED, SVTConfig
 from svt_jax.models.hf import DTYPES
 
 
@@ -29,7 +29,7 @@ class RunConfig:
     """Where a run writes, and its seed.
 
     Attributes:
-        name: Folder of this run inside output_dir; null makes one from task, function and seed.
+        name: Folder of this run inside output_dir; null makes one from task, model, function and seed.
         output_dir: Folder of all runs.
         seed: Of the head's initialisation, the order of examples and dropout.
         max_svt_failures: Decompositions that may fail in the run (the transformation is left out there) before it stops.
@@ -45,10 +45,6 @@ class RunConfig:
             raise ValueError(f"run.max_svt_failures is {self.max_svt_failures}; it must be at least 0. Correct it.")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"run.seed is {self.seed}; it must lie in [0, 2^31). Choose another seed.")
-
-
-MODEL_KEYS_OF_SPEED = ("remat", "scan_layers")
-"""Keys of `model` that change time and memory alone: a run goes on with other values of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +224,7 @@ class CheckpointConfig:
     Attributes:
         every_steps: Save each so many steps, besides the end of each epoch.
         keep: Newest checkpoints kept; the best one is kept besides.
-        resume: auto goes on from the newest checkpoint of the run's folder; never refuses a folder that has one.
+        resume: auto goes on from the newest checkpoint of the run's folder; with never, a folder that has one is an error.
     """
 
     every_steps: int | None = None

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from svt_jax.data.glue import Split, Task
 from svt_jax.evaluation.glue import Evaluator
+from svt_jax.evaluation.metrics import check_finite
 from svt_jax.evaluation.submission import write_submission
 from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.files import local_folder
@@ -208,6 +209,7 @@ def _outcome(
         outcome["examples" + suffix] = len(tokens)
         if tokens.labels is None:
             logits = evaluator.logits(*state)
+            check_finite(logits)
             path = processes.on_first(write_submission, task, part, logits, output)
             outcome["files"] = [*outcome.get("files", []), str(path)]
         else:

@@ -122,6 +122,15 @@ def test_settings_are_told_apart_by_config_not_by_folder(tmp_path):
     assert svt_jax.compare(runs).settings == ["svt.function none", "svt.function soft_decay"]
 
 
+def test_keys_that_change_time_and_memory_alone_make_no_setting(tmp_path):
+    runs = write_runs(tmp_path, "plain", PLAIN)
+    for run, keys in zip(runs, ({"remat": True}, {"remat": False, "scan_layers": True}), strict=False):
+        path = Path(run) / "config.yaml"
+        values = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump(values | {"model": values["model"] | keys}))
+    assert svt_jax.compare(runs).settings == ["plain"]
+
+
 def test_what_makes_runs_less_comparable_is_said(tmp_path):
     runs = write_runs(tmp_path, "a", PLAIN) + write_runs(tmp_path, "b", SOFT, function="linear", device="gpu")
     comparison = svt_jax.compare(runs)

@@ -42,6 +42,12 @@ def test_classes_that_are_named_or_saved_keep_their_numbers(tmp_path):
     assert find_task(DataConfig(**given), ["red", "blue"]).labels == ("red", "blue")
 
 
+def test_a_row_without_a_class_is_an_error_and_no_class_of_its_own(tmp_path):
+    source = folder(tmp_path, train_csv="t,label\nx,red\ny,\nz,blue\nu, \n")
+    with pytest.raises(ValueError, match=r"train.csv, line 3: 'label' is empty, as in 2 rows; allowed is the name"):
+        find_classes(source, "label")
+
+
 def test_regression_takes_any_finite_number(tmp_path):
     rows = '{"t": "x", "y": -3}\n{"t": "y", "y": "2.5"}\n'
     source = folder(tmp_path, train_jsonl=rows, validation_jsonl='{"t": "x", "y": "inf"}\n')

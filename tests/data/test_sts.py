@@ -101,6 +101,8 @@ def test_a_corpus_is_text_or_pairs_or_a_table_with_a_header(tmp_path):
     assert sorted(read_corpus(tmp_path / "b.tsv")) == ["a", "b", "c"]
     (tmp_path / "c.tsv").write_text("index\tsentence1\tsentence2\n0\tu\tv\n")
     assert read_corpus(tmp_path / "c.tsv") == ["u", "v"]
+    (tmp_path / "qqp.tsv").write_text("id\tquestion1\tquestion2\tis_duplicate\n0\tu\tv\t1\n1\tcut\n off\tw\t0\n")
+    assert read_corpus(tmp_path / "qqp.tsv") == ["u", "v"], "as in QQP's official files, a row is cut in two"
 
 
 @pytest.mark.parametrize(

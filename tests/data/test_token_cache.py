@@ -1,5 +1,6 @@
 """Tokens kept on disk: made once, never trusted blindly, never a reason to fail."""
 
+import errno
 import logging
 import os
 
@@ -47,6 +48,17 @@ def test_the_second_call_reads_what_the_first_one_made(folder, calls):
     assert_same(cached_tokens(EXAMPLES, demo_tokenizer(), 16), expected)  # whatever a tokenizer was used for before
     assert len(calls) == 1
     assert len(list(folder.iterdir())) == 1
+
+
+def test_a_folder_that_can_be_read_only_is_read(folder, calls, monkeypatch, caplog):
+    cached_tokens(EXAMPLES, TOKENIZER, 16)
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(token_cache.os, "utime", refuse)
+    cached_tokens(EXAMPLES, TOKENIZER, 16)
+    assert (len(calls), caplog.text) == (1, "")
 
 
 def test_labels_are_not_part_of_it(folder, calls):

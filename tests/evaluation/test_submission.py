@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from svt_jax.data.custom import custom_task
 from svt_jax.data.glue import TASKS, load_examples
 from svt_jax.evaluation.submission import check_submission, check_text, find_rules, write_submission
 
@@ -48,6 +49,13 @@ def test_predictions_are_the_tasks_label_strings(tmp_path, caplog):
 def test_scores_are_clipped_to_the_tasks_range(tmp_path):
     path = write_submission(TASKS["stsb"], "test", np.float32([[-1.0], [2.5], [5.2]]), tmp_path)
     assert path.read_text().splitlines()[1:] == ["0\t0.000000", "1\t2.500000", "2\t5.000000"]
+
+
+def test_a_class_that_the_file_cannot_hold_is_an_error(tmp_path):
+    task = custom_task(["a"], "label", ["no", "tab\there"])
+    with pytest.raises(ValueError, match="no predictions were written: custom.tsv, row 1: 3 columns"):
+        write_submission(task, "test", np.eye(2, dtype=np.float32), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

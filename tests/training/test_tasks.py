@@ -13,6 +13,7 @@ from svt_jax import cli
 from svt_jax.data.demo import load_demo
 from svt_jax.data.glue import TASKS
 from svt_jax.data.tokenizer import demo_tokenizer
+from svt_jax.evaluation.glue import Evaluator
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.export import export_hf
 from svt_jax.models.heads import Classifier
@@ -165,6 +166,26 @@ def test_a_run_is_not_resumed_with_other_classes(model, custom, tmp_path, capsys
     write_custom(data)
     assert status == 2
     assert "began with the classes ['no', 'yes'] and the training file now has ['no', 'oui']" in capsys.readouterr().err
+
+
+def test_a_run_is_not_resumed_with_other_data(model, custom, tmp_path, capsys):
+    """Of as many rows and other words: the moments and the order of examples would belong to the former ones."""
+    shutil.copytree(custom, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    data = custom.parent / "data"
+    path = data / "train.jsonl"
+    path.write_text(path.read_text().replace("kite", "lamp"))
+    status = train(model, data, tmp_path, "--data.task", "custom", *COLUMNS)
+    write_custom(data)
+    assert status == 2
+    assert "began with other tokens or labels in train than data.source now gives" in capsys.readouterr().err
+
+
+def test_predictions_that_are_not_finite_are_not_written(custom, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Evaluator, "logits", lambda self, *_: np.full((11, 2), np.nan))
+    assert cli.evaluate(["glue", "--run", str(custom), "--split", "test", "--output", str(tmp_path / "out")]) == 3
+    assert "11 of 11 predictions are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

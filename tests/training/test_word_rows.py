@@ -21,6 +21,7 @@ ENCODER = dataclasses.replace(
     vocab_size=100,
     hidden_size=32,
     intermediate_size=64,
+    num_hidden_layers=1,
     pad_token_id=2,
     positions_skip_padding=True,
     hidden_dropout_prob=0.1,
