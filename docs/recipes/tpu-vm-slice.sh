@@ -26,12 +26,13 @@ fi
 on_all_hosts "set -e
   test -d svt_jax || git clone '$REPOSITORY' svt_jax
   cd svt_jax && git fetch -q && git checkout -q '$COMMIT'
+  python3 -c 'import sys; assert sys.version_info >= (3, 11), \"the image needs Python 3.11 or later\"'
   python3 -m venv ~/venv && ~/venv/bin/pip install -q -e . 'jax[tpu]'
   sudo mkdir -p /mnt/runs
   sudo apt-get -q install -y nfs-common > /dev/null
   mountpoint -q /mnt/runs || sudo mount -t nfs '$NFS' /mnt/runs"
 
-# fsdp=-1 divides the parameters over all chips; data=-1 (the default) copies them, which is faster while they fit.
+# --mesh.data 1 --mesh.fsdp -1 divides the parameters over all chips; the default copies them, which is faster while they fit.
 on_all_hosts "cd svt_jax && exec ~/venv/bin/python train.py --run.output_dir /mnt/runs --checkpoint.every_steps 500 $*"
 
 echo "delete the slice when you are done: gcloud compute tpus tpu-vm delete $NAME --project $PROJECT --zone $ZONE"
