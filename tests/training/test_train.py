@@ -337,3 +337,16 @@ def test_an_exported_run_is_a_model_folder_with_its_classes_and_tokenizer(finish
 
     assert cli.evaluate([*command, "--svt", "keep"]) == 2
     assert "is not empty, and nothing is overwritten" in capsys.readouterr().err
+
+
+def test_never_resuming_refuses_a_folder_with_a_checkpoint_and_no_other(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    assert train(tmp_path, "--checkpoint.resume", "never") == 2
+    assert "holds this run already and checkpoint.resume is 'never'" in capsys.readouterr().err
+    for step in (tmp_path / "run" / "checkpoints").glob(
+        "[0-9]*"
+    ):  # as a run leaves it that was killed before its first
+        shutil.rmtree(step)
+    assert train(tmp_path, "--checkpoint.resume", "never") == 0
+    assert [line["step"] for line in RunFolder(tmp_path / "run").read_metrics()] == [3, 6, 9, 12]
