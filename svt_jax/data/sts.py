@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from pathlib import Path
 
 import numpy as np
 
 from svt_jax.data.tables import read_columns, read_lines
+
+log = logging.getLogger(__name__)
 
 SCORES = (0.0, 5.0)
 _COLUMNS = ("sentence", "sentence1", "sentence2", "premise", "hypothesis", "question", "question1", "question2")
@@ -98,9 +101,10 @@ def read_corpus(path: str | Path) -> list[str]:
     if path.suffix != ".tsv":
         sentences = lines
     elif columns:
-        table = read_columns(
-            path, columns, skip_short="question1" in columns
-        )  # QQP's official files have rows cut in two
+        qqp = "question1" in columns  # its official files have rows cut in two
+        table = read_columns(path, columns, skip_short=qqp)
+        if table.left_out:
+            log.warning("%s: left out %d rows with too few columns", path, table.left_out)
         sentences = [text for row in zip(*table.values.values(), strict=True) for text in row]
     else:
         pairs = read_pairs(path)

@@ -47,6 +47,7 @@ def cached_tokens(examples: Examples, tokenizer: Any, max_length: int) -> Tokens
         ids, types, lengths = _read(path, len(examples), max_length, len(tokenizer))
     except FileNotFoundError:
         pass
+    # what NumPy and zipfile raise for damaged bytes; NotImplementedError for a compression method that there is not
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
         log.warning("%s cannot be used (%s) and is made anew", path, error)
     else:

@@ -94,7 +94,7 @@ def test_missing_or_binary_files_are_named(tmp_path):
         read_pairs(tmp_path / "x.tsv")
 
 
-def test_a_corpus_is_text_or_pairs_or_a_table_with_a_header(tmp_path):
+def test_a_corpus_is_text_or_pairs_or_a_table_with_a_header(tmp_path, caplog):
     (tmp_path / "a.txt").write_text("one\ttab\n\ntwo\none\ttab\n")
     assert read_corpus(tmp_path / "a.txt") == ["one\ttab", "two"]
     (tmp_path / "b.tsv").write_text("1\ta\tb\n2\tb\tc\n")
@@ -103,6 +103,7 @@ def test_a_corpus_is_text_or_pairs_or_a_table_with_a_header(tmp_path):
     assert read_corpus(tmp_path / "c.tsv") == ["u", "v"]
     (tmp_path / "qqp.tsv").write_text("id\tquestion1\tquestion2\tis_duplicate\n0\tu\tv\t1\n1\tcut\n off\tw\t0\n")
     assert read_corpus(tmp_path / "qqp.tsv") == ["u", "v"], "as in QQP's official files, a row is cut in two"
+    assert "left out 2 rows with too few columns" in caplog.text
 
 
 @pytest.mark.parametrize(
