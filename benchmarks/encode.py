@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.timing import Candidates, environment, in_own_process, installed, paired, ratio, table, torch_device
-from svt_jax.data.sts import load_sts
 from svt_jax.data.tokenizer import load_tokenizer
-from svt_jax.evaluation.embed import Pooling, encode, tokenize_sentences
-from svt_jax.evaluation.sts import distinct_sentences
+from svt_jax.embeddings.embed import Pooling, encode, tokenize_sentences
+from svt_jax.embeddings.sts import distinct_sentences
+from svt_jax.embeddings.sts_files import load_sts
 from svt_jax.host import keep_freed_memory
 from svt_jax.models.hf import load_encoder
 

@@ -1,13 +1,14 @@
 """Singular value transformations for transformer encoders in JAX."""
 
 from svt_jax.analysis.compare import compare
-from svt_jax.evaluation.embed import embed
+from svt_jax.embeddings.embed import embed
+from svt_jax.embeddings.maps import AllButTheTop, SpectralMap, Whitening
 from svt_jax.models.config import SVTConfig
 from svt_jax.models.export import export_hf
 from svt_jax.models.hf import load_classifier, load_encoder
+from svt_jax.remedies.tokens import ContraNorm, TokenAllButTheTop, TokenOperation, TokenWhitening
 from svt_jax.spectral import measures
 from svt_jax.spectral.base import SpectralFunction, static_field
-from svt_jax.spectral.corpus import AllButTheTop, SpectralMap, Whitening
 from svt_jax.spectral.functions import (
     Average,
     Identity,
@@ -16,7 +17,6 @@ from svt_jax.spectral.functions import (
     SoftDecay,
     SoftExponential,
 )
-from svt_jax.spectral.peers import ContraNorm, TokenAllButTheTop, TokenOperation, TokenWhitening
 from svt_jax.spectral.registry import get_function, register_function
 from svt_jax.spectral.transform import svt
 

@@ -87,7 +87,7 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
 
     from svt_jax.runs import train_run
     from svt_jax.training.command_line import parse_config
-    from svt_jax.training.processes import is_first
+    from svt_jax.training.distributed import is_first
     from svt_jax.training.progress import results_table
 
     chosen = any(re.match(r"--(config|model\.path|data\.task|help)\b|-h$", argument) for argument in arguments)

@@ -142,13 +142,13 @@ def _check_owner(options: argparse.Namespace) -> None:
 def _evaluate_glue(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from svt_jax.training import processes
+    from svt_jax.training import distributed
     from svt_jax.training.config import DistributedConfig
     from svt_jax.training.evaluate import evaluate_model, evaluate_run
     from svt_jax.training.progress import results_table
 
     _check_owner(options)
-    processes.join(DistributedConfig(options.coordinator, options.num_processes, options.process_id), saves=False)
+    distributed.join(DistributedConfig(options.coordinator, options.num_processes, options.process_id), saves=False)
     if options.run:
         outcome = evaluate_run(
             options.run,
@@ -168,7 +168,7 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
             max_length=options.max_length,
             output=options.output,
         )
-    if not processes.is_first():
+    if not distributed.is_first():
         return 0
     rows = [
         (f"{name}{key.removeprefix('metrics')}", f"{value:.6f}")
@@ -187,7 +187,7 @@ def _compare(options: argparse.Namespace) -> int:
     from svt_jax.analysis.compare import compare
     from svt_jax.analysis.comparison_files import table, write_comparison
     from svt_jax.runs import grid_configs, run_grid
-    from svt_jax.training.processes import is_first
+    from svt_jax.training.distributed import is_first
 
     if Path(options.output).is_file():
         raise ValueError(
@@ -290,9 +290,9 @@ def _export(options: argparse.Namespace) -> int:
 def _evaluate_sts(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from svt_jax.evaluation.sts import evaluate_sts
-    from svt_jax.evaluation.sts_posts import Post
-    from svt_jax.evaluation.sts_tables import analysis_table, score_table
+    from svt_jax.embeddings.sts import evaluate_sts
+    from svt_jax.embeddings.sts_maps import Post
+    from svt_jax.embeddings.sts_tables import analysis_table, score_table
     from svt_jax.training.progress import EncodingProgress
 
     output, console = Path(options.output), Console()

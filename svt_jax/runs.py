@@ -22,15 +22,15 @@ def train_run(config: TrainConfig, console: Console) -> RunFolder:
 
     Returns its folder.
     """
-    from svt_jax.training import processes
+    from svt_jax.training import distributed
     from svt_jax.training.loop import Trainer
 
-    processes.join(config.distributed)
-    if not processes.is_first():
+    distributed.join(config.distributed)
+    if not distributed.is_first():
         console = Console(quiet=True)
     folder = run_path(config)
-    processes.on_first(find_run, config)
-    if processes.agree(folder.results.is_file()):
+    distributed.on_first(find_run, config)
+    if distributed.agree(folder.results.is_file()):
         console.print(
             f"{folder.path} is complete already; to train again choose another --run.name.",
             highlight=False,
@@ -38,7 +38,7 @@ def train_run(config: TrainConfig, console: Console) -> RunFolder:
         )
     else:
         Trainer(config, console).run()
-    processes.on_first(lambda: None if folder.report.is_file() else write_report(folder))
+    distributed.on_first(lambda: None if folder.report.is_file() else write_report(folder))
     return folder
 
 

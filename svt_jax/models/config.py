@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from svt_jax.models.families import FAMILIES, UNSUPPORTED
+from svt_jax.remedies.tokens import TokenOperation
 from svt_jax.spectral.base import SpectralFunction
-from svt_jax.spectral.peers import TokenOperation
 from svt_jax.spectral.registry import function_names, get_function
 from svt_jax.spectral.solvers import SOLVERS, Solver, solver_for
 

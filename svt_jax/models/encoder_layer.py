@@ -15,7 +15,7 @@ from flax import nnx
 
 from svt_jax.models.config import EncoderConfig, Placement, SVTConfig
 from svt_jax.models.layers import ACTIVATION_FUNCTIONS, LayerNorm, Linear, dropout, shard_batch
-from svt_jax.models.svt_layer import SVTLayer
+from svt_jax.models.slot import SVTLayer
 
 Array = jax.Array
 

@@ -17,7 +17,7 @@ from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.files import Tensors
 from svt_jax.models.heads import Classifier
-from svt_jax.models.names import encoder_names, head_names, prefix, svt_name
+from svt_jax.models.weight_names import encoder_names, head_names, prefix, svt_name
 
 
 def export_hf(

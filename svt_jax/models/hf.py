@@ -17,7 +17,16 @@ from svt_jax.models.config import EncoderConfig, SVTConfig, read_config, read_sv
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import Tensors, local_folder, read_tensors
 from svt_jax.models.heads import Classifier
-from svt_jax.models.names import Names, base_name, encoder_names, head_names, is_buffer, is_head, svt_name, with_tied
+from svt_jax.models.weight_names import (
+    Names,
+    base_name,
+    encoder_names,
+    head_names,
+    is_buffer,
+    is_head,
+    svt_name,
+    with_tied,
+)
 
 log = logging.getLogger(__name__)
 Module = TypeVar("Module", bound=nnx.Module)

@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from svt_jax.remedies.tokens import ContraNorm, TokenAllButTheTop, TokenOperation, TokenWhitening
 from svt_jax.spectral.base import SpectralFunction
 from svt_jax.spectral.functions import Average, Identity, Linear, LogShift, SoftDecay, SoftExponential
-from svt_jax.spectral.peers import ContraNorm, TokenAllButTheTop, TokenOperation, TokenWhitening
 
 
 def _centered_soft_decay(alpha: Any = SoftDecay.alpha, eps: float = SoftDecay.eps) -> SoftDecay:

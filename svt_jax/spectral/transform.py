@@ -38,7 +38,7 @@ from svt_jax.spectral.polynomial import transform_by_products
 from svt_jax.spectral.solvers import Solver, decompose, product, solver_for
 
 if TYPE_CHECKING:  # which builds on this file
-    from svt_jax.spectral.peers import TokenOperation
+    from svt_jax.remedies.tokens import TokenOperation
 
 Array = jax.Array
 
@@ -54,7 +54,7 @@ def svt(
 
     Args:
       x: float[..., L, D], finite where `mask` is true.
-      function: the spectral function, or a token operation (`peers`) to apply instead; differentiable in its parameters.
+      function: the spectral function, or a token operation (`remedies`) to apply instead; differentiable in its parameters.
       mask: bool[..., L], true for real tokens. The others do not take part and come back as zeros.
       solver: "svd", "gram", "gram64", "poly" or "auto" (see `solvers.choose_solver`). Work is done in float32 (float64 for
         float64 input) whatever x's dtype.

@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
-from svt_jax.training import processes
+from svt_jax.training import distributed
 from svt_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Checkpoints:
                 log.warning("put aside as %s", aside)
 
         if steps:
-            processes.on_first(rename)
+            distributed.on_first(rename)
             self._manager.reload()
 
     def _restore_step(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:

@@ -23,7 +23,7 @@ from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.files import local_folder
 from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import has_head, load_classifier
-from svt_jax.training import assemble, processes
+from svt_jax.training import assemble, distributed
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.config import DataConfig, MeshConfig, ModelConfig
 from svt_jax.training.run_folder import read_classes, read_run
@@ -210,7 +210,7 @@ def _outcome(
         if tokens.labels is None:
             logits = evaluator.logits(*state)
             check_finite(logits)
-            path = processes.on_first(write_submission, task, part, logits, output)
+            path = distributed.on_first(write_submission, task, part, logits, output)
             outcome["files"] = [*outcome.get("files", []), str(path)]
         else:
             outcome["metrics" + suffix] = evaluator.score(*state)

@@ -18,14 +18,13 @@ from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.evaluation.probe import Probe
 from svt_jax.models.heads import Classifier
-from svt_jax.training import assemble, processes, run_folder
+from svt_jax.training import assemble, distributed, run_folder
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.clock import Clock
 from svt_jax.training.config import TrainConfig
+from svt_jax.training.logs import Records, check_tensorboard
 from svt_jax.training.optimizer import learning_rate_schedule, make_optimizer, named_paths
 from svt_jax.training.progress import TrainingProgress
-from svt_jax.training.readout import ADVICE, Readout
-from svt_jax.training.records import Records, check_tensorboard
 from svt_jax.training.sharding import (
     batch_sharding,
     check_batch,
@@ -35,7 +34,8 @@ from svt_jax.training.sharding import (
 )
 from svt_jax.training.signals import StoppedBySignalError, StopSignals
 from svt_jax.training.step import TrainState, make_train_step, split_model
-from svt_jax.training.word_rows import trained_part, trained_rows
+from svt_jax.training.step_metrics import ADVICE, Readout
+from svt_jax.training.used_embeddings import trained_part, trained_rows
 
 
 class Trainer:
@@ -45,7 +45,7 @@ class Trainer:
         self.config = config
         self.console = console or Console()
         self.folder = run_folder.run_path(config)
-        processes.on_first(run_folder.find_run, config)
+        distributed.on_first(run_folder.find_run, config)
         self.mesh = make_mesh(config.mesh)
         self.task = assemble.find_task(config.data)
         rows = config.optim.batch_size * config.optim.accumulate
@@ -111,7 +111,7 @@ class Trainer:
         manifest = run_folder.make_manifest(
             config, self.mesh, model.folder, self.task, {"train": train_tokens, **tokens}
         )
-        self._lock = processes.on_first(
+        self._lock = distributed.on_first(
             run_folder.create, self.folder, config, manifest, model.encoder, model.tokenizer
         )
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
@@ -126,7 +126,9 @@ class Trainer:
         """
         step, state, progress = self._start()
         self.clock = Clock(**progress["clock"])
-        self.records = Records(self.folder, step, tensorboard=self.config.log.tensorboard, writes=processes.is_first())
+        self.records = Records(
+            self.folder, step, tensorboard=self.config.log.tensorboard, writes=distributed.is_first()
+        )
         try:
             with (
                 StopSignals() as signals,
@@ -136,7 +138,7 @@ class Trainer:
             ):
                 progress = self._train(step, state, progress, signals, self._readout(bar), bar)
             results = self._results(progress)
-            processes.on_first(run_folder.write_results, self.folder, results)
+            distributed.on_first(run_folder.write_results, self.folder, results)
         finally:
             self.records.close()
             self.checkpoints.close()

@@ -6,7 +6,7 @@ import jax
 import optax
 from flax import nnx
 
-from svt_jax.models.svt_layer import SVTParam
+from svt_jax.models.slot import SVTParam
 from svt_jax.training.config import OptimConfig
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.heads import Classifier
-from svt_jax.training.word_rows import WordRows, trained_part
+from svt_jax.training.used_embeddings import WordRows, trained_part
 
 Array = jax.Array
 

@@ -221,8 +221,8 @@ def test_settings_are_named_after_what_they_do_not_share():
 def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, capsys, monkeypatch):
     from svt_jax.data import demo
     from svt_jax.training import assemble
-    from svt_jax.training.readout import Readout
     from svt_jax.training.signals import StoppedBySignalError
+    from svt_jax.training.step_metrics import Readout
 
     # one layer and few stories: there are eight runs
     monkeypatch.setattr(assemble, "DEMO_ENCODER", dataclasses.replace(assemble.DEMO_ENCODER, num_hidden_layers=1))

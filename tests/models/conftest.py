@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from svt_jax.models.names import _BERT
+from svt_jax.models.weight_names import _BERT
 
 SMALL = {
     "model_type": "bert",

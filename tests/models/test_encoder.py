@@ -12,7 +12,7 @@ import svt_jax
 from svt_jax.models.config import PLACEMENTS, EncoderConfig, SVTConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.layers import dropout
-from svt_jax.models.svt_layer import SVTConstant, SVTParam
+from svt_jax.models.slot import SVTConstant, SVTParam
 
 TINY = EncoderConfig.from_hf(
     {

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 import svt_jax
 from svt_jax.models.families import FAMILIES
-from svt_jax.models.svt_layer import SVTConstant
+from svt_jax.models.slot import SVTConstant
 
 SVT = svt_jax.SVTConfig("soft_decay", layers=[0, -1], alpha=[-0.3, -0.6], placement="output", mask_padding=False)
 

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 import svt_jax
 from svt_jax.models.families import FAMILIES
-from svt_jax.models.names import encoder_names, head_names, prefix
+from svt_jax.models.weight_names import encoder_names, head_names, prefix
 
 
 def assert_close(ours, theirs, tolerance, what):

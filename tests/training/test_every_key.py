@@ -9,8 +9,8 @@ from rich.console import Console
 from svt_jax.training.assemble import find_task, load_split
 from svt_jax.training.command_line import parse_config
 from svt_jax.training.config import TrainConfig
+from svt_jax.training.distributed import join
 from svt_jax.training.loop import Trainer
-from svt_jax.training.processes import join
 from svt_jax.training.run_folder import find_run
 
 # Copying, comparing or printing a whole config is no use of its keys; those who do it call dataclasses' functions.

@@ -16,7 +16,7 @@ from svt_jax.training.config import MeshConfig, ModelConfig, TrainConfig
 from svt_jax.training.optimizer import make_optimizer, named_paths
 from svt_jax.training.sharding import batch_sharding, make_mesh, shard_step, state_shardings
 from svt_jax.training.step import TrainState, make_train_step, split_model
-from svt_jax.training.word_rows import trained_part, trained_rows
+from svt_jax.training.used_embeddings import trained_part, trained_rows
 
 # Weights larger than usual, so that the scores are not those of a constant answer.
 ENCODER = dataclasses.replace(

@@ -161,14 +161,14 @@ def test_a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits(finished, 
 @pytest.fixture(scope="module")
 def died_after_seven(tmp_path_factory):
     """A run that died after step 7, its last checkpoint being that of step 6."""
-    from svt_jax.training import readout
+    from svt_jax.training import step_metrics
 
     folder = tmp_path_factory.mktemp("died")
 
     class Killed(BaseException):
         pass
 
-    original = readout.Readout._read
+    original = step_metrics.Readout._read
 
     def kill_at_seven(self, step, *rest):
         if step == 7:
@@ -176,7 +176,7 @@ def died_after_seven(tmp_path_factory):
         return original(self, step, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readout.Readout, "_read", kill_at_seven)
+        patch.setattr(step_metrics.Readout, "_read", kill_at_seven)
         with pytest.raises(Killed):
             train(folder, *EVERY)
     assert Checkpoints(RunFolder(folder / "run").checkpoints, read_only=True).steps[-1] == 6

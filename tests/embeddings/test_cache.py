@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from svt_jax.evaluation import embeddings_file
-from svt_jax.evaluation.embeddings_file import encode_cached
+from svt_jax.embeddings import cache
+from svt_jax.embeddings.cache import encode_cached
 
 
 def forbid_encoding(monkeypatch):
     def refuse(*_):
         raise AssertionError("the model was loaded again")
 
-    monkeypatch.setattr(embeddings_file, "load_encoder", refuse)
+    monkeypatch.setattr(cache, "load_encoder", refuse)
 
 
 def test_kept_vectors_are_those_that_were_encoded(tiny_model, sentences, tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from svt_jax.data.sts import STSTask
+from svt_jax.embeddings.maps import CorpusMap
+from svt_jax.embeddings.sts_files import STSTask
+from svt_jax.embeddings.sts_maps import SIDES, Maps, Vectors
 from svt_jax.evaluation.metrics import compute_metrics
-from svt_jax.evaluation.sts_posts import SIDES, Maps, Vectors
 from svt_jax.spectral import measures
-from svt_jax.spectral.corpus import CorpusMap
 
 ANALYSED = 1000
 """Sentences of a task that are measured: all pairs of them are compared."""

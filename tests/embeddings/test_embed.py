@@ -8,12 +8,12 @@ from flax import nnx
 
 import svt_jax
 from svt_jax.data.tokenizer import demo_tokenizer
-from svt_jax.evaluation import embed as module
-from svt_jax.evaluation.embed import Pooling, encode, tokenize_sentences
+from svt_jax.embeddings import embed as module
+from svt_jax.embeddings.embed import Pooling, encode, tokenize_sentences
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
-from tests.evaluation.conftest import FIELDS
+from tests.embeddings.conftest import FIELDS
 
 
 @pytest.fixture(scope="module")

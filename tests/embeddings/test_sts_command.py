@@ -13,11 +13,11 @@ import yaml
 
 import svt_jax
 from svt_jax import cli
-from svt_jax.data.sts import load_sts
-from svt_jax.evaluation.embeddings_file import encode_cached
-from svt_jax.evaluation.sts import distinct_sentences
-from svt_jax.evaluation.sts_posts import Post, Vectors, fit_published
-from svt_jax.evaluation.sts_scores import score_tasks
+from svt_jax.embeddings.cache import encode_cached
+from svt_jax.embeddings.sts import distinct_sentences
+from svt_jax.embeddings.sts_files import load_sts
+from svt_jax.embeddings.sts_maps import Post, Vectors, fit_published
+from svt_jax.embeddings.sts_scores import score_tasks
 
 ROOT = Path(__file__).parents[2]
 

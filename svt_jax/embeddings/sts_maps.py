@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from svt_jax.data.sts import PairFile, STSTask
-from svt_jax.spectral.corpus import AllButTheTop, CorpusMap, SpectralMap, Whitening
+from svt_jax.embeddings.maps import AllButTheTop, CorpusMap, SpectralMap, Whitening
+from svt_jax.embeddings.sts_files import PairFile, STSTask
 from svt_jax.spectral.functions import SoftDecay
 
 POSTS = ("none", "soft_decay", "centered_soft_decay", "whitening", "all_but_the_top")

@@ -7,7 +7,7 @@ either. Two of them first subtract the mean of the n real tokens, X_c = X - 1 m^
 References:
   ContraNorm: Guo, Wang, Du, Wang, "ContraNorm: A Contrastive Learning Perspective on Oversmoothing and Beyond", ICLR
   2023, arXiv 2303.06562. Whitening: Su et al., 2021, arXiv 2103.15316. All-but-the-top: Mu, Viswanath, ICLR 2018, arXiv
-  1702.01417. The last two were proposed for sets of embeddings, and `corpus.py` has them for that.
+  1702.01417. The last two were proposed for sets of embeddings, and `embeddings/maps.py` has them for that.
 """
 
 from __future__ import annotations

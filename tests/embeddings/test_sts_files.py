@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from svt_jax.data.sts import load_sts, read_corpus, read_pairs
+from svt_jax.embeddings.sts_files import load_sts, read_corpus, read_pairs
 
 
 @pytest.mark.shared

@@ -1,4 +1,4 @@
-"""What a map of `corpus.py` leaves on disk, and the rule that nothing of another's is overwritten."""
+"""What a map of `maps.py` leaves on disk, and the rule that nothing of another's is overwritten."""
 
 from __future__ import annotations
 

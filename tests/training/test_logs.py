@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from svt_jax import cli
-from svt_jax.training.records import Records
+from svt_jax.training.logs import Records
 from svt_jax.training.run_folder import RunFolder, read_lines
 
 

@@ -27,10 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from svt_jax.embeddings.map_files import replacing, saved_kind, write_dense
+from svt_jax.embeddings.moments import moments, one_blas_thread
 from svt_jax.spectral import functions
 from svt_jax.spectral.base import SpectralFunction
-from svt_jax.spectral.map_files import replacing, saved_kind, write_dense
-from svt_jax.spectral.moments import moments, one_blas_thread
 from svt_jax.spectral.solvers import product
 
 Array = jax.Array

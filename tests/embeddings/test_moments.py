@@ -12,8 +12,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from svt_jax.spectral import moments as moments_file
-from svt_jax.spectral.moments import moments, one_blas_thread
+from svt_jax.embeddings import moments as moments_file
+from svt_jax.embeddings.moments import moments, one_blas_thread
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from svt_jax.training import assemble
 from svt_jax.training.config import OptimConfig
 from svt_jax.training.optimizer import make_optimizer
 from svt_jax.training.step import TrainState, make_train_step, split_model
-from svt_jax.training.word_rows import WordRows, trained_part, trained_rows
+from svt_jax.training.used_embeddings import WordRows, trained_part, trained_rows
 
 # As RoBERTa has it: the number of the padding token decides positions, and is not 0.
 ENCODER = dataclasses.replace(

@@ -125,10 +125,10 @@ def test_a_process_alone_reaches_for_nothing(tmp_path):
         "import socket, jax\n"
         "def refuse(*_): raise AssertionError('a connection')\n"
         "socket.socket.connect = refuse\n"
-        "from svt_jax.training import processes\n"
+        "from svt_jax.training import distributed\n"
         "from svt_jax.training.config import DistributedConfig\n"
-        "processes.join(DistributedConfig())\n"
-        "assert not jax.distributed.is_initialized() and processes.is_first()\n"
+        "distributed.join(DistributedConfig())\n"
+        "assert not jax.distributed.is_initialized() and distributed.is_first()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr

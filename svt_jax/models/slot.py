@@ -10,8 +10,8 @@ from flax import nnx
 
 from svt_jax.models.config import SVTConfig
 from svt_jax.models.layers import dropout, shard_batch
+from svt_jax.remedies.tokens import TokenOperation
 from svt_jax.spectral.base import SpectralFunction
-from svt_jax.spectral.peers import TokenOperation
 from svt_jax.spectral.transform import svt_and_failures
 
 Array = jax.Array

@@ -13,8 +13,8 @@ import optax
 
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.training.clock import Clock
+from svt_jax.training.logs import Records
 from svt_jax.training.progress import TrainingProgress
-from svt_jax.training.records import Records
 
 ADVICE = "Lower optim.learning_rate or set optim.grad_clip."
 _LAG = 2

@@ -22,11 +22,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from svt_jax.data.sts import STSTask, load_sts, read_corpus
-from svt_jax.evaluation.embed import MAX_LENGTH, Progress
-from svt_jax.evaluation.embeddings_file import encode_cached
-from svt_jax.evaluation.sts_posts import Post, Vectors, fit_honest, fit_published, unscored
-from svt_jax.evaluation.sts_scores import analyse, score_tasks
+from svt_jax.embeddings.cache import encode_cached
+from svt_jax.embeddings.embed import MAX_LENGTH, Progress
+from svt_jax.embeddings.sts_files import STSTask, load_sts, read_corpus
+from svt_jax.embeddings.sts_maps import Post, Vectors, fit_honest, fit_published, unscored
+from svt_jax.embeddings.sts_scores import analyse, score_tasks
 
 Protocol = Literal["paper", "honest"]
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from svt_jax.data.tokenizer import Tokens, load_tokenizer
-from svt_jax.evaluation.embed import Pooling, Progress, encode, tokenize_sentences
+from svt_jax.embeddings.embed import Pooling, Progress, encode, tokenize_sentences
 from svt_jax.models.config import read_config
 from svt_jax.models.files import hash_weights, local_folder
 from svt_jax.models.hf import load_encoder
