@@ -43,8 +43,8 @@ from benchmarks.timing import (
 )
 from svt_jax.host import compiler_options, keep_freed_memory
 from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.run.config import OptimConfig
 from svt_jax.training.assemble import random_classifier
-from svt_jax.training.config import OptimConfig
 from svt_jax.training.optimizer import make_optimizer
 from svt_jax.training.step import TrainState, make_train_step, split_model
 

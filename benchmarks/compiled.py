@@ -17,12 +17,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from svt_jax.evaluation.glue import make_forward
+from svt_jax.mesh import batch_sharding, replicated, shard_step, state_shardings
 from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.run.checkpoint import abstract
+from svt_jax.run.config import OptimConfig
 from svt_jax.training.assemble import random_classifier
-from svt_jax.training.checkpoint import abstract
-from svt_jax.training.config import OptimConfig
 from svt_jax.training.optimizer import make_optimizer
-from svt_jax.training.sharding import batch_sharding, replicated, shard_step, state_shardings
 from svt_jax.training.step import TrainState, make_train_step, split_model
 
 

@@ -33,11 +33,11 @@ import jax.numpy as jnp  # noqa: E402
 from benchmarks.compiled import collectives, programs  # noqa: E402
 from benchmarks.timing import table  # noqa: E402
 from svt_jax.cli import train  # noqa: E402
+from svt_jax.mesh import make_mesh  # noqa: E402
 from svt_jax.models.config import EncoderConfig, SVTConfig  # noqa: E402
+from svt_jax.run.config import MeshConfig  # noqa: E402
 from svt_jax.spectral.functions import SoftDecay  # noqa: E402
 from svt_jax.spectral.transform import svt  # noqa: E402
-from svt_jax.training.config import MeshConfig  # noqa: E402
-from svt_jax.training.sharding import make_mesh  # noqa: E402
 
 FILE = Path(__file__).with_suffix(".json")
 RISE = 1.05

@@ -36,11 +36,11 @@ from svt_jax.data.batching import Batch
 from svt_jax.data.glue import TASKS
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.host import keep_freed_memory
+from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
+from svt_jax.run.config import DataConfig, LogConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from svt_jax.training import assemble
-from svt_jax.training.config import DataConfig, LogConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from svt_jax.training.loop import Trainer
-from svt_jax.training.sharding import make_mesh
 from svt_jax.training.step import split_model
 
 OURS = "svt_jax"

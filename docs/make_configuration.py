@@ -6,7 +6,7 @@ from pathlib import Path
 import docstring_parser
 import yaml
 
-from svt_jax.training.config import TrainConfig
+from svt_jax.run.config import TrainConfig
 
 HEAD = """# Every key of a training run
 

@@ -85,9 +85,9 @@ def _first_line(error: Exception) -> str:
 def _train(arguments: list[str], default_config: Path | None) -> int:
     from rich.console import Console
 
+    from svt_jax.run.command_line import parse_config
+    from svt_jax.run.distributed import is_first
     from svt_jax.runs import train_run
-    from svt_jax.training.command_line import parse_config
-    from svt_jax.training.distributed import is_first
     from svt_jax.training.progress import results_table
 
     chosen = any(re.match(r"--(config|model\.path|data\.task|help)\b|-h$", argument) for argument in arguments)

@@ -109,7 +109,7 @@ def _from_files(arguments: list[str], allowed: list[str]) -> list[str]:
     """The arguments with each --config FILE replaced by the options that it holds, put in front."""
     import yaml
 
-    from svt_jax.training.command_line import unknown_key
+    from svt_jax.run.command_line import unknown_key
 
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", action="append", default=[])
@@ -142,8 +142,8 @@ def _check_owner(options: argparse.Namespace) -> None:
 def _evaluate_glue(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from svt_jax.training import distributed
-    from svt_jax.training.config import DistributedConfig
+    from svt_jax.run import distributed
+    from svt_jax.run.config import DistributedConfig
     from svt_jax.training.evaluate import evaluate_model, evaluate_run
     from svt_jax.training.progress import results_table
 
@@ -186,8 +186,8 @@ def _compare(options: argparse.Namespace) -> int:
 
     from svt_jax.analysis.compare import compare
     from svt_jax.analysis.comparison_files import table, write_comparison
+    from svt_jax.run.distributed import is_first
     from svt_jax.runs import grid_configs, run_grid
-    from svt_jax.training.distributed import is_first
 
     if Path(options.output).is_file():
         raise ValueError(
@@ -270,8 +270,8 @@ def _spectrum(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from svt_jax.run.folder import read_run
     from svt_jax.runs import write_report
-    from svt_jax.training.run_folder import read_run
 
     folder, _, _ = read_run(options.run)
     write_report(folder, read_run(options.baseline)[0].path if options.baseline else None)

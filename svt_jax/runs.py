@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from svt_jax.evaluation.metrics import NonFiniteError
-from svt_jax.training.command_line import parse_config
-from svt_jax.training.config import TrainConfig
-from svt_jax.training.run_folder import RunFolder, find_run, run_path, write_atomically
+from svt_jax.run.command_line import parse_config
+from svt_jax.run.config import TrainConfig
+from svt_jax.run.folder import RunFolder, find_run, run_path, write_atomically
 
 
 def train_run(config: TrainConfig, console: Console) -> RunFolder:
@@ -22,7 +22,7 @@ def train_run(config: TrainConfig, console: Console) -> RunFolder:
 
     Returns its folder.
     """
-    from svt_jax.training import distributed
+    from svt_jax.run import distributed
     from svt_jax.training.loop import Trainer
 
     distributed.join(config.distributed)

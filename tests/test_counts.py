@@ -12,10 +12,10 @@ import pytest
 
 from benchmarks.compiled import programs
 from benchmarks.passed_on import PASSED_ON
+from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
+from svt_jax.run.config import MeshConfig
 from svt_jax.training.assemble import DEMO_ENCODER
-from svt_jax.training.config import MeshConfig
-from svt_jax.training.sharding import make_mesh
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = json.loads((ROOT / "benchmarks" / "counts.json").read_text())

@@ -18,13 +18,13 @@ from svt_jax.data.custom import custom_task, find_classes, load_custom
 from svt_jax.data.glue import TASKS, Examples, Split, Task, load_examples
 from svt_jax.data.token_cache import cached_tokens
 from svt_jax.data.tokenizer import Tokens, demo_tokenizer, load_tokenizer
+from svt_jax.mesh import parameter_shardings
 from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import local_folder
 from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import DTYPES, load_classifier
-from svt_jax.training.config import DataConfig, ModelConfig, TrainConfig
-from svt_jax.training.sharding import parameter_shardings
+from svt_jax.run.config import DataConfig, ModelConfig, TrainConfig
 
 DEMO_ENCODER = EncoderConfig(
     model_type="bert",

@@ -19,15 +19,16 @@ from svt_jax.data.glue import Split, Task
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.metrics import check_finite
 from svt_jax.evaluation.submission import write_submission
+from svt_jax.mesh import check_batch, make_mesh, parameter_shardings
 from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
 from svt_jax.models.files import local_folder
 from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import has_head, load_classifier
-from svt_jax.training import assemble, distributed
-from svt_jax.training.checkpoint import Checkpoints, abstract
-from svt_jax.training.config import DataConfig, MeshConfig, ModelConfig
-from svt_jax.training.run_folder import read_classes, read_run
-from svt_jax.training.sharding import check_batch, make_mesh, parameter_shardings
+from svt_jax.run import distributed
+from svt_jax.run.checkpoint import Checkpoints, abstract
+from svt_jax.run.config import DataConfig, MeshConfig, ModelConfig
+from svt_jax.run.folder import read_classes, read_run
+from svt_jax.training import assemble
 from svt_jax.training.step import TrainState, split_model
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from svt_jax.evaluation.probe import MEASURES
-from svt_jax.training.config import LogConfig
-from svt_jax.training.run_folder import RunFolder, read_lines, write_atomically
+from svt_jax.run.config import LogConfig
+from svt_jax.run.folder import RunFolder, read_lines, write_atomically
 
 
 def check_tensorboard(config: LogConfig) -> None:

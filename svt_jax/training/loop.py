@@ -17,21 +17,23 @@ from svt_jax.data.shards import global_batch, rows_here
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.evaluation.probe import Probe
-from svt_jax.models.heads import Classifier
-from svt_jax.training import assemble, distributed, run_folder
-from svt_jax.training.checkpoint import Checkpoints, abstract
-from svt_jax.training.clock import Clock
-from svt_jax.training.config import TrainConfig
-from svt_jax.training.logs import Records, check_tensorboard
-from svt_jax.training.optimizer import learning_rate_schedule, make_optimizer, named_paths
-from svt_jax.training.progress import TrainingProgress
-from svt_jax.training.sharding import (
+from svt_jax.mesh import (
     batch_sharding,
     check_batch,
     make_mesh,
     shard_step,
     state_shardings,
 )
+from svt_jax.models.heads import Classifier
+from svt_jax.run import distributed
+from svt_jax.run import folder as run_folder
+from svt_jax.run.checkpoint import Checkpoints, abstract
+from svt_jax.run.config import TrainConfig
+from svt_jax.training import assemble
+from svt_jax.training.clock import Clock
+from svt_jax.training.logs import Records, check_tensorboard
+from svt_jax.training.optimizer import learning_rate_schedule, make_optimizer, named_paths
+from svt_jax.training.progress import TrainingProgress
 from svt_jax.training.signals import StoppedBySignalError, StopSignals
 from svt_jax.training.step import TrainState, make_train_step, split_model
 from svt_jax.training.step_metrics import ADVICE, Readout

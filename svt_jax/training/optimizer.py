@@ -7,7 +7,7 @@ import optax
 from flax import nnx
 
 from svt_jax.models.slot import SVTParam
-from svt_jax.training.config import OptimConfig
+from svt_jax.run.config import OptimConfig
 
 
 def learning_rate_schedule(config: OptimConfig, num_steps: int, peak: float | None = None) -> optax.Schedule:

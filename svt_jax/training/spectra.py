@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from svt_jax.evaluation.probe import Probe
+from svt_jax.mesh import make_mesh
 from svt_jax.models.config import read_config
 from svt_jax.models.files import local_folder
 from svt_jax.models.hf import load_encoder
+from svt_jax.run.config import DataConfig, MeshConfig, ModelConfig
 from svt_jax.training import assemble
-from svt_jax.training.config import DataConfig, MeshConfig, ModelConfig
 from svt_jax.training.evaluate import data_config, restore_run
-from svt_jax.training.sharding import make_mesh
 from svt_jax.training.step import split_model
 
 

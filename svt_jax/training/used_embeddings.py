@@ -17,7 +17,7 @@ from flax import nnx
 
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.models.config import EncoderConfig
-from svt_jax.training.config import OptimConfig
+from svt_jax.run.config import OptimConfig
 
 Array = jax.Array
 

@@ -3,8 +3,8 @@
 import pytest
 
 from svt_jax.data.custom import custom_task, find_classes, load_custom
+from svt_jax.run.config import DataConfig
 from svt_jax.training.assemble import find_task, load_split
-from svt_jax.training.config import DataConfig
 
 
 def folder(tmp_path, **files):

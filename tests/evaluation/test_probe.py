@@ -8,10 +8,10 @@ from scipy import stats
 
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.probe import BINS, MEASURES, Probe, measure
+from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
+from svt_jax.run.config import MeshConfig
 from svt_jax.training import assemble
-from svt_jax.training.config import MeshConfig
-from svt_jax.training.sharding import make_mesh
 from svt_jax.training.step import split_model
 
 RNG = np.random.default_rng(0)

@@ -26,7 +26,7 @@ TINY = [
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        "svt_jax.training.loop", "svt_jax.training.command_line", "svt_jax.analysis.report", "svt_jax.analysis.plots",
+        "svt_jax.training.loop", "svt_jax.run.command_line", "svt_jax.analysis.report", "svt_jax.analysis.plots",
         "jsonargparse", "transformers.models.bert.tokenization_bert",
     ]
 )  # fmt: skip
@@ -116,7 +116,7 @@ def saved_arrays(run: Path, step: int) -> dict[str, np.ndarray]:
 
 def same_bits(run: Path, reference: Path) -> bool:
     """Whether a run has ended as the reference did: parameters, optimizer, losses and scores."""
-    from svt_jax.training.run_folder import RunFolder
+    from svt_jax.run.folder import RunFolder
 
     def told(folder: Path) -> list:
         lines = [(line["step"], line["loss"], line["alpha"]) for line in RunFolder(folder).read_metrics()]

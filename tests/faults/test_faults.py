@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import pytest
 
+from svt_jax.run.checkpoint import Checkpoints, abstract
+from svt_jax.run.command_line import parse_config
 from svt_jax.training import assemble
-from svt_jax.training.checkpoint import Checkpoints, abstract
-from svt_jax.training.command_line import parse_config
 from svt_jax.training.optimizer import make_optimizer
 from svt_jax.training.step import TrainState, split_model
 from tests.faults.runs import STEPS, TINY, Run, same_bits

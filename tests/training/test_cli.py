@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from svt_jax import cli
-from svt_jax.training.command_line import parse_config
-from svt_jax.training.config import TrainConfig
-from svt_jax.training.run_folder import find_run
+from svt_jax.run.command_line import parse_config
+from svt_jax.run.config import TrainConfig
+from svt_jax.run.folder import find_run
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -9,10 +9,10 @@ import pytest
 
 from benchmarks.compiled import collectives, programs
 from benchmarks.passed_on import PASSED_ON
+from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
+from svt_jax.run.config import MeshConfig
 from svt_jax.training.assemble import DEMO_ENCODER
-from svt_jax.training.config import MeshConfig
-from svt_jax.training.sharding import make_mesh
 
 BATCH, TOKENS = 16, 24
 ENCODER = dataclasses.replace(

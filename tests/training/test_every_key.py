@@ -6,12 +6,12 @@ import sys
 import pytest
 from rich.console import Console
 
+from svt_jax.run.command_line import parse_config
+from svt_jax.run.config import TrainConfig
+from svt_jax.run.distributed import join
+from svt_jax.run.folder import find_run
 from svt_jax.training.assemble import find_task, load_split
-from svt_jax.training.command_line import parse_config
-from svt_jax.training.config import TrainConfig
-from svt_jax.training.distributed import join
 from svt_jax.training.loop import Trainer
-from svt_jax.training.run_folder import find_run
 
 # Copying, comparing or printing a whole config is no use of its keys; those who do it call dataclasses' functions.
 COPYING = {"<string>", dataclasses.__file__}

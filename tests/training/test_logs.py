@@ -6,8 +6,8 @@ import struct
 import pytest
 
 from svt_jax import cli
+from svt_jax.run.folder import RunFolder, read_lines
 from svt_jax.training.logs import Records
-from svt_jax.training.run_folder import RunFolder, read_lines
 
 
 def reading(value):

@@ -6,10 +6,10 @@ import jax
 import pytest
 
 from benchmarks.compiled import programs
+from svt_jax.mesh import make_mesh
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.models.families import FAMILIES
-from svt_jax.training.config import MeshConfig
-from svt_jax.training.sharding import make_mesh
+from svt_jax.run.config import MeshConfig
 from tests.models import tiny
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}

@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 
 from benchmarks.compiled import programs
+from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
+from svt_jax.run.config import MeshConfig
 from svt_jax.training.assemble import DEMO_ENCODER, random_classifier
-from svt_jax.training.config import MeshConfig
-from svt_jax.training.sharding import make_mesh
 from svt_jax.training.step import split_model
 
 ENCODER = dataclasses.replace(

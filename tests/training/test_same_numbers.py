@@ -10,11 +10,11 @@ from flax import nnx
 
 from svt_jax.data.batching import TrainingBatches
 from svt_jax.evaluation.glue import Evaluator
+from svt_jax.mesh import batch_sharding, make_mesh, shard_step, state_shardings
 from svt_jax.models.config import SVTConfig
+from svt_jax.run.config import MeshConfig, ModelConfig, TrainConfig
 from svt_jax.training import assemble
-from svt_jax.training.config import MeshConfig, ModelConfig, TrainConfig
 from svt_jax.training.optimizer import make_optimizer, named_paths
-from svt_jax.training.sharding import batch_sharding, make_mesh, shard_step, state_shardings
 from svt_jax.training.step import TrainState, make_train_step, split_model
 from svt_jax.training.used_embeddings import trained_part, trained_rows
 

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from svt_jax.evaluation.metrics import NonFiniteError
+from svt_jax.run.folder import RunFolder
 from svt_jax.training.clock import Clock
 from svt_jax.training.logs import Records
 from svt_jax.training.progress import TrainingProgress
-from svt_jax.training.run_folder import RunFolder
 from svt_jax.training.step_metrics import Readout
 
 

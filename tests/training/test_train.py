@@ -19,9 +19,9 @@ from transformers import AutoTokenizer
 
 from svt_jax import cli
 from svt_jax.models.hf import load_classifier
-from svt_jax.training.checkpoint import Checkpoints
+from svt_jax.run.checkpoint import Checkpoints
+from svt_jax.run.folder import RunFolder, read_lines
 from svt_jax.training.evaluate import restore_run
-from svt_jax.training.run_folder import RunFolder, read_lines
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--config", str(ROOT / "configs" / "demo.yaml"), "--optim.max_steps", "12", "--log.every_steps", "3"]

@@ -9,8 +9,8 @@ from flax import nnx
 
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.models.config import SVTConfig
+from svt_jax.run.config import OptimConfig
 from svt_jax.training import assemble
-from svt_jax.training.config import OptimConfig
 from svt_jax.training.optimizer import make_optimizer
 from svt_jax.training.step import TrainState, make_train_step, split_model
 from svt_jax.training.used_embeddings import WordRows, trained_part, trained_rows

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from svt_jax.training.checkpoint import Checkpoints, abstract, digests
-from svt_jax.training.config import MeshConfig
-from svt_jax.training.sharding import make_mesh
+from svt_jax.mesh import make_mesh
+from svt_jax.run.checkpoint import Checkpoints, abstract, digests
+from svt_jax.run.config import MeshConfig
 from svt_jax.training.signals import StoppedBySignalError, stop_at_once
 from svt_jax.training.step import TrainState
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from svt_jax.training.config import DistributedConfig
+from svt_jax.run.config import DistributedConfig
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from svt_jax.training.config import TrainConfig
+from svt_jax.run.config import TrainConfig
 
 
 def parse_config(arguments: Sequence[str]) -> TrainConfig:

@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
-from svt_jax.training import distributed
+from svt_jax.run import distributed
 from svt_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from svt_jax.host import compiler_options
+from svt_jax.run.config import MeshConfig
 from svt_jax.spectral.solvers import BATCH_AXES
-from svt_jax.training.config import MeshConfig
 from svt_jax.training.step import TrainState
 
 MESH_AXES: dict[str, tuple[str, ...]] = {

@@ -31,8 +31,8 @@ from svt_jax.data.glue import Split, Task
 from svt_jax.data.tokenizer import Tokens, hash_tokens
 from svt_jax.models.config import MODEL_KEYS_OF_SPEED, EncoderConfig, read_config
 from svt_jax.models.files import hash_weights
-from svt_jax.training.config import TrainConfig
-from svt_jax.training.run_lock import LOCK_NAME, RunLock
+from svt_jax.run.config import TrainConfig
+from svt_jax.run.lock import LOCK_NAME, RunLock
 
 _PACKAGES = (
     "svt_jax",

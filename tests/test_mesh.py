@@ -11,14 +11,14 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from svt_jax.mesh import MESH_AXES, make_mesh, parameter_shardings, state_shardings
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.export import export_hf
 from svt_jax.models.families import FAMILIES
+from svt_jax.run.config import MeshConfig, OptimConfig, TrainConfig
 from svt_jax.training import assemble
-from svt_jax.training.config import MeshConfig, OptimConfig, TrainConfig
 from svt_jax.training.optimizer import make_optimizer
-from svt_jax.training.sharding import MESH_AXES, make_mesh, parameter_shardings, state_shardings
 from svt_jax.training.step import split_model
 from tests.models import tiny
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svt_jax.training.run_folder import RunFolder
+from svt_jax.run.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -125,8 +125,8 @@ def test_a_process_alone_reaches_for_nothing(tmp_path):
         "import socket, jax\n"
         "def refuse(*_): raise AssertionError('a connection')\n"
         "socket.socket.connect = refuse\n"
-        "from svt_jax.training import distributed\n"
-        "from svt_jax.training.config import DistributedConfig\n"
+        "from svt_jax.run import distributed\n"
+        "from svt_jax.run.config import DistributedConfig\n"
         "distributed.join(DistributedConfig())\n"
         "assert not jax.distributed.is_initialized() and distributed.is_first()\n"
     )
