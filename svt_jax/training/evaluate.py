@@ -26,9 +26,10 @@ from svt_jax.models.hf import has_head, load_classifier
 from svt_jax.training import assemble, processes
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.config import DataConfig, MeshConfig, ModelConfig
-from svt_jax.training.run_folder import read_classes, read_run
+from svt_jax.training.run_folder import read_classes, read_id, read_run
 from svt_jax.training.sharding import check_batch, make_mesh, parameter_shardings
 from svt_jax.training.step import TrainState, split_model
+from svt_jax.writing import writing
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,12 @@ def restore_run(
     folder, config, encoder = read_run(run)
     data = data_config(DataConfig(**config["data"]), source, eval_batch_size)
     task = assemble.find_task(data, read_classes(folder) if data.task == "custom" else None)
-    if not folder.checkpoints.is_dir():
-        raise ValueError(f"{run} has no checkpoints yet. Train it first.")
-    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
+    if not folder.has_checkpoint:
+        raise ValueError(
+            f"{run} has no checkpoint; a run has one after its first epoch, and its scores need one. Put it back from a "
+            "copy, or train the run (to train a complete one again, choose another --run.name)."
+        )
+    checkpoints = Checkpoints(folder.checkpoints, run=read_id(folder), read_only=True)
     step = _choose_step(checkpoints, checkpoint)
     classifier = nnx.eval_shape(
         lambda: assemble.random_classifier(
@@ -210,7 +214,8 @@ def _outcome(
         if tokens.labels is None:
             logits = evaluator.logits(*state)
             check_finite(logits)
-            path = processes.on_first(write_submission, task, part, logits, output)
+            with writing(output, "Make room, or choose another --output."):
+                path = processes.on_first(write_submission, task, part, logits, output)
             outcome["files"] = [*outcome.get("files", []), str(path)]
         else:
             outcome["metrics" + suffix] = evaluator.score(*state)

@@ -22,6 +22,7 @@ from svt_jax.training import assemble, processes, run_folder
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.clock import Clock
 from svt_jax.training.config import TrainConfig
+from svt_jax.training.manifest import ID_LETTERS, device_description, make_manifest
 from svt_jax.training.optimizer import learning_rate_schedule, make_optimizer, named_paths
 from svt_jax.training.progress import TrainingProgress
 from svt_jax.training.readout import ADVICE, Readout
@@ -108,13 +109,12 @@ class Trainer:
             lambda state: jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(state)]))
         )
         # From here on nothing can fail for the config's fault: a wrong one leaves no folder behind.
-        manifest = run_folder.make_manifest(
-            config, self.mesh, model.folder, self.task, {"train": train_tokens, **tokens}
-        )
+        manifest = make_manifest(config, self.mesh, model.folder, self.task, {"train": train_tokens, **tokens})
         self._lock = processes.on_first(
             run_folder.create, self.folder, config, manifest, model.encoder, model.tokenizer
         )
-        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
+        run_id = processes.from_first(processes.on_first(run_folder.read_id, self.folder), ID_LETTERS)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep, run=run_id)
 
     def run(self) -> dict[str, Any]:
         """Trains to the end, from the newest checkpoint if there is one; returns what results.json holds.
@@ -322,5 +322,5 @@ class Trainer:
                 "compile_time_s": sum(each.compile_seconds for each in self.evaluators.values()),
                 "compiles": sum(each.compiles for each in self.evaluators.values()),
             },
-            "device": run_folder.device_description(),
+            "device": device_description(),
         }

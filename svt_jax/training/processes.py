@@ -103,3 +103,9 @@ def on_first(action: Callable[..., T], *arguments: Any) -> T | None:
 def agree(value: bool) -> bool:
     """The first process's value, in all."""
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value
+
+
+def from_first(text: str | None, length: int) -> str:
+    """The first process's ASCII text of so many letters, in all; what the others give does not count."""
+    letters = np.frombuffer((text or " ").ljust(length).encode(), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(letters)).decode() if jax.process_count() > 1 else text or ""
