@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from svt_jax.host import enable_compilation_cache, keep_freed_memory
+from svt_jax.host import enable_compilation_cache, hide_closed_loops, keep_freed_memory
 
 BAD_INPUT, NOT_FINITE, PROCESS_LOST, SIGNALLED = 2, 3, 4, 128
 
@@ -41,6 +41,7 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
         logging.getLogger(name).setLevel(logging.ERROR)
     # Orbax logs each of its threads' errors with a traceback; `Checkpoints` raises them as one line
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    hide_closed_loops()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

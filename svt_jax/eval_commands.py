@@ -9,7 +9,11 @@ import logging
 import re
 from pathlib import Path
 
+from svt_jax.writing import write_atomically, writing
+
 log = logging.getLogger(__name__)
+
+_NO_ROOM = "Make room, or choose another --output."
 
 
 def run_command(arguments: list[str]) -> int:
@@ -207,7 +211,8 @@ def _compare(options: argparse.Namespace) -> int:
     elif options.seeds:
         raise ValueError("--seeds goes with --config; the runs of --runs have theirs. Leave it out.")
     comparison = compare(runs, names)
-    paths = write_comparison(comparison, Path(options.output))
+    with writing(Path(options.output), _NO_ROOM):
+        paths = write_comparison(comparison, Path(options.output))
     header, *rows = table(comparison)
     shown = Table(
         *header,
@@ -241,18 +246,19 @@ def _spectrum(options: argparse.Namespace) -> int:
         reading = model_spectrum(options.model, task=options.task, source=options.source, max_length=options.max_length)
     from svt_jax.analysis import plots
 
-    output.mkdir(parents=True, exist_ok=True)
     paths = [output / "spectrum.json"]
-    paths[0].write_text(json.dumps(reading, indent=2) + "\n", encoding="utf-8")
-    paths += plots.save(
-        {
-            "histograms": plots.spectrum_histograms(reading),
-            "svt_histograms": plots.svt_histograms(reading),
-            "cdf": plots.spectrum_cdf(reading),
-            "measures": plots.measures_by_depth({options.run or options.model: [reading]}),
-        },
-        output,
-    )
+    with writing(output, _NO_ROOM):
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(paths[0], json.dumps(reading, indent=2) + "\n", _NO_ROOM)
+        paths += plots.save(
+            {
+                "histograms": plots.spectrum_histograms(reading),
+                "svt_histograms": plots.svt_histograms(reading),
+                "cdf": plots.spectrum_cdf(reading),
+                "measures": plots.measures_by_depth({options.run or options.model: [reading]}),
+            },
+            output,
+        )
     shown = Table(
         "layer", "state", "skewness", "median", "token", "CLS", "EV1", "EV3", "rank", box=None, title_justify="left",
         title=f"{reading['task']}: skewness, median of σ/σ₁, uniformities, effective rank; {reading['examples']} examples",
@@ -315,7 +321,7 @@ def _evaluate_sts(options: argparse.Namespace) -> int:
             max_length=options.max_length,
             progress=progress.begin,
         )
-    output.write_text(json.dumps(tables[0] if len(tables) == 1 else tables, indent=2) + "\n", encoding="utf-8")
+    write_atomically(output, json.dumps(tables[0] if len(tables) == 1 else tables, indent=2) + "\n", _NO_ROOM)
     console.print(score_table(tables))
     console.print(analysis_table(tables))
     print(f"see {output}")

@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -106,3 +107,18 @@ def keep_freed_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
         mallopt(option, value)
+
+
+@functools.cache
+def hide_closed_loops() -> None:
+    """After a failed write each of TensorStore's threads finds the event loop closed, and would print a traceback.
+
+    The error itself is raised where the checkpoint is waited for.
+    """
+    show = sys.unraisablehook
+
+    def show_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+            show(unraisable)
+
+    sys.unraisablehook = show_others

@@ -6,6 +6,8 @@ The seeds are the outer loop of a grid: when the grid is stopped, what is done c
 from __future__ import annotations
 
 import dataclasses
+import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +16,10 @@ from rich.console import Console
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.training.command_line import parse_config
 from svt_jax.training.config import TrainConfig
-from svt_jax.training.run_folder import RunFolder, find_run, run_path, write_atomically
+from svt_jax.training.run_folder import RunFolder, find_run, run_path
+from svt_jax.writing import write_atomically
+
+log = logging.getLogger(__name__)
 
 
 def train_run(config: TrainConfig, console: Console) -> RunFolder:
@@ -38,15 +43,30 @@ def train_run(config: TrainConfig, console: Console) -> RunFolder:
         )
     else:
         Trainer(config, console).run()
-    processes.on_first(lambda: None if folder.report.is_file() else write_report(folder))
+    processes.on_first(_report_beside, folder)
     return folder
+
+
+def _report_beside(folder: RunFolder) -> None:
+    """Writes the report if there is none. The work is done, and does not fail by its picture."""
+    try:
+        if not folder.report.is_file():
+            write_report(folder)
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        log.warning(
+            "the run is complete, and its report could not be made (%s). Once that is mended: "
+            "python eval.py report --run %s",
+            why,
+            shlex.quote(str(folder.path)),
+        )
 
 
 def write_report(folder: RunFolder, baseline: Path | None = None) -> None:
     """Writes report.html into a run's folder, compared with another run if one is given."""
     from svt_jax.analysis.report import render_report
 
-    write_atomically(folder.report, render_report(folder.path, baseline))
+    write_atomically(folder.report, render_report(folder.path, baseline), "Make room, and write the report again.")
 
 
 def setting_names(configs: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from svt_jax.models.export import export_hf
 from svt_jax.training.evaluate import restore_run
+from svt_jax.training.run_folder import save_tokenizer
 
 
 def export_run(
@@ -30,5 +31,5 @@ def export_run(
         raise ValueError(f"{folder} is not empty, and nothing is overwritten. Choose another folder.")
     found = restore_run(run, checkpoint=checkpoint)
     export_hf(nnx.merge(found.graphdef, *found.state), folder, svt=svt, labels=found.task.labels)
-    found.tokenizer.save_pretrained(folder)
+    save_tokenizer(found.tokenizer, Path(folder))
     return found.step

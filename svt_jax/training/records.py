@@ -11,7 +11,11 @@ from typing import Any
 
 from svt_jax.evaluation.probe import MEASURES
 from svt_jax.training.config import LogConfig
-from svt_jax.training.run_folder import RunFolder, read_lines, write_atomically
+from svt_jax.training.events import Events
+from svt_jax.training.run_folder import RunFolder, read_lines
+from svt_jax.writing import write_atomically, writing
+
+_ADVICE = "Make room, and start the same command again to resume."
 
 
 def check_tensorboard(config: LogConfig) -> None:
@@ -38,9 +42,7 @@ class Records:
         self._spectrum = _Lines(folder.spectrum, start_step) if writes else None
         self._events: Any = None
         if tensorboard and writes:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(folder.tensorboard), purge_step=start_step + 1 if start_step else None)
+            self._events = Events(folder.tensorboard, start_step)
 
     def metrics(self, line: dict[str, Any]) -> None:
         """A line of metrics.jsonl: numbers by name, and alpha by layer."""
@@ -81,19 +83,15 @@ class _Lines:
     def __init__(self, path: Path, start_step: int):
         # before the first step a run may have written a reading, and will do so again
         kept = [line for line in read_lines(path) if 0 < start_step >= line["step"]]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept), _ADVICE)
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
         """Raises OSError if there is no room for the line."""
-        try:
+        with writing(self._path, _ADVICE):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise OSError(
-                f"{self._file.name} could not be written ({error.strerror}). Make room, and start the same command again "
-                "to resume."
-            ) from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # of a line for which there was no room, as `write` has said

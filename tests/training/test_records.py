@@ -1,13 +1,15 @@
 """spectrum.jsonl and TensorBoard events: what is written, what a resumed run drops, what is refused."""
 
+import errno
 import importlib.util
+import os
 import struct
 
 import pytest
 
 from svt_jax import cli
 from svt_jax.training.records import Records
-from svt_jax.training.run_folder import RunFolder, read_lines
+from svt_jax.training.run_folder import RunFolder, read_lines, write_results
 
 
 def reading(value):
@@ -69,6 +71,59 @@ def test_tensorboard_gets_scalars_of_training_evaluation_and_spectrum(tmp_path):
     assert (20, "spectrum_skewness/embeddings", 0.5) in found
     assert (20, "spectrum_effective_rank/layer_0_output", 0.5) in found
     assert {name for _, name, _ in found if name.startswith("train/")} == {"train/loss"}
+
+
+def test_a_full_disk_under_the_events_warns_once_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.event_file_writer import EventsWriter
+
+    folder = RunFolder(tmp_path)
+    records = Records(folder, 0, tensorboard=True)
+
+    def full(self, event):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(EventsWriter, "write_event", full)
+    for step in range(1, 30):
+        records.metrics(line(step))
+    records.close()
+    assert len(folder.read_metrics()) == 29
+    assert caplog.text.count("no more events for TensorBoard") == 1
+    assert "tensorboard cannot be written (No space left on device)" in caplog.text
+
+
+def test_a_resumed_run_hides_the_events_of_steps_that_come_again(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    folder = RunFolder(tmp_path)
+    Records(folder, 3, tensorboard=True).close()
+    (file,) = folder.tensorboard.iterdir()
+    data, found = file.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        found.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    assert [each.step for each in found if each.session_log.status == SessionLog.START] == [4]
+
+
+@pytest.mark.parametrize("before", [None, "whole"])
+def test_a_file_for_which_there_is_no_room_is_named_and_the_old_one_stays(tmp_path, monkeypatch, before):
+    path = tmp_path / "results.json"
+    if before:
+        path.write_text(before)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="could not be written") as caught:
+        write_results(RunFolder(tmp_path), {"task": "demo"})
+    assert str(caught.value) == (
+        f"{path} could not be written (No space left on device). Make room, and start the same command again: nothing is "
+        "trained twice."
+    )
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == ([(path.name, before)] if before else [])
 
 
 def test_tensorboard_without_its_package_is_refused_before_training(tmp_path, capsys, monkeypatch):
