@@ -12,6 +12,11 @@ HEAD = """# Every key of a training run
 
 Defaults are what a run does that names nothing else. A config file holds what differs from them; on the command line a key
 is `--section.key VALUE`, and overrides the file. `python train.py --help` prints the same.
+
+A file is YAML or JSON in UTF-8, and each key stands in it once. A value is read by its key's type: text is as written, so
+the labels `[NO, 01]` are these two words. A `~` at the start of a path is the home folder. A key that does nothing beside the
+others is a warning.
+
 Made from the dataclasses by `python docs/make_configuration.py`.
 """
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+
 from svt_jax.models.families import FAMILIES, UNSUPPORTED
 from svt_jax.spectral.base import SpectralFunction
-from svt_jax.spectral.peers import TokenOperation
+from svt_jax.spectral.peers import ContraNorm, TokenOperation
 from svt_jax.spectral.registry import function_names, get_function
 from svt_jax.spectral.solvers import SOLVERS, Solver, solver_for
 
@@ -313,6 +315,29 @@ class SVTConfig:
     @property
     def enabled(self) -> bool:
         return self.function != "none"
+
+    @property
+    def trains(self) -> bool:
+        """Whether training changes a parameter of the function."""
+        return self.enabled and self.learnable and bool(jax.tree.leaves(self._function_but_alpha()))
+
+    def without_effect(self) -> list[str]:
+        """What is set to other than its default and does nothing beside the other keys: a sentence for each reason."""
+        plain = SVTConfig()
+        changed = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(plain, f.name)]
+        if not self.enabled:
+            keys = ", ".join(f"svt.{name}" for name in changed)
+            each = "does nothing, for svt.function is none. Name a function, or leave it out."
+            several = "do nothing, for svt.function is none. Name a function, or leave them out."
+            return [f"{keys} {each if len(changed) == 1 else several}"] if changed else []
+        found, function = [], self._function_but_alpha()
+        if "alpha" in changed and not hasattr(function, "alpha"):
+            found.append(f"svt.alpha does nothing, for svt.function {self.function} has none. Leave it out.")
+        if "dropout" in changed and self.placement == "output":
+            found.append("svt.dropout does nothing, for svt.placement is output. Leave it out.")
+        if "solver" in changed and isinstance(function, ContraNorm):
+            found.append(f"svt.solver does nothing, for {self.function} decomposes no matrix. Leave it out.")
+        return found
 
     def alpha_by_layer(self, num_layers: int) -> dict[int, float]:
         """The start value of alpha for each transformed layer, by layer number; empty when switched off.

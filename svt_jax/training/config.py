@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
+import unicodedata
 from typing import Any, Literal
 
 from svt_jax.models.config import MODEL_KEYS_OF_SPEED, SVTConfig
 from svt_jax.models.hf import DTYPES
+from svt_jax.text import printable
+
+_LONGEST_NAME = 200
+"""Bytes: a file system takes 255, and checkpoints and files beside them have longer names for a while."""
 
 
 def _lists(value: Any) -> Any:
@@ -22,6 +28,12 @@ def _positive(section: str, config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:  # not: NaN compares false with everything
             raise ValueError(f"{section}.{name} is {value}; it must be greater than 0 and finite. Correct the config.")
+
+
+def _expand(config: Any, *names: str) -> None:
+    """A leading ~ of a path is the home folder: no shell expands --run.output_dir=~/runs, nor a file's value."""
+    for name in names:
+        object.__setattr__(config, name, os.path.expanduser(getattr(config, name)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +53,17 @@ class RunConfig:
     max_svt_failures: int = 100
 
     def __post_init__(self) -> None:
+        _expand(self, "output_dir")
+        name = self.name
+        if name is not None and (
+            name.strip() in ("", ".", "..")
+            or len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME
+            or any(each in "/\\" or unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in name)
+        ):
+            raise ValueError(
+                f"run.name is {printable(repr(name))}; allowed is a folder's name inside run.output_dir: at most {_LONGEST_NAME} "
+                "bytes, without separators and control characters. Choose another, and run.output_dir for the place."
+            )
         if self.max_svt_failures < 0:
             raise ValueError(f"run.max_svt_failures is {self.max_svt_failures}; it must be at least 0. Correct it.")
         if not 0 <= self.seed < 2**31:
@@ -66,6 +89,7 @@ class ModelConfig:
     scan_layers: bool | None = None
 
     def __post_init__(self) -> None:
+        _expand(self, "path")
         if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}.")
 
@@ -96,9 +120,13 @@ class DataConfig:
     eval_batch_size: int = 64
     text_columns: list[str] | None = None
     label_column: str | None = None
-    labels: list[str | int] | Literal["regression"] | None = None
+    labels: list[str] | Literal["regression"] | None = None
 
     def __post_init__(self) -> None:
+        _expand(self, "source")
+        if isinstance(self.labels, list):
+            names = [str(label) if type(label) is int else label for label in self.labels]
+            object.__setattr__(self, "labels", names)
         _positive("data", self, "max_length", "eval_batch_size")
         self._check_custom()
         if isinstance(self.buckets, list) and (
@@ -123,9 +151,11 @@ class DataConfig:
                 f"data.text_columns is {self.text_columns} and data.label_column is {self.label_column!r}; the task custom "
                 "needs one or two columns of text and another one of labels. Name them."
             )
-        if isinstance(self.labels, list) and (len(self.labels) < 2 or len({*map(str, self.labels)}) < len(self.labels)):
+        if isinstance(self.labels, list) and not (
+            all(isinstance(label, str) for label in self.labels) and len({*self.labels}) == len(self.labels) > 1
+        ):
             raise ValueError(
-                f"data.labels is {self.labels}; allowed are two or more different names, regression, or null. Correct it."
+                f"data.labels is {printable(str(self.labels))}; allowed are two or more different names, regression, or null. Correct it."
             )
 
 
@@ -276,6 +306,25 @@ class TrainConfig:
                 f"model.path is {self.model.path!r} and data.task is {self.data.task!r}: the demo model's tokenizer knows "
                 "only the demo task's words. Set both to demo, or neither."
             )
+
+    def without_effect(self) -> list[str]:
+        """What is set to other than its default and does nothing beside the other keys: a sentence for each reason.
+
+        Example:
+          >>> TrainConfig(svt=SVTConfig(alpha=-0.5)).without_effect()
+          ['svt.alpha does nothing, for svt.function is none. Name a function, or leave it out.']
+        """
+        found = self.svt.without_effect()
+        if self.svt.function == "none" and self.run.max_svt_failures != RunConfig().max_svt_failures:
+            found.append("run.max_svt_failures does nothing, for svt.function is none. Leave it out.")
+        if not self.svt.trains and self.optim.svt_learning_rate is not None:
+            found.append(
+                f"optim.svt_learning_rate does nothing, for svt.function {self.svt.function} has no parameters that are "
+                "trained here. Leave it out."
+            )
+        if self.data.task == "demo" and self.data.source != DataConfig().source:
+            found.append("data.source does nothing, for the task demo makes its own examples. Leave it out.")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as in a YAML file."""

@@ -33,6 +33,7 @@ from svt_jax.models.config import MODEL_KEYS_OF_SPEED, EncoderConfig, read_confi
 from svt_jax.models.files import hash_weights
 from svt_jax.training.config import TrainConfig
 from svt_jax.training.run_lock import LOCK_NAME, RunLock
+from svt_jax.yaml_files import load_values
 
 _PACKAGES = (
     "svt_jax",
@@ -297,7 +298,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
     try:
-        return yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        return load_values(folder.config.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{folder.config} is not YAML. Choose another --run.name.") from error
 
