@@ -1,7 +1,8 @@
 """Pictures of spectra and of a training's course, from plain values; readable in colour and in grey.
 
 Of several settings each has its colour, line style and marker; of several seeds the line is their mean and the band
-reaches from the smallest to the largest. Drawn without pyplot, so that nothing is left behind in the process.
+reaches from the smallest to the largest. Drawn without pyplot, so that nothing is left behind in the process, and text as it
+is, without formulas.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from svt_jax.analysis import no_backend  # noqa: F401
+
+# isort: split
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,7 +41,10 @@ _NAMES = {
     "explained_variance_3": "explained variance, EV₃",
     "effective_rank": "effective rank (directions)",
 }
+# names of runs and metrics are no formulas
+PLAIN_TEXT = {"text.parse_math": False, "text.usetex": False}
 _RC = {
+    **PLAIN_TEXT,
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9,
     "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "svt_jax", "svg.fonttype": "path",
     "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -275,6 +282,7 @@ def _band(
     panel: Axes, x: Sequence[float], values: np.ndarray, colour: str, line: str, label: str, marker: str | None = None
 ) -> None:
     """The mean over seeds, values [S, N], and from the smallest to the largest."""
+    label = f" {label}" if label.startswith("_") else label  # or matplotlib leaves it out of the legend
     panel.plot(
         x, values.mean(axis=0), color=colour, linestyle=line, marker=marker, markersize=3.5, linewidth=1.4,
         label=label if len(values) == 1 else f"{label}, {len(values)} seeds",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from svt_jax.evaluation.probe import MEASURES
+from svt_jax.host import only_warns
 from svt_jax.training.config import LogConfig
 from svt_jax.training.run_folder import RunFolder, read_lines, write_atomically
 
@@ -38,9 +39,10 @@ class Records:
         self._spectrum = _Lines(folder.spectrum, start_step) if writes else None
         self._events: Any = None
         if tensorboard and writes:
-            from tensorboardX import SummaryWriter
+            with only_warns("TensorBoard's folder of events"):
+                from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(folder.tensorboard), purge_step=start_step + 1 if start_step else None)
+                self._events = SummaryWriter(str(folder.tensorboard), purge_step=start_step + 1 if start_step else None)
 
     def metrics(self, line: dict[str, Any]) -> None:
         """A line of metrics.jsonl: numbers by name, and alpha by layer."""
@@ -65,14 +67,21 @@ class Records:
                 self._scalars(f"spectrum_{measure}", step, {place: state[measure]})
 
     def close(self) -> None:
-        for file in (self._metrics, self._spectrum, self._events):
+        for file in (self._metrics, self._spectrum):
             if file is not None:
                 file.close()
+        if self._events is not None:
+            with only_warns("a TensorBoard event"):
+                self._events.close()
 
     def _scalars(self, group: str, step: int, numbers: dict[str, float]) -> None:
-        if self._events is not None:
+        if self._events is None:
+            return
+        events, self._events = self._events, None  # after an error there is no further try, and no further warning
+        with only_warns("a TensorBoard event"):
             for name, value in numbers.items():
-                self._events.add_scalar(f"{group}/{name}", value, step)
+                events.add_scalar(f"{group}/{name}", value, step)
+            self._events = events
 
 
 class _Lines:

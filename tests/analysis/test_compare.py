@@ -152,6 +152,32 @@ def test_the_files_hold_the_same_numbers(runs, tmp_path):
     assert paths[3].read_bytes()[:4] == b"\x89PNG"
 
 
+def test_names_are_shown_as_they_are_everywhere(tmp_path, capsys):
+    names = [r"$\foo{$", "[b]x|y"]
+    runs = [
+        run for n, name in enumerate(names) for run in write_runs(tmp_path, name, {0: 0.5, 1: n / 2}, function=f"f{n}")
+    ]
+    assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "[out]")]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)
+    text = (tmp_path / "[out]" / "compare.md").read_text()
+    assert "| accuracy | [b]x\\|y | 2 |" in text
+    assert (tmp_path / "[out]" / "compare.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_picture_or_a_table_that_fails_is_a_warning(runs, tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("svt_jax.analysis.comparison_files.picture", fail)
+    monkeypatch.setattr("svt_jax.eval_commands._show", fail)
+    assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "out")]) == 0
+    assert [message.partition(" (")[0] for message in caplog.messages] == [
+        "the picture of the scores could not be made", "the table of results could not be made",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.csv", "compare.json", "compare.md"]
+
+
 @pytest.mark.parametrize("name", ["results.json", "manifest.json", "config.yaml"])
 @pytest.mark.parametrize("content", ["{}", "{", "[1]", "\x00"])
 def test_a_damaged_file_of_a_run_is_named_in_one_line(runs, tmp_path, capsys, name, content):

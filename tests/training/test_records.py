@@ -2,6 +2,7 @@
 
 import importlib.util
 import struct
+import sys
 
 import pytest
 
@@ -69,6 +70,27 @@ def test_tensorboard_gets_scalars_of_training_evaluation_and_spectrum(tmp_path):
     assert (20, "spectrum_skewness/embeddings", 0.5) in found
     assert (20, "spectrum_effective_rank/layer_0_output", 0.5) in found
     assert {name for _, name, _ in found if name.startswith("train/")} == {"train/loss"}
+
+
+def test_events_that_cannot_be_written_are_one_warning(tmp_path, caplog, monkeypatch):
+    class Full:
+        def __init__(self, *_, **__):
+            pass
+
+        def add_scalar(self, *_):
+            raise OSError(28, "No space left on device")
+
+    for module, words in ((None, "TensorBoard's folder of events"), (type("X", (), {"SummaryWriter": Full}), "event")):
+        monkeypatch.setitem(sys.modules, "tensorboardX", module)
+        caplog.clear()
+        folder = RunFolder(tmp_path)
+        records = Records(folder, 0, tensorboard=True)
+        records.metrics(line(1))
+        records.metrics(line(2))
+        records.close()
+        assert len(caplog.messages) == 1
+        assert words in caplog.messages[0]
+        assert [each["step"] for each in folder.read_metrics()] == [1, 2]
 
 
 def test_tensorboard_without_its_package_is_refused_before_training(tmp_path, capsys, monkeypatch):
