@@ -2,10 +2,13 @@
 
 Exit status: 0 done; 2 bad input or a folder that cannot be written (one line on standard error); 3 a number was not
 finite; 4 another process of the run was lost; 143 stopped by SIGTERM and 130 by Ctrl-C, state saved.
+
+What lies beside finished work, such as the table at its end, only warns.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -13,11 +16,16 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from svt_jax.host import enable_compilation_cache, keep_freed_memory
+from svt_jax.host import enable_compilation_cache, keep_freed_memory, only_warns
+
+if TYPE_CHECKING:
+    from svt_jax.training.config import TrainConfig
+    from svt_jax.training.progress import PlainConsole
+    from svt_jax.training.run_folder import RunFolder
 
 BAD_INPUT, NOT_FINITE, PROCESS_LOST, SIGNALLED = 2, 3, 4, 128
 
@@ -35,12 +43,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> int:
 def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> int:
     show_traceback = "--traceback" in arguments
     arguments = [a for a in arguments if a != "--traceback"]
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    # libraries' chatter would bury our own lines
-    for name in ("absl", "orbax", "jax", "transformers", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # Orbax logs each of its threads' errors with a traceback; `Checkpoints` raises them as one line
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _be_quiet()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -49,6 +52,7 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
     import yaml
 
     from svt_jax.evaluation.metrics import NonFiniteError
+    from svt_jax.training.progress import discard_output
     from svt_jax.training.signals import StoppedBySignalError, stop_at_once
 
     try:
@@ -63,9 +67,18 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
             status = NOT_FINITE
         elif isinstance(error, StoppedBySignalError):
             kind, status = "stopped", SIGNALLED + error.number
-        print(f"{kind}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{kind}: {_one_line(str(error))}", file=sys.stderr)
         return status
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            if show_traceback:
+                traceback.print_exc()
+            print(
+                f"error: the memory does not suffice ({_one_line(_first_line(error))}); allowed is what the device holds. "
+                "Lower optim.batch_size, data.eval_batch_size or data.max_length.",
+                file=sys.stderr,
+            )
+            return BAD_INPUT
         if jax.process_count() == 1:
             raise
         print(
@@ -76,6 +89,45 @@ def _guarded(command: Callable[..., int], arguments: list[str], *rest: Any) -> i
         )
         sys.stdout.flush()
         os._exit(PROCESS_LOST)  # an orderly exit would wait for the process that is lost
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # its reader has gone, or its disk is full
+            discard_output()
+
+
+def _be_quiet() -> None:
+    """Libraries' chatter would bury our own lines."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    for name in ("absl", "orbax", "transformers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Orbax logs each of its threads' errors with a traceback; `Checkpoints` raises them as one line
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_heard)
+    # a path that is not text, or a terminal that knows few letters, must not end what it tells of
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+_OF_DEVICES = re.compile(r"GPU|TPU|CUDA|ROCm|[Pp]latform|[Bb]ackend|[Ff]alling back")
+
+
+def _is_heard(record: logging.LogRecord) -> bool:
+    """JAX is heard on errors, and on devices that are there and not used: who pays for a GPU must know."""
+    of_jax = record.name.split(".")[0] == "jax"
+    return not of_jax or record.levelno >= logging.ERROR or bool(_OF_DEVICES.search(record.getMessage()))
+
+
+_LONGEST = 2000
+
+
+def _one_line(text: str) -> str:
+    """The text without line breaks and control characters, and without its middle if it is very long."""
+    text = " ".join(text.split())
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _first_line(error: Exception) -> str:
@@ -83,22 +135,28 @@ def _first_line(error: Exception) -> str:
 
 
 def _train(arguments: list[str], default_config: Path | None) -> int:
-    from rich.console import Console
-
     from svt_jax.runs import train_run
     from svt_jax.training.command_line import parse_config
     from svt_jax.training.processes import is_first
-    from svt_jax.training.progress import results_table
+    from svt_jax.training.progress import PlainConsole
 
     chosen = any(re.match(r"--(config|model\.path|data\.task|help)\b|-h$", argument) for argument in arguments)
     if not chosen and default_config is not None:
         arguments = ["--config", str(default_config), *arguments]
     config = parse_config(arguments)
-    console = Console()
+    console = PlainConsole()
     folder = train_run(config, console)
     if not is_first():
         return 0
     results = folder.read_results()
+    with only_warns("the table of results"):
+        _show(results, config, folder, console)
+    return 0
+
+
+def _show(results: dict[str, Any], config: TrainConfig, folder: RunFolder, console: PlainConsole) -> None:
+    from svt_jax.training.progress import results_table
+
     rows = [(f"validation {name}", f"{value:.4f}") for name, value in results["metrics"]["validation"].items()]
     rows.append(("best", f"step {results['best']['step']}, " + _scores(results["best"]["metrics"])))
     if results["svt"]["layers"]:
@@ -118,8 +176,9 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
     ]
     console.print(results_table(f"{config.data.task}: {folder.path}", rows))
     for path in (folder.results, folder.metrics, folder.report, folder.checkpoints):
-        print(f"see {path}")
-    return 0
+        if path.exists():  # the report may have failed
+            print(f"see {path}")
+    sys.stdout.flush()
 
 
 def _evaluate(arguments: list[str]) -> int:

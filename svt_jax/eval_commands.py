@@ -6,8 +6,18 @@ import argparse
 import difflib
 import json
 import logging
+import os
 import re
+import sys
 from pathlib import Path
+from typing import Any
+
+from svt_jax.evaluation.sts_posts import Post
+from svt_jax.host import only_warns
+from svt_jax.text import printable
+from svt_jax.training.command_line import join_negative_numbers, split_configs, unknown_key
+from svt_jax.training.progress import PlainConsole
+from svt_jax.yaml_files import read_table
 
 log = logging.getLogger(__name__)
 
@@ -18,31 +28,37 @@ def run_command(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     glue = commands.add_parser("glue", help="score a run, or a classifier, on its task", allow_abbrev=False)
     which = glue.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", help="folder that train.py wrote")
-    which.add_argument("--model", help="folder or hub id of a classifier with its head")
+    which.add_argument("--run", type=os.path.expanduser, help="folder that train.py wrote")
+    which.add_argument("--model", type=os.path.expanduser, help="folder or hub id of a classifier with its head")
     glue.add_argument("--task", help="task of --model; a run knows its own")
-    glue.add_argument("--data.source", dest="source", help="overrides the run's data.source")
+    glue.add_argument("--data.source", dest="source", type=os.path.expanduser, help="overrides the run's data.source")
     glue.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
     glue.add_argument("--data.max_length", dest="max_length", type=int, help="with --model (default 128)")
     glue.add_argument("--split", default="validation", choices=("train", "validation", "test"))
     glue.add_argument("--checkpoint", help="of --run: last, best, or a step's number (default last)")
     glue.add_argument(
-        "--output", help="folder of the predictions for an unlabelled split (default RUN/submission, or submission)"
+        "--output",
+        type=os.path.expanduser,
+        help="folder of the predictions for an unlabelled split (default RUN/submission, or submission)",
     )
     spectrum = commands.add_parser(
         "spectrum", help="measure the spectrum of each layer: JSON and pictures", allow_abbrev=False
     )
     which = spectrum.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", help="folder that train.py wrote")
-    which.add_argument("--model", help="folder or hub id of an encoder")
+    which.add_argument("--run", type=os.path.expanduser, help="folder that train.py wrote")
+    which.add_argument("--model", type=os.path.expanduser, help="folder or hub id of an encoder")
     spectrum.add_argument("--task", help="whose validation set is read with --model; a run knows its own")
-    spectrum.add_argument("--data.source", dest="source", help="overrides the run's data.source")
+    spectrum.add_argument(
+        "--data.source", dest="source", type=os.path.expanduser, help="overrides the run's data.source"
+    )
     spectrum.add_argument("--data.max_length", dest="max_length", type=int, help="with --model (default 128)")
     spectrum.add_argument("--checkpoint", help="of --run: last, best, or a step's number (default last)")
-    spectrum.add_argument("--output", required=True, help="folder of spectrum.json and the pictures")
+    spectrum.add_argument(
+        "--output", type=os.path.expanduser, required=True, help="folder of spectrum.json and the pictures"
+    )
     report = commands.add_parser("report", help="write report.html from what a run left", allow_abbrev=False)
-    report.add_argument("--run", required=True, help="folder that train.py wrote")
-    report.add_argument("--baseline", help="another run of the same task to compare with")
+    report.add_argument("--run", type=os.path.expanduser, required=True, help="folder that train.py wrote")
+    report.add_argument("--baseline", type=os.path.expanduser, help="another run of the same task to compare with")
     compare = commands.add_parser(
         "compare", help="compare settings over seeds: train a grid, or read finished runs", allow_abbrev=False,
         epilog="with --config, --section.key VALUE overrides every file",
@@ -51,32 +67,56 @@ def run_command(arguments: list[str]) -> int:
     which.add_argument(
         "--config", action="append", help="a setting: one file, or several joined with +; first: baseline"
     )
-    which.add_argument("--runs", nargs="+", help="folders that train.py has completed; the first is of the baseline")
+    which.add_argument(
+        "--runs",
+        type=os.path.expanduser,
+        nargs="+",
+        help="folders that train.py has completed; the first is of the baseline",
+    )
     compare.add_argument("--seeds", help="of the grid, as in 0,1,2")
-    compare.add_argument("--output", required=True, help="folder of table, CSV and picture, and of the grid's runs")
+    compare.add_argument(
+        "--output",
+        type=os.path.expanduser,
+        required=True,
+        help="folder of table, CSV and picture, and of the grid's runs",
+    )
     export = commands.add_parser("export", help="write a run's classifier as a model folder", allow_abbrev=False)
-    export.add_argument("--run", required=True, help="folder that train.py wrote")
+    export.add_argument("--run", type=os.path.expanduser, required=True, help="folder that train.py wrote")
     export.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
     export.add_argument(
         "--svt", choices=("keep", "drop"), help="of a run with an SVT, which transformers cannot compute: keep its "
         "parameters beside the others, for svt_jax, or leave it out"
     )  # fmt: skip
-    export.add_argument("--output", required=True, help="folder of config.json, model.safetensors and the tokenizer")
+    export.add_argument(
+        "--output",
+        type=os.path.expanduser,
+        required=True,
+        help="folder of config.json, model.safetensors and the tokenizer",
+    )
     sts = commands.add_parser("sts", help="score sentence embeddings on similarity, unsupervised", allow_abbrev=False)
     sts.add_argument("--config", help="YAML file of the options below; those on the command line override it")
-    sts.add_argument("--model", required=True, help="folder or hub id of an encoder, with a tokenizer")
-    sts.add_argument("--data", required=True, help="folder with tasks.json and its files")
+    sts.add_argument(
+        "--model", type=os.path.expanduser, required=True, help="folder or hub id of an encoder, with a tokenizer"
+    )
+    sts.add_argument("--data", type=os.path.expanduser, required=True, help="folder with tasks.json and its files")
     sts.add_argument("--protocol", default="paper", choices=("paper", "honest"), help="what --post is fitted on")
     sts.add_argument("--pooling", nargs="+", default=["mean"], help="mean, cls, first_last, or layers as in mean:1,-1")
     sts.add_argument(
         "--post", nargs="+", default=["none"], help="none, soft_decay, centered_soft_decay, whitening, ..."
     )
-    sts.add_argument("--alpha", type=float, default=-0.6, help="of soft_decay (default -0.6)")
+    sts.add_argument("--alpha", type=float, help=f"of soft_decay (default {Post.alpha})")
     sts.add_argument("--dim", type=int, help="directions that whitening keeps (default all)")
-    sts.add_argument("--fit", help="sentences to fit on with --protocol honest: a text file, or .tsv")
-    sts.add_argument("--embeddings", help="file that keeps the embeddings for the next time")
+    sts.add_argument(
+        "--fit", type=os.path.expanduser, help="sentences to fit on with --protocol honest: a text file, or .tsv"
+    )
+    sts.add_argument("--embeddings", type=os.path.expanduser, help="file that keeps the embeddings for the next time")
     sts.add_argument("--max_length", type=int, default=128, help="tokens of a sentence (default 128)")
-    sts.add_argument("--output", required=True, help="JSON file: a table, or a list for several poolings or posts")
+    sts.add_argument(
+        "--output",
+        type=os.path.expanduser,
+        required=True,
+        help="JSON file: a table, or a list for several poolings or posts",
+    )
     for key, kind in (("coordinator", str), ("num_processes", int), ("process_id", int)):
         glue.add_argument(f"--distributed.{key}", dest=key, type=kind, help="as in train.py's config")
     for command in (glue, spectrum, report, compare, export, sts):
@@ -86,7 +126,7 @@ def run_command(arguments: list[str]) -> int:
     if arguments[:1] == ["sts"]:
         allowed = [action.dest for action in sts._actions if action.dest not in ("help", "config", "traceback")]
         arguments = ["sts", *_from_files(arguments[1:], allowed)]
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(join_negative_numbers(arguments))
     if rest and (options.command != "compare" or options.config is None):
         known = [name for name in commands.choices[options.command]._option_string_actions if name.startswith("--")]
         near = difflib.get_close_matches(rest[0], known, n=1, cutoff=0.0)[0]
@@ -107,27 +147,19 @@ def _raise_usage(message: str) -> None:
 
 def _from_files(arguments: list[str], allowed: list[str]) -> list[str]:
     """The arguments with each --config FILE replaced by the options that it holds, put in front."""
-    import yaml
-
-    from svt_jax.training.command_line import unknown_key
-
-    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    files.add_argument("--config", action="append", default=[])
-    files.error = _raise_usage  # type: ignore[method-assign, assignment]
-    found, rest = files.parse_known_args(arguments)
+    files, rest = split_configs(arguments)
     front: list[str] = []
-    for path in found.config:
-        if not Path(path).is_file():
-            raise ValueError(f"--config {path!r} does not exist; allowed is a YAML file. Correct the path.")
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} holds {values!r}; allowed is a table of {', '.join(allowed)}. Correct the file.")
+    for path in files:
+        values = read_table(path, allowed)
         if unknown := [str(key) for key in values if key not in allowed]:
             raise ValueError(f"{path}: " + " ".join(unknown_key(key, allowed) for key in unknown))
         for key, value in values.items():
-            if value is None:  # the option's default
-                continue
-            front += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+            if isinstance(value, dict):
+                raise ValueError(f"{path}: {key} is {printable(str(value))}; allowed is a value or a list. Correct it.")
+            if isinstance(value, list):
+                front += [f"--{key}", *map(str, value)]
+            elif value is not None:  # null is the option's default
+                front.append(f"--{key}={value}")
     return front + rest
 
 
@@ -140,8 +172,6 @@ def _check_owner(options: argparse.Namespace) -> None:
 
 
 def _evaluate_glue(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from svt_jax.training import processes
     from svt_jax.training.config import DistributedConfig
     from svt_jax.training.evaluate import evaluate_model, evaluate_run
@@ -175,13 +205,17 @@ def _evaluate_glue(options: argparse.Namespace) -> int:
         for key in outcome if key.startswith("metrics") for name, value in outcome[key].items()
     ]  # fmt: skip
     rows += [(name, str(value)) for name, value in outcome.items() if not name.startswith("metrics")]
-    Console().print(results_table(f"{outcome['task']} {options.split}", rows))
-    print(json.dumps(outcome))
+    if options.output and "files" not in outcome:
+        log.warning(
+            "--output %s does nothing: a split with labels has scores and no files of predictions", options.output
+        )
+    with only_warns("the table of results"):
+        PlainConsole().print(results_table(f"{outcome['task']} {options.split}", rows))
+    print(json.dumps(outcome), flush=True)
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from svt_jax.analysis.compare import compare
@@ -193,9 +227,9 @@ def _compare(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--output {options.output} is a file; allowed is a folder, which may not exist yet. Correct it."
         )
-    console, runs, names = Console(), options.runs, None
+    console, runs, names = PlainConsole(), options.runs, None
     if not console.is_terminal:
-        console = Console(width=120)  # a file is not 80 columns wide, which would cut headers
+        console = PlainConsole(width=120)  # a file is not 80 columns wide, which would cut headers
     if options.config:
         if not re.fullmatch(r"\d+(,\d+)*", options.seeds or ""):
             raise ValueError(f"--seeds is {options.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
@@ -208,24 +242,31 @@ def _compare(options: argparse.Namespace) -> int:
         raise ValueError("--seeds goes with --config; the runs of --runs have theirs. Leave it out.")
     comparison = compare(runs, names)
     paths = write_comparison(comparison, Path(options.output))
-    header, *rows = table(comparison)
-    shown = Table(
-        *header,
-        title=f"{comparison.task}: validation x 100; differences from {comparison.settings[0]}, paired by seed",
-        title_justify="left",
-    )
-    for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
     for warning in comparison.warnings:
         log.warning(warning)
-    for path in paths:
-        print(f"see {path}")
+    header, *rows = table(comparison)
+    with only_warns("the table of results"):
+        shown = Table(
+            *header,
+            title=f"{comparison.task}: validation x 100; differences from {comparison.settings[0]}, paired by seed",
+            title_justify="left",
+        )
+        for row in rows:
+            shown.add_row(*row)
+        _show(console, [shown], paths)
     return 0
 
 
+def _show(console: PlainConsole, tables: list[Any], paths: list[Path]) -> None:
+    """What stands in files besides."""
+    for each in tables:
+        console.print(each)
+    for path in paths:
+        print(f"see {path}")
+    sys.stdout.flush()
+
+
 def _spectrum(options: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from svt_jax.evaluation.probe import MEASURES
@@ -239,33 +280,31 @@ def _spectrum(options: argparse.Namespace) -> int:
         reading = run_spectrum(options.run, source=options.source, checkpoint=options.checkpoint or "last")
     else:
         reading = model_spectrum(options.model, task=options.task, source=options.source, max_length=options.max_length)
-    from svt_jax.analysis import plots
-
     output.mkdir(parents=True, exist_ok=True)
     paths = [output / "spectrum.json"]
     paths[0].write_text(json.dumps(reading, indent=2) + "\n", encoding="utf-8")
-    paths += plots.save(
-        {
+    with only_warns("the pictures"):
+        from svt_jax.analysis import plots
+
+        figures = {
             "histograms": plots.spectrum_histograms(reading),
             "svt_histograms": plots.svt_histograms(reading),
             "cdf": plots.spectrum_cdf(reading),
             "measures": plots.measures_by_depth({options.run or options.model: [reading]}),
-        },
-        output,
-    )
-    shown = Table(
-        "layer", "state", "skewness", "median", "token", "CLS", "EV1", "EV3", "rank", box=None, title_justify="left",
-        title=f"{reading['task']}: skewness, median of σ/σ₁, uniformities, effective rank; {reading['examples']} examples",
-    )  # fmt: skip
-    for state in reading["states"]:
-        shown.add_row(
-            plots.layer_name(state["layer"]),
-            state["state"].replace("svt_", "SVT "),
-            *(f"{state[measure]:.3f}" for measure in MEASURES),
-        )
-    Console().print(shown)
-    for path in paths:
-        print(f"see {path}")
+        }
+        paths += plots.save(figures, output)
+    with only_warns("the table of results"):
+        shown = Table(
+            "layer", "state", "skewness", "median", "token", "CLS", "EV1", "EV3", "rank", box=None, title_justify="left",
+            title=f"{reading['task']}: skewness, median of σ/σ₁, uniformities, effective rank; {reading['examples']} examples",
+        )  # fmt: skip
+        for state in reading["states"]:
+            shown.add_row(
+                "embeddings" if state["layer"] is None else f"layer {state['layer']}",
+                state["state"].replace("svt_", "SVT "),
+                *(f"{state[measure]:.3f}" for measure in MEASURES),
+            )
+        _show(PlainConsole(), [shown], paths)
     return 0
 
 
@@ -281,26 +320,29 @@ def _report(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from svt_jax.training.export import export_run
+    from svt_jax.training.run_folder import read_run
 
+    if options.svt is not None and read_run(options.run)[1]["svt"]["function"] == "none":
+        log.warning("--svt %s does nothing: the run has no SVT. Leave it out.", options.svt)
     step = export_run(options.run, options.output, checkpoint=options.checkpoint, svt=options.svt)
     print(f"see {options.output}: the model after step {step}")
     return 0
 
 
 def _evaluate_sts(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from svt_jax.evaluation.sts import evaluate_sts
-    from svt_jax.evaluation.sts_posts import Post
     from svt_jax.evaluation.sts_tables import analysis_table, score_table
     from svt_jax.training.progress import EncodingProgress
 
-    output, console = Path(options.output), Console()
+    output, console = Path(options.output), PlainConsole()
     if output.is_dir() or not output.parent.is_dir():
         raise ValueError(
             f"--output {output}: allowed is a file in a folder that exists. Make the folder, or correct it."
         )
-    posts = [Post(name, options.alpha, options.dim if name == "whitening" else None) for name in options.post]
+    alpha = Post.alpha if options.alpha is None else options.alpha
+    posts = [Post(name, alpha, options.dim if name == "whitening" else None) for name in options.post]
+    if options.alpha is not None and not any(post.each_side for post in posts):
+        log.warning("--alpha does nothing: no --post is a SoftDecay. Leave it out.")
     if options.dim is not None and "whitening" not in options.post:
         raise ValueError("--dim is for --post whitening only. Leave it out, or choose that post.")
     with EncodingProgress(console) as progress:
@@ -316,7 +358,6 @@ def _evaluate_sts(options: argparse.Namespace) -> int:
             progress=progress.begin,
         )
     output.write_text(json.dumps(tables[0] if len(tables) == 1 else tables, indent=2) + "\n", encoding="utf-8")
-    console.print(score_table(tables))
-    console.print(analysis_table(tables))
-    print(f"see {output}")
+    with only_warns("the tables of results"):
+        _show(console, [score_table(tables), analysis_table(tables)], [output])
     return 0

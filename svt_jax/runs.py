@@ -14,6 +14,7 @@ from rich.console import Console
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.training.command_line import parse_config
 from svt_jax.training.config import TrainConfig
+from svt_jax.training.progress import PlainConsole
 from svt_jax.training.run_folder import RunFolder, find_run, run_path, write_atomically
 
 
@@ -27,7 +28,7 @@ def train_run(config: TrainConfig, console: Console) -> RunFolder:
 
     processes.join(config.distributed)
     if not processes.is_first():
-        console = Console(quiet=True)
+        console = PlainConsole(quiet=True)
     folder = run_path(config)
     processes.on_first(find_run, config)
     if processes.agree(folder.results.is_file()):

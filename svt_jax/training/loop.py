@@ -22,8 +22,8 @@ from svt_jax.training import assemble, processes, run_folder
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.clock import Clock
 from svt_jax.training.config import TrainConfig
-from svt_jax.training.optimizer import learning_rate_schedule, make_optimizer, named_paths
-from svt_jax.training.progress import TrainingProgress
+from svt_jax.training.optimizer import check_sizes, learning_rate_schedule, make_optimizer, named_paths
+from svt_jax.training.progress import PlainConsole, TrainingProgress
 from svt_jax.training.readout import ADVICE, Readout
 from svt_jax.training.records import Records, check_tensorboard
 from svt_jax.training.sharding import (
@@ -43,7 +43,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, console: Console | None = None):
         self.config = config
-        self.console = console or Console()
+        self.console = console or PlainConsole()
         self.folder = run_folder.run_path(config)
         processes.on_first(run_folder.find_run, config)
         self.mesh = make_mesh(config.mesh)
@@ -63,6 +63,7 @@ class Trainer:
         buckets, grouped = config.data.buckets, config.data.group_by_length
         self.steps_per_epoch = -(-len(train_tokens) // rows)
         self.num_steps = min(config.optim.epochs * self.steps_per_epoch, config.optim.max_steps or 2**62)
+        check_sizes(config.optim, len(train_tokens), self.num_steps)
         if buckets == "auto":
             buckets = training_buckets(
                 train_tokens.lengths, rows, self.num_steps, model.encoder.hidden_size,
@@ -124,6 +125,7 @@ class Trainer:
           StoppedBySignalError: after SIGTERM or SIGINT, once the state is saved.
           OSError: if the folder cannot be written any more; the last checkpoint stays.
         """
+        self.console.print(processes.describe(self.mesh), highlight=False, soft_wrap=True)
         step, state, progress = self._start()
         self.clock = Clock(**progress["clock"])
         self.records = Records(self.folder, step, tensorboard=self.config.log.tensorboard, writes=processes.is_first())

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from svt_jax.training.config import DistributedConfig
 
@@ -72,6 +73,15 @@ def _on_cluster() -> bool:
         or number("OMPI_COMM_WORLD_SIZE") > 1
         or (kubernetes and importlib.util.find_spec("kubernetes") is not None)
         or (tpu and importlib.util.find_spec("libtpu") is not None)
+    )
+
+
+def describe(mesh: Mesh) -> str:
+    """What a run computes on, in a line, as in "platform cpu, 8 devices (cpu), 1 process; mesh data 8, fsdp 1, tensor 1"."""
+    device, count = mesh.devices.flat[0], jax.process_count()
+    return (
+        f"platform {device.platform}, {mesh.size} device{'s' * (mesh.size > 1)} ({device.device_kind}), "
+        f"{count} process{'es' * (count > 1)}; mesh " + ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     )
 
 

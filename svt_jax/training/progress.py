@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+log = logging.getLogger(__name__)
+
+
+def discard_output() -> None:
+    """Sends standard output nowhere from here on, so that what is left in its buffer does not fail at exit."""
+    with contextlib.suppress(OSError, ValueError):  # it is closed, or no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class PlainConsole(Console):
+    """A console that shows text as it is, and goes quiet when its stream ends: names may look like rich's markup.
+
+    What it says lies beside the work: a reader that has gone, or a full disk, must not end a training run.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"markup": False, "emoji": False, **options})
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.quiet:
+            return
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self.on_broken_pipe(error)
+
+    def on_broken_pipe(self, error: OSError | None = None) -> None:
+        self.quiet = True
+        discard_output()
+        log.warning("nothing more is shown: the output cannot be written (%s)", error or "its reader has gone")
 
 
 class TrainingProgress:
@@ -23,7 +59,7 @@ class TrainingProgress:
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  {task.fields[rate]} examples/s  left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
             disable=not (enabled and console.is_terminal),
         )
