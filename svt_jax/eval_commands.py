@@ -73,7 +73,7 @@ def run_command(arguments: list[str]) -> int:
     )
     sts.add_argument("--alpha", type=float, default=-0.6, help="of soft_decay (default -0.6)")
     sts.add_argument("--dim", type=int, help="directions that whitening keeps (default all)")
-    sts.add_argument("--fit", help="sentences to fit on with --protocol honest: a text file, or .tsv")
+    sts.add_argument("--fit", help="sentences to fit on with --protocol honest: .txt, .tsv, .csv or .jsonl")
     sts.add_argument("--embeddings", help="file that keeps the embeddings for the next time")
     sts.add_argument("--max_length", type=int, default=128, help="tokens of a sentence (default 128)")
     sts.add_argument("--output", required=True, help="JSON file: a table, or a list for several poolings or posts")
