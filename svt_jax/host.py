@@ -1,4 +1,4 @@
-"""What we set on the machine that runs the programs: XLA's options, its cache on disk, threads, the allocator's habits."""
+"""What we set on the machine that runs the programs: XLA's options, caches and files on disk, threads, the allocator's habits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import hashlib
 import os
 import platform
 import re
+import stat
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +55,18 @@ def cache_folder() -> Path:
         raise ValueError(
             "there is no home folder to keep compiled programs and tokens in. Set XDG_CACHE_HOME, or HOME, to a folder of yours."
         ) from error
+
+
+def open_to_umask(path: Path) -> None:
+    """Gives a file the permissions that the umask leaves to a new one.
+
+    safetensors' writer makes files that only this user can read, whatever the umask.
+    """
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # os.umask cannot be read without being set
+    with contextlib.suppress(OSError):  # some file systems have no permissions
+        new.touch(exist_ok=False)
+        path.chmod(stat.S_IMODE(new.stat().st_mode))
+    new.unlink(missing_ok=True)
 
 
 def enable_compilation_cache() -> None:

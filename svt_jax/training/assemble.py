@@ -83,7 +83,8 @@ def load_tokens(task: Task, config: DataConfig, tokenizer: Any, encoder: Encoder
             f"data.max_length is {config.max_length} and the model has {encoder.max_tokens} positions. "
             "Choose a smaller data.max_length."
         )
-    return cached_tokens(load_split(task, config, split), tokenizer, min(config.max_length, encoder.max_tokens))
+    length = min(config.max_length, encoder.max_tokens)
+    return cached_tokens(load_split(task, config, split), tokenizer, length, encoder.pad_token_id)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ class RunLock:
     """
 
     def __init__(self, folder: Path):
-        self._file: int | None = os.open(folder / LOCK_NAME, os.O_CREAT | os.O_RDWR)
+        self._file: int | None = os.open(folder / LOCK_NAME, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
