@@ -113,7 +113,10 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
     Raises:
       ValueError: if a folder holds no finished run, the runs are of several tasks, or a setting has a seed twice.
     """
+    if isinstance(runs, str):
+        raise ValueError(f"runs is {runs!r}; allowed is a list of folders. Put a single one into a list.")
     folders = [Path(run) for run in runs]
+    names = None if names is None else list(names)
     unfinished = [str(folder) for folder in folders if not (folder / "results.json").is_file()]
     if unfinished or not folders:
         raise ValueError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -82,7 +82,7 @@ class Pooling:
 
 def embed(
     model: str | Path | Encoder,
-    sentences: Sequence[str],
+    sentences: Iterable[str],
     *,
     pooling: str = "mean",
     tokenizer: Any = None,
@@ -103,7 +103,9 @@ def embed(
         sentence is no string.
       NonFiniteError: if a vector is not finite.
     """
-    if isinstance(sentences, str) or not all(isinstance(sentence, str) for sentence in sentences):
+    single = isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable)
+    sentences = [] if single else list(sentences)  # a generator can be read once
+    if single or not all(isinstance(sentence, str) for sentence in sentences):
         raise ValueError("sentences must be a list of strings. Put a single one into a list.")
     if isinstance(model, Encoder):
         encoder = model
@@ -117,18 +119,19 @@ def embed(
     number = {sentence: n for n, sentence in enumerate(dict.fromkeys(sentences))}
     if not number:
         return np.zeros((0, encoder.config.hidden_size), np.float32)
-    tokens = tokenize_sentences(list(number), tokenizer, min(max_length, encoder.config.max_tokens))
+    length = min(max_length, encoder.config.max_tokens)
+    tokens = tokenize_sentences(list(number), tokenizer, length, encoder.config.pad_token_id)
     vectors = encode(encoder, tokens, [chosen])[chosen]
     return vectors[[number[sentence] for sentence in sentences]]
 
 
-def tokenize_sentences(sentences: list[str], tokenizer: Any, max_length: int) -> Tokens:
-    """Token arrays of single sentences."""
-    return tokenize(Examples(sentences, None, None), tokenizer, max_length)
+def tokenize_sentences(sentences: Iterable[str], tokenizer: Any, max_length: int, pad_id: int = 0) -> Tokens:
+    """Token arrays of single sentences; see `tokenize`."""
+    return tokenize(Examples(list(sentences), None, None), tokenizer, max_length, pad_id)
 
 
 def encode(
-    encoder: Encoder, tokens: Tokens, poolings: Sequence[Pooling], *, progress: Progress | None = None
+    encoder: Encoder, tokens: Tokens, poolings: Iterable[Pooling], *, progress: Progress | None = None
 ) -> dict[Pooling, np.ndarray]:
     """Every pooling of every row of tokens, float32[N, D] each, from one pass of the encoder.
 

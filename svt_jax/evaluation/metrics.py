@@ -49,6 +49,7 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
       >>> compute_metrics(["accuracy", "f1"], np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), np.array([1, 0, 0]))
       {'accuracy': 0.6666666666666666, 'f1': 0.6666666666666666}
     """
+    logits, labels = np.asarray(logits), np.asarray(labels)
     check_finite(logits)
     if logits.shape[1] == 1:  # in float64: the sums of a correlation lose digits otherwise
         predictions, labels = logits[:, 0].astype(np.float64), labels.astype(np.float64)

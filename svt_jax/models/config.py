@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -257,9 +257,11 @@ class SVTConfig:
     params: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)  # a dict has no hash
 
     def __post_init__(self) -> None:
-        for name in ("layers", "alpha"):  # lists from YAML and Python: tuples keep the config hashable
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("layers", "alpha"):  # tuples keep the config hashable, and a generator can be read once
+            value = getattr(self, name)
+            value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's numbers are none of JSON's
+            several = isinstance(value, Iterable) and not isinstance(value, str)
+            object.__setattr__(self, name, tuple(value) if several else value)
         if self.function != "none" and self.function not in function_names():
             raise ValueError(
                 f"svt.function is {self.function!r}; allowed are none, {', '.join(function_names())}. Register your own with svt_jax.register_function."

@@ -13,6 +13,7 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from svt_jax.host import open_to_umask
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.files import Tensors
@@ -49,6 +50,7 @@ def export_hf(
             "(--svt drop) to export without it, or svt='keep' (--svt keep) to put its parameters beside the others for "
             "svt_jax to read."
         )
+    labels = None if labels is None else list(labels)
     classes = model.classifier.out_features if isinstance(model, Classifier) else 0
     if labels is not None and len(labels) != classes:
         raise ValueError(f"{len(labels)} labels ({', '.join(labels)}) for {classes} classes. Name each class once.")
@@ -63,6 +65,7 @@ def export_hf(
         folder.mkdir(parents=True, exist_ok=True)
         # the config last: a folder that has one is whole
         save_file(_tensors(model, keep_svt=keep), folder / "model.safetensors", metadata={"format": "pt"})
+        open_to_umask(folder / "model.safetensors")
         text = json.dumps(_config(model, labels, keep_svt=keep), indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
     except (SafetensorError, OSError) as error:

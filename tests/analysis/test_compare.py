@@ -61,6 +61,13 @@ def test_mean_deviation_and_paired_test_are_those_worked_by_hand(runs):
     assert found.p_wilcoxon is None
 
 
+def test_one_folder_is_no_list_of_letters():
+    with pytest.raises(
+        ValueError, match="runs is 'runs/a'; allowed is a list of folders. Put a single one into a list"
+    ):
+        svt_jax.compare("runs/a")
+
+
 def test_runs_are_paired_by_seed_whatever_their_order(runs):
     shuffled = [runs[0], runs[5], runs[4], runs[2], runs[3], runs[1]]
     assert svt_jax.compare(shuffled).difference("accuracy", "soft") == svt_jax.compare(runs).difference(

@@ -1,6 +1,8 @@
 """Reading config.json and choosing layers: what is supported, and what is an error that names itself."""
 
+import dataclasses
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -167,6 +169,14 @@ def test_sinusoidal_positions_are_where_a_new_distilbert_starts():
 def test_the_config_is_hashable_and_lists_are_as_good_as_tuples():
     assert SVTConfig().layers == (-1,)
     listed = SVTConfig("soft_decay", layers=[0, 1], alpha=[-0.1, -0.2])
+    for layers, alpha in (
+        (iter([0, 1]), iter([-0.1, -0.2])),
+        (range(2), (a for a in (-0.1, -0.2))),
+        (np.arange(2), np.array([-0.1, -0.2])),
+    ):
+        other = SVTConfig("soft_decay", layers=layers, alpha=alpha)
+        assert other == listed
+        assert json.dumps(dataclasses.asdict(other)) == json.dumps(dataclasses.asdict(listed))
     assert hash(listed) == hash(SVTConfig("soft_decay", layers=(0, 1), alpha=(-0.1, -0.2)))
 
 

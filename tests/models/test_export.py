@@ -61,7 +61,7 @@ def test_classes_have_the_names_given_and_there_are_as_many(tmp_path):
     with pytest.raises(ValueError, match=r"2 labels \(no, yes\) for 3 classes"):
         svt_jax.export_hf(model, tmp_path / "new", labels=["no", "yes"])
     assert not (tmp_path / "new").exists()
-    svt_jax.export_hf(model, tmp_path / "new", labels=["no", "yes", "both"])
+    svt_jax.export_hf(model, tmp_path / "new", labels=iter(["no", "yes", "both"]))
     config = json.loads((tmp_path / "new" / "config.json").read_text())
     assert config["id2label"] == {"0": "no", "1": "yes", "2": "both"}
     assert config["label2id"] == {"no": 0, "yes": 1, "both": 2}

@@ -88,6 +88,24 @@ def test_saved_and_loaded_it_transforms_and_goes_on_fitting(tmp_path, fitted):
     np.testing.assert_allclose(np.abs(again), np.abs(type(fitted).load(tmp_path).fit(ROWS).transform(ROWS)), atol=1e-3)
 
 
+MAPS = [lambda: svt_jax.SpectralMap(FUNCTIONS[1]), lambda: svt_jax.Whitening(5), svt_jax.AllButTheTop]
+
+
+@pytest.mark.parametrize("make", MAPS, ids=["spectral", "whitening", "all_but_the_top"])
+def test_what_can_be_read_only_once_gives_the_map_of_a_list(make):
+    expected = make().fit(ROWS)
+    rows = np.asarray(expected.transform(ROWS))
+    others = (
+        make().fit(part for part in np.split(ROWS, [10, 200])),
+        make().fit(map(np.ndarray.tolist, np.split(ROWS, [10, 200]))),
+        make().fit(ROWS.tolist()),
+        make().partial_fit(row for row in ROWS),
+    )
+    for fitted in others:
+        assert fitted.count == 300
+        np.testing.assert_allclose(np.abs(fitted.transform(iter(ROWS))), np.abs(rows), atol=1e-4)
+
+
 def test_wrong_use_is_an_error(tmp_path):
     whitening = svt_jax.Whitening()
     with pytest.raises(ValueError, match="has seen no rows"):
