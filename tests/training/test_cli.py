@@ -192,8 +192,8 @@ def test_an_unknown_key_in_a_file_names_its_section(tmp_path, capsys):
 
 
 def test_missing_data_folder_and_folder_without_weights(tmp_path, capsys):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 5}))
-    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 7}))
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
     common = ["--model.path", str(tmp_path), "--data.task", "rte", "--run.output_dir", str(tmp_path / "runs")]
     assert cli.train([*common, "--data.source", str(tmp_path / "nowhere")]) == 2
     assert "nowhere' is not a folder" in capsys.readouterr().err
