@@ -20,6 +20,7 @@ import math
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
@@ -103,6 +104,32 @@ class Parametric:
         problems = [_problem(self, field) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         if any(problems):
             raise ValueError(" ".join(problem for problem in problems if problem))
+
+
+def work_dtype(dtype: Any) -> Any:
+    """The dtype in which an array of floating-point `dtype` is worked on: float64 for float64, float32 for all others.
+
+    (`jnp.promote_types` refuses bfloat16 beside float32 under strict dtype promotion.)
+    """
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+@jax.custom_jvp
+def first_order_only(x: Array) -> Array:
+    """x, in the derivative rule of what a decomposition gives: differentiating that rule once more is an error.
+
+    JAX would differentiate the decomposition, whose derivative is NaN at equal and at zero singular values.
+    """
+    return x
+
+
+@first_order_only.defjvp
+def _no_second_order(primals: tuple, tangents: tuple) -> Any:
+    raise NotImplementedError(
+        "a second derivative through a singular value decomposition; allowed are first derivatives, forward or reverse, "
+        "and second ones in a function's parameters; put jax.lax.stop_gradient around one of the two, or take "
+        "differences of first derivatives."
+    )
 
 
 class SpectralFunction(Parametric):
