@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svt_jax.spectral.base import Parametric, SpectralFunction, static_field
+from svt_jax.spectral.base import Parametric, SpectralFunction, first_order_only, static_field, work_dtype
+from svt_jax.spectral.partition import divided_like, whole_matrices
 from svt_jax.spectral.solvers import Solver, decompose, product, solver_for
 from svt_jax.spectral.transform import transform_or_nan
 
@@ -78,11 +79,13 @@ class TokenOperation(Parametric):
 
 @functools.partial(jax.jit, static_argnames="solver")
 def _apply(operation: TokenOperation, x: Array, mask: Array, solver: Solver) -> Array:
-    work_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    if x.size == 0:
+        return x
+    dtype = work_dtype(x.dtype)
     mask = mask.astype(bool)
-    work = jnp.where(mask[..., None], x.astype(work_dtype), 0.0)
-    operation = jax.tree.map(lambda leaf: jnp.asarray(leaf, work_dtype), operation)
-    out = operation.operate(work, mask, solver)
+    work = whole_matrices(jnp.where(mask[..., None], x.astype(dtype), 0.0))
+    operation = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), operation)
+    out = divided_like(operation.operate(work, mask, solver), x)
     return jnp.where(mask[..., None], out, 0.0).astype(x.dtype)
 
 
@@ -150,7 +153,7 @@ class _RootMeanSquare(SpectralFunction):
     def __call__(self, values: Array, spectrum: Array) -> Array:
         # a constant to differentiation: the result does not depend on it
         largest = jax.lax.stop_gradient(jnp.max(spectrum, axis=-1, keepdims=True))
-        positive = jnp.sum(spectrum > 0, axis=-1, keepdims=True)
+        positive = jnp.sum(spectrum > 0, axis=-1, keepdims=True, dtype=spectrum.dtype)
         squares = jnp.sum(jnp.square(spectrum / largest), axis=-1, keepdims=True)
         mean = largest * jnp.sqrt(squares / jnp.maximum(positive, 1))
         return jnp.broadcast_to(mean, jnp.broadcast_shapes(mean.shape, values.shape))
@@ -256,7 +259,7 @@ def _centered(x: Array, mask: Array) -> Array:
 def _top_projector(x: Array, k: int, solver: str) -> tuple[Array, Array]:
     """P [..., L, L] = sum_{i <= k} u_i u_i^T of x [..., L, D], L <= D, whose largest entry is 1; and where it failed."""
     u, _, top, failed = _top_directions(x, k, solver)
-    return product(u * top[..., None, :], u.mT), failed
+    return product(jnp.where(top[..., None, :], u, 0.0), u.mT), failed
 
 
 @_top_projector.defjvp
@@ -264,12 +267,13 @@ def _top_projector_jvp(k: int, solver: str, primals: tuple, tangents: tuple) -> 
     # dP = U [E * (U^T (dX X^T + X dX^T) U)] U^T with E_ij = 1/|sigma_i^2 - sigma_j^2| between a top direction and
     # another, 0 elsewhere: first-order perturbation of the eigenvectors of X X^T.
     (x,), (dx,) = primals, tangents
+    x = first_order_only(x)
     u, sigma, top, failed = _top_directions(x, k, solver)
     s_i, s_j = sigma[..., :, None], sigma[..., None, :]
     between = top[..., :, None] != top[..., None, :]
     coefficients = jnp.where(between, 1.0 / jnp.where(between, jnp.abs(s_i - s_j) * (s_i + s_j), 1.0), 0.0)
     half = product(product(u.mT, dx), product(u.mT, x).mT)
-    projector = product(u * top[..., None, :], u.mT)
+    projector = product(jnp.where(top[..., None, :], u, 0.0), u.mT)
     tangent = product(product(u, coefficients * (half + half.mT)), u.mT)
     return (projector, failed), (tangent, np.zeros(failed.shape, jax.dtypes.float0))
 
