@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.models.encoder_layer import ALL_TOKENS, EncoderLayer, Transformed
-from svt_jax.models.layers import LayerNorm, Linear, dropout, gather_columns, shard_batch, shard_columns
+from svt_jax.models.layers import LayerNorm, Linear, dropout, first_token, gather_columns, shard_batch, shard_columns
 from svt_jax.spectral.solvers import DECOMPOSITION
 
 Array = jax.Array
@@ -35,7 +36,7 @@ class EncoderOutput:
 
     Attributes:
       last_hidden_state: [B, L, D]; [B, 1, D] where the first token alone was asked for.
-      pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler.
+      pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler; NaN for input without tokens.
       hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
       svt_failures: int32[B], in how many layers an example's decomposition failed, so that the transformation was left
         out; None for a model without any.
@@ -91,7 +92,7 @@ class Embeddings(nnx.Module):
 
     def _positions(self, input_ids: Array) -> Array:
         if self._pad_token_id is None:
-            return self.position.embedding[...][: input_ids.shape[1]].astype(self._dtype)  # [L, E]
+            return self.position.embedding[...][None, : input_ids.shape[1]].astype(self._dtype)  # [1, L, E]
         real = (input_ids != self._pad_token_id).astype(jnp.int32)
         return self.position(jnp.cumsum(real, axis=1) * real + self._pad_token_id)  # [B, L, E]
 
@@ -147,7 +148,7 @@ class Pooler(nnx.Module):
         self.dense = Linear(size, size, ("embed", "pooled"), initializer_range=scale, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        return jnp.tanh(self.dense(x[:, 0]))
+        return jnp.tanh(self.dense(first_token(x)))
 
 
 class Encoder(nnx.Module):
@@ -214,11 +215,48 @@ class Encoder(nnx.Module):
                 "Truncate the input."
             )
         mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
-        if token_type_ids is None:
-            token_type_ids = jnp.zeros_like(input_ids)
+        token_type_ids = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids)
+        flags = first_token_only, output_hidden_states, output_svt_states
+        if jax.typeof(input_ids).sharding.mesh.explicit_axes:
+            return self._encode_divided(input_ids, mask, token_type_ids, rngs, flags)
+        return self._encode(input_ids, mask, token_type_ids, rngs, *flags)
+
+    def _encode_divided(
+        self,
+        input_ids: Array,
+        mask: Array,
+        token_type_ids: Array,
+        rngs: nnx.Rngs | None,
+        flags: tuple[bool, bool, bool],
+    ) -> EncoderOutput:
+        """`_encode` where the mesh has Explicit axes: the partitioner follows the batch's division, as with Auto axes."""
+        sharding = jax.typeof(input_ids).sharding
+        batch, whole = (NamedSharding(sharding.mesh, PartitionSpec(*axes)) for axes in (sharding.spec[:1], ()))
+        graphdef, state = nnx.split((self, rngs))
+
+        @jax.sharding.auto_axes(out_sharding=(batch, whole))
+        def encode(state: nnx.State, ids: Array, mask: Array, types: Array) -> tuple[EncoderOutput, nnx.State]:
+            model, streams = nnx.merge(graphdef, state)
+            return model._encode(ids, mask, types, streams, *flags), nnx.state(streams)
+
+        out, streams = encode(state, input_ids, mask, token_type_ids)
+        if rngs is not None:
+            nnx.update(rngs, streams)
+        return out
+
+    def _encode(
+        self,
+        input_ids: Array,
+        mask: Array,
+        token_type_ids: Array,
+        rngs: nnx.Rngs | None,
+        first_token_only: bool,
+        output_hidden_states: bool,
+        output_svt_states: bool,
+    ) -> EncoderOutput:
         # The most negative number, not -inf: a row of padding alone keeps finite (uniform) weights.
         bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]  # [B, 1, 1, L]
-        x = shard_batch(self.embeddings(input_ids, jnp.asarray(token_type_ids), rngs=rngs))
+        x = shard_batch(self.embeddings(input_ids, token_type_ids, rngs=rngs))
         states: list[Array] = [x]
         transformed: dict[int, Transformed] = {}
         # A key for each layer: its dropout does not depend on what the layers below draw.

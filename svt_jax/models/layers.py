@@ -17,6 +17,7 @@ module is built: without a mesh it raises.)
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from svt_jax.spectral.solvers import BATCH_AXES
+from svt_jax.spectral.base import work_dtype
+from svt_jax.spectral.partition import BATCH_AXES
 
 Array = jax.Array
 
@@ -36,7 +38,7 @@ def _exact_gelu(x: Array) -> Array:
     As PyTorch does. jax.nn.gelu takes erfc, which keeps relative digits far to the left too, where the value is next to
     nothing, and costs a branch an entry.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(work_dtype(x.dtype))
     return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
@@ -93,21 +95,22 @@ class Linear(nnx.Linear):
     def __call__(self, x: Array, *, bias_gradient: bool = True) -> Array:  # type: ignore[override]
         assert self.bias is not None, "every dense layer of these models has one"
         rows, kernel, bias = self.promote_dtype(
-            (x.reshape(-1, x.shape[-1]), self.kernel[...], self.bias[...]), dtype=self.dtype
+            (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), self.kernel[...], self.bias[...]), dtype=self.dtype
         )
-        bias = _repeat(bias, len(rows)) if bias_gradient else jax.lax.stop_gradient(bias)
-        return (rows @ kernel + bias).reshape(*x.shape[:-1], -1)
+        bias = _repeat(bias, len(rows)) if bias_gradient else jax.lax.stop_gradient(bias)[None]
+        return (rows @ kernel + bias).reshape(*x.shape[:-1], bias.shape[-1])
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _repeat(row: Array, times: int) -> Array:
-    """[F] -> [times, F], whose transpose is ones @ g."""
+    """[F] -> [times, F], whose transpose is a product with ones."""
+    return jnp.broadcast_to(row, (times, *row.shape))
 
-    def transpose(_: tuple[()], g: Array) -> Array:
-        return jnp.matmul(jnp.ones((1, times), g.dtype), g, precision=jax.lax.Precision.HIGHEST)[0]
 
-    repeat = lambda _, row: jnp.broadcast_to(row, (times, *row.shape))
-    out: Array = jax.custom_derivatives.linear_call(repeat, transpose, (), row)
-    return out
+@_repeat.defjvp
+def _repeat_jvp(times: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    ones = jnp.ones((times, 1), tangents[0].dtype)
+    return _repeat(primals[0], times), jnp.matmul(ones, tangents[0][None], precision=jax.lax.Precision.HIGHEST)
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -125,7 +128,7 @@ class LayerNorm(nnx.LayerNorm):
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
         assert self.scale is not None
         assert self.bias is not None
-        rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(jnp.float32)
         scale, bias = _repeat(self.scale[...], len(rows)), _repeat(self.bias[...], len(rows))
         number = self.scale[0]
         out = _kept(_standardize(_kept(rows, number), self.epsilon) * scale + bias, number)
@@ -188,6 +191,11 @@ def dropout(x: Array, rate: float, rngs: nnx.Rngs | None) -> Array:
     return jnp.where(halves >= threshold, x / keep_probability, 0.0).astype(x.dtype)
 
 
+def first_token(x: Array) -> Array:
+    """x[:, 0] of [B, L, D], NaN where there are no tokens."""
+    return x[:, 0] if x.shape[1] else jnp.full((x.shape[0], x.shape[2]), jnp.nan, x.dtype)
+
+
 def shard_batch(x: Array) -> Array:
     """Keeps x sharded over its batch dimension and gathered over the others; does nothing without a mesh.
 
@@ -212,6 +220,6 @@ def gather_columns(x: Array) -> Array:
 
 def _constrain(x: Array, *spec: tuple[str, ...]) -> Array:
     """Divides each dimension over those of its mesh axes that there are."""
-    names = jax.sharding.get_abstract_mesh().axis_names
+    names = jax.sharding.get_abstract_mesh().auto_axes
     present = [tuple(axis for axis in axes if axis in names) for axes in spec]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*present)) if any(present) else x
