@@ -5,6 +5,7 @@ from svt_jax.evaluation.embed import embed
 from svt_jax.models.config import SVTConfig
 from svt_jax.models.export import export_hf
 from svt_jax.models.hf import load_classifier, load_encoder
+from svt_jax.models.svt_layer import SVTLayer
 from svt_jax.spectral import measures
 from svt_jax.spectral.base import SpectralFunction, static_field
 from svt_jax.spectral.corpus import AllButTheTop, SpectralMap, Whitening
@@ -18,7 +19,7 @@ from svt_jax.spectral.functions import (
 )
 from svt_jax.spectral.peers import ContraNorm, TokenAllButTheTop, TokenOperation, TokenWhitening
 from svt_jax.spectral.registry import get_function, register_function
-from svt_jax.spectral.transform import svt
+from svt_jax.spectral.transform import svt, svt_and_failures
 
 __all__ = [
     "AllButTheTop",
@@ -28,6 +29,7 @@ __all__ = [
     "Linear",
     "LogShift",
     "SVTConfig",
+    "SVTLayer",
     "SoftDecay",
     "SoftExponential",
     "SpectralFunction",
@@ -46,4 +48,5 @@ __all__ = [
     "register_function",
     "static_field",
     "svt",
+    "svt_and_failures",
 ]
