@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from svt_jax.models.config import SVTConfig
@@ -13,6 +16,7 @@ from svt_jax.models.layers import dropout, shard_batch
 from svt_jax.spectral.base import SpectralFunction
 from svt_jax.spectral.peers import TokenOperation
 from svt_jax.spectral.transform import svt_and_failures
+from svt_jax.text import listed, printable
 
 Array = jax.Array
 
@@ -76,15 +80,15 @@ _MARGIN = 1e-6
 value that is nearer to an end starts at twice the margin."""
 
 
-def _unbounded(value: float, bounds: tuple[float, float] | None) -> float:
+def _unbounded(value: float, bounds: tuple[float, float] | None, nearest: float = _MARGIN) -> float:
     if bounds is None:
         return value
     low, high = bounds
     if math.isinf(high):
-        distance = max(value - low - _MARGIN, _MARGIN)
+        distance = max(value - low - _MARGIN, nearest)
         return distance + math.log(-math.expm1(-distance))  # log(exp(distance) - 1), which overflows
     share = ((value - low) / (high - low) - _MARGIN) / (1.0 - 2.0 * _MARGIN)
-    share = min(max(share, _MARGIN), 1.0 - _MARGIN)
+    share = min(max(share, nearest), 1.0 - nearest)
     return math.log(share / (1.0 - share))
 
 
@@ -95,3 +99,52 @@ def _bounded(stored: Array, bounds: tuple[float, float] | None) -> Array:
     if math.isinf(high):
         return low + _MARGIN + jax.nn.softplus(stored)
     return low + (high - low) * (_MARGIN + (1.0 - 2.0 * _MARGIN) * jax.nn.sigmoid(stored))
+
+
+_NEAREST = 2.0**-53
+"""The same for a value that was trained, which need not keep away from where training would stand still."""
+
+
+def learned_values(layer: SVTLayer) -> dict[str, Any]:
+    """The function's parameters by name, inside their bounds: a number each, or a list of them, of double precision.
+
+    In float32 a value near an end of its interval would not give back what is stored.
+    """
+    return {
+        name: _bounded_double(np.asarray(layer.parameters[name][...], np.float64), bounds).tolist()
+        for name, bounds in zip(layer._names, layer._bounds, strict=True)
+    }
+
+
+def stored_values(layer: SVTLayer, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What the layer stores for these values of its function's parameters: the inverse of `learned_values`.
+
+    Raises:
+      ValueError: if a parameter is missing, unknown, no number, or outside of its bounds.
+    """
+    bounds = dict(zip(layer._names, layer._bounds, strict=True))
+    if values.keys() != bounds.keys():
+        raise ValueError(f"the parameters are {listed(sorted(values))} and not {', '.join(bounds) or 'none'}")
+    stored = {}
+    for name, value in values.items():
+        low, high = bounds[name] or (-math.inf, math.inf)
+        try:
+            array = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            array = np.asarray(math.nan)
+        if not np.all((low < array) & (array < high)) or (bounds[name] and array.ndim):
+            raise ValueError(f"{name} is {printable(repr(value))}, which does not lie in ({low:g}, {high:g})")
+        stored[name] = np.asarray(
+            _unbounded(array.item(), bounds[name], _NEAREST) if array.ndim == 0 else array, np.float32
+        )
+    return stored
+
+
+def _bounded_double(stored: np.ndarray, bounds: tuple[float, float] | None) -> np.ndarray:
+    """`_bounded` in double precision."""
+    if bounds is None:
+        return stored
+    low, high = bounds
+    if math.isinf(high):
+        return low + _MARGIN + np.logaddexp(0.0, stored)
+    return low + (high - low) * (_MARGIN + (1.0 - 2.0 * _MARGIN) * (0.5 + 0.5 * np.tanh(0.5 * stored)))
