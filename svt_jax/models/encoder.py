@@ -76,13 +76,15 @@ class Embeddings(nnx.Module):
             if config.embedding_size is not None
             else None
         )
-        self._pad_token_id = config.pad_token_id if config.positions_skip_padding else None
+        self._pad_token_id = config.pad_token_id
+        self._positions_skip_padding = config.positions_skip_padding
         self._dropout = config.hidden_dropout_prob
         self._dtype = dtype
 
     def __call__(self, input_ids: Array, token_type_ids: Array, *, rngs: nnx.Rngs | None) -> Array:
         positions = self._positions(input_ids)
-        x = shard_columns(self.word(input_ids))  # [B, L, E]
+        is_padding = (input_ids == self._pad_token_id)[..., None]  # [B, L, 1]
+        x = shard_columns(_constant_where(is_padding, self.word(input_ids)))  # [B, L, E]
         if self.token_type is not None:
             x = x + shard_columns(self.token_type(token_type_ids))
         x = gather_columns(x + positions)
@@ -90,10 +92,16 @@ class Embeddings(nnx.Module):
         return x if self.projection is None else self.projection(x)  # [B, L, D]
 
     def _positions(self, input_ids: Array) -> Array:
-        if self._pad_token_id is None:
+        if not self._positions_skip_padding:
             return self.position.embedding[...][: input_ids.shape[1]].astype(self._dtype)  # [L, E]
         real = (input_ids != self._pad_token_id).astype(jnp.int32)
-        return self.position(jnp.cumsum(real, axis=1) * real + self._pad_token_id)  # [B, L, E]
+        positions = self.position(jnp.cumsum(real, axis=1) * real + self._pad_token_id)  # [B, L, E]
+        return _constant_where(real[..., None] == 0, positions)
+
+
+def _constant_where(is_padding: Array, rows: Array) -> Array:
+    """The rows, with no gradient for those of padding: the row of PyTorch's `padding_idx` is not trained."""
+    return jnp.where(is_padding, jax.lax.stop_gradient(rows), rows)
 
 
 def _sinusoids(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
