@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 import re
 from pathlib import Path
@@ -20,9 +19,10 @@ from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.metrics import check_finite
 from svt_jax.evaluation.submission import write_submission
 from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
-from svt_jax.models.files import local_folder
+from svt_jax.models.files import local_folder, read_json
 from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import has_head, load_classifier
+from svt_jax.text import listed
 from svt_jax.training import assemble, processes
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.config import DataConfig, MeshConfig, ModelConfig
@@ -165,14 +165,15 @@ def _order_classes(classifier: Classifier, folder: Path, task: Task) -> None:
     """Puts the head's classes in the task's order, where config.json names them: a public MNLI model may have another."""
     if task.labels is None:
         return
-    named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label") or {}
+    named = read_json(folder / "config.json").get("id2label")
+    named = named if isinstance(named, dict) else {}
     theirs = [str(named.get(str(n), f"LABEL_{n}")) for n in range(task.num_labels)]
     plain = [[re.sub(r"[\s_-]+", "_", name.casefold()) for name in names] for names in (theirs, task.labels)]
     if sorted(plain[0]) != sorted(plain[1]):
         log.warning(
             "%s calls its classes %s; they are taken to be, in this order, %s",
             folder,
-            ", ".join(theirs),
+            listed(theirs),
             ", ".join(task.labels),
         )
         return

@@ -334,6 +334,9 @@ def test_an_exported_run_is_a_model_folder_with_its_classes_and_tokenizer(finish
     assert classifier.encoder.alphas.keys() == {1}
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["id2label"] == {"0": "unsupported", "1": "supported"}
+    assert config["problem_type"] == "single_label_classification"
+    assert tokenizer.model_max_length == classifier.encoder.config.max_tokens
+    assert tokenizer.model_input_names == ["input_ids", "token_type_ids", "attention_mask"]
 
     assert cli.evaluate([*command, "--svt", "keep"]) == 2
     assert "is not empty, and nothing is overwritten" in capsys.readouterr().err
