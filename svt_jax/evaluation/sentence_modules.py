@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ _MODES = {  # in the order in which vectors of several modes follow one another
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+Mode = Literal["cls", "max", "mean"]
 _SUPPORTED = ("cls", "max", "mean")
 # Settings of the Transformer that change nothing here, with the only values of which that is true.
 _PLAIN = {
@@ -59,7 +60,7 @@ class SentenceModules:
             backend.normalizer = Sequence([Lowercase(), *([backend.normalizer] if backend.normalizer else [])])
         return tokenizer
 
-    def after_encoder(self) -> tuple[list[str], bool, str]:
+    def after_encoder(self) -> tuple[list[Mode], bool, str]:
         """What makes a vector of the last layer's states.
 
         Returns:
@@ -91,7 +92,7 @@ class SentenceModules:
                 f"{path}: include_prompt is false, which is not supported where there is a default prompt. "
                 "Name a pooling, as in pooling='mean', for vectors of the encoder itself."
             )
-        return modes, "Normalize" in kinds, prompt
+        return cast(list[Mode], modes), "Normalize" in kinds, prompt
 
 
 def read_modules(folder: Path) -> SentenceModules | None:

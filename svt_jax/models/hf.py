@@ -110,7 +110,8 @@ def load_classifier(
 
 def has_head(folder: Path, num_labels: int) -> bool:
     """Whether a checkpoint has a classification head of this size."""
-    return _head_fits(read_config(folder), read_tensors(folder), num_labels)
+    checkpoint = _open(folder, None, ())
+    return _head_fits(checkpoint.config, checkpoint.tensors, num_labels)
 
 
 def _head_fits(config: EncoderConfig, tensors: Tensors, num_labels: int) -> bool:

@@ -65,6 +65,7 @@ def test_what_wrappers_put_in_front_of_names_is_taken_away(checkpoint, caplog, w
             tensors[wrapper + name] = tensors.pop(name)
 
     rewrite(checkpoint, prefixed)
+    assert has_head(checkpoint, 3)
     again = svt_jax.load_classifier(checkpoint, num_labels=3)
     assert caplog.text == ""
     np.testing.assert_array_equal(again.classifier.kernel[...], np.ones((12, 3)))
