@@ -102,10 +102,9 @@ def _train(arguments: list[str], default_config: Path | None) -> int:
     rows = [(f"validation {name}", f"{value:.4f}") for name, value in results["metrics"]["validation"].items()]
     rows.append(("best", f"step {results['best']['step']}, " + _scores(results["best"]["metrics"])))
     if results["svt"]["layers"]:
-        alphas = ", ".join(
-            f"layer {n}: {a:.4f}" for n, a in zip(results["svt"]["layers"], results["svt"]["alpha"], strict=False)
+        rows.append(
+            ("svt", "; ".join([results["svt"]["function"], *_parameters(results["svt"].get("parameters", {}))]))
         )
-        rows.append(("svt", results["svt"]["function"] + (f"; alpha {alphas}" if alphas else "")))
     else:
         rows.append(("svt", "none"))
     seconds = results["train"]
@@ -126,6 +125,16 @@ def _evaluate(arguments: list[str]) -> int:
     from svt_jax.eval_commands import run_command
 
     return run_command(arguments)
+
+
+def _parameters(by_layer: dict[str, dict[str, Any]]) -> list[str]:
+    """As in "layer 11: alpha -0.2000 to -0.1997"; an array has too many numbers for a line."""
+    return [
+        f"layer {n}: "
+        + ", ".join(f"{name} {each['first']:.4f} to {each['last']:.4f}" for name, each in numbers.items())
+        for n, by_name in by_layer.items()
+        if (numbers := {name: each for name, each in by_name.items() if isinstance(each["last"], float)})
+    ]
 
 
 def _scores(metrics: dict[str, float]) -> str:

@@ -8,10 +8,12 @@ What is measured, of each example's real tokens by itself, and then averaged ove
 
 A reading is plain values, for JSON:
 
-  {"examples": 64, "alpha": {"1": -0.2}, "states": [{"layer": null, "state": "output", "skewness": ..., "histogram": [...]}, ...]}
+  {"examples": 64, "alpha": {"1": -0.2}, "svt": {"1": {"alpha": -0.2}},
+   "states": [{"layer": null, "state": "output", "skewness": ..., "histogram": [...]}, ...]}
 
-where layer null is the embeddings' output, and `histogram` holds, for `BINS` equal parts of [0, 1], the share of the
-singular values with sigma_i / sigma_1 in that part; each example weighs the same, however long it is.
+where "svt" has every parameter of each transformation by layer and name, layer null is the embeddings' output, and
+`histogram` holds, for `BINS` equal parts of [0, 1], the share of the singular values with sigma_i / sigma_1 in that part;
+each example weighs the same, however long it is.
 
 References: arXiv 2208.11790, section 3 and figure 1.
 """
@@ -31,6 +33,7 @@ from svt_jax.data.tokenizer import Tokens
 from svt_jax.host import compiler_options
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.heads import Classifier
+from svt_jax.models.svt_layer import plain_parameters
 from svt_jax.spectral import measures
 from svt_jax.spectral.solvers import BATCH_AXES
 
@@ -70,15 +73,13 @@ class Probe:
         batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
         replicated = NamedSharding(mesh, PartitionSpec())
 
-        def forward(state: tuple[nnx.State, nnx.State], ids: Array, mask: Array, types: Array) -> dict[str, Any]:
+        def encoder_of(state: tuple[nnx.State, nnx.State]) -> Encoder:
             model = nnx.merge(graphdef, *state)
-            encoder: Encoder = model.encoder if isinstance(model, Classifier) else model
-            out = encoder(ids, mask, types, output_hidden_states=True, output_svt_states=True)
-            return {"output": out.hidden_states, "svt": out.svt_states}
+            return model.encoder if isinstance(model, Classifier) else model
 
-        def alphas(state: tuple[nnx.State, nnx.State]) -> dict[int, Array]:
-            model = nnx.merge(graphdef, *state)
-            return (model.encoder if isinstance(model, Classifier) else model).alphas
+        def forward(state: tuple[nnx.State, nnx.State], ids: Array, mask: Array, types: Array) -> dict[str, Any]:
+            out = encoder_of(state)(ids, mask, types, output_hidden_states=True, output_svt_states=True)
+            return {"output": out.hidden_states, "svt": out.svt_states}
 
         self._forward = jax.jit(
             forward,
@@ -87,7 +88,7 @@ class Probe:
             compiler_options=compiler_options("inference"),
         )
         self._measure = jax.jit(measure, in_shardings=batch, out_shardings=replicated)
-        self._alphas = alphas
+        self._encoder_of = encoder_of
 
     def read(self, params: nnx.State, constants: nnx.State) -> Reading:
         """One pass over the sample."""
@@ -105,9 +106,11 @@ class Probe:
                 states += [(n, "svt_input", before), (n, "svt_output", after)]
             # all are on their way before the first is read
             measured = [self._measure(x, mask, weights) for _, _, x in states]
+            encoder = self._encoder_of(state)
         return {
             "examples": self._examples,
-            "alpha": {str(n): float(alpha) for n, alpha in self._alphas(state).items()},
+            "alpha": {str(n): float(alpha) for n, alpha in encoder.alphas.items()},
+            "svt": plain_parameters(encoder.svt_parameters),
             "states": [
                 {"layer": layer, "state": kind, **_plain(jax.device_get(values))}
                 for (layer, kind, _), values in zip(states, measured, strict=True)

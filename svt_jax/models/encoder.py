@@ -263,3 +263,8 @@ class Encoder(nnx.Module):
         """The present alpha of each transformed layer that has one, by layer number."""
         functions = {n: layer.svt.function for n, layer in enumerate(self.layers) if layer.svt is not None}
         return {n: f.alpha for n, f in functions.items() if hasattr(f, "alpha")}
+
+    @property
+    def svt_parameters(self) -> dict[int, dict[str, Array]]:
+        """The present parameters of each transformed layer's function, trained or not, by layer number and name."""
+        return {n: layer.svt.values for n, layer in enumerate(self.layers) if layer.svt is not None}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from svt_jax.models.config import SVTConfig
@@ -53,12 +56,17 @@ class SVTLayer(nnx.Module):
         self._config = config
 
     @property
+    def values(self) -> dict[str, Array]:
+        """The present value of each of the function's parameters by name, inside its bounds."""
+        return {
+            name: _bounded(self.parameters[name][...], bounds)
+            for name, bounds in zip(self._names, self._bounds, strict=True)
+        }
+
+    @property
     def function(self) -> SpectralFunction | TokenOperation:
         """The function with its present parameters."""
-        values = [
-            _bounded(self.parameters[name][...], bounds) for name, bounds in zip(self._names, self._bounds, strict=True)
-        ]
-        return jax.tree_util.tree_unflatten(self._treedef, values)
+        return jax.tree_util.tree_unflatten(self._treedef, list(self.values.values()))
 
     def __call__(self, x: Array, mask: Array | None, *, rngs: nnx.Rngs | None) -> tuple[Array, Array]:
         """Transforms x [B, L, D]; mask bool [B, L]. Rows of padding come back as zeros when they are masked.
@@ -69,6 +77,19 @@ class SVTLayer(nnx.Module):
         return svt_and_failures(
             shard_batch(x), self.function, mask=mask if self._config.mask_padding else None, solver=self._config.solver
         )
+
+
+def plain_parameters(by_layer: Mapping[int, Mapping[str, jax.Array]]) -> dict[str, dict[str, Any]]:
+    """Parameters of spectral functions by layer and name, for JSON: numbers, and lists where one is an array.
+
+    Example:
+      >>> plain_parameters({11: {"alpha": np.float32(-0.25), "scale": np.ones(2)}})
+      {'11': {'alpha': -0.25, 'scale': [1.0, 1.0]}}
+    """
+    return {
+        str(layer): {name: np.asarray(value).tolist() for name, value in by_name.items()}
+        for layer, by_name in by_layer.items()
+    }
 
 
 _MARGIN = 1e-6

@@ -17,7 +17,7 @@ from svt_jax.data.shards import global_batch, rows_here
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.metrics import NonFiniteError
 from svt_jax.evaluation.probe import Probe
-from svt_jax.models.heads import Classifier
+from svt_jax.models.svt_layer import plain_parameters
 from svt_jax.training import assemble, processes, run_folder
 from svt_jax.training.checkpoint import Checkpoints, abstract
 from svt_jax.training.clock import Clock
@@ -147,6 +147,9 @@ class Trainer:
     def _start(self) -> tuple[int, TrainState, dict[str, Any]]:
         params, constants = self._initial
         del self._initial  # its buffers will be donated
+        encoder = nnx.merge(self.graphdef, params, constants).encoder
+        first = plain_parameters(encoder.svt_parameters)
+        start: dict[str, Any] = {"clock": {}, "evaluations": [], "first_svt": first}
         optimizer = jax.jit(
             lambda params: self.optimizer.init(trained_part(params, self._rows)),
             out_shardings=self._shardings.optimizer,
@@ -158,8 +161,8 @@ class Trainer:
             self.console.print(
                 f"resuming {self.folder.path} after step {step} of {self.num_steps}", highlight=False, soft_wrap=True
             )
-            return step, state, progress
-        return 0, TrainState(params, constants, optimizer(params)), {"clock": {}, "evaluations": []}
+            return step, state, {**start, "svt": plain_parameters(self._svt(state)["svt"]), **progress}
+        return 0, TrainState(params, constants, optimizer(params)), start
 
     def _readout(self, bar: TrainingProgress) -> Readout:
         return Readout(
@@ -197,7 +200,7 @@ class Trainer:
             real = batch["index"][batch["weights"] > 0]
             self.clock.examples += len(real)
             self.clock.tokens += int(self._lengths[real].sum())
-            readout.add(step, {**metrics, "alpha": self._alphas(state) if self._logs(step) else {}})
+            readout.add(step, {**metrics, **(self._svt(state) if self._logs(step) else {"alpha": {}, "svt": {}})})
             stopped_by = signals.stops_after(step)
             epoch_ends = step % self.steps_per_epoch == 0 or step == self.num_steps
             measures = step == self.num_steps or bool(measure_every and step % measure_every == 0)
@@ -215,7 +218,7 @@ class Trainer:
                     if measures:
                         self._read_spectrum(step, state, bar)  # before saving: a resumed run has those up to its step
                     if saves:
-                        progress = self._save(step, state, progress["evaluations"], bar)
+                        progress = self._save(step, state, progress, bar)
             if stopped_by is not None and step < self.num_steps:
                 self.checkpoints.wait()
                 raise StoppedBySignalError(
@@ -252,14 +255,14 @@ class Trainer:
         bar.note("")
         return [*evaluations, {"step": step, "metrics": metrics, **scores}]
 
-    def _save(
-        self, step: int, state: TrainState, evaluations: list[dict[str, Any]], bar: TrainingProgress
-    ) -> dict[str, Any]:
+    def _save(self, step: int, state: TrainState, progress: dict[str, Any], bar: TrainingProgress) -> dict[str, Any]:
         bar.note("saving")
+        evaluations, svt = progress["evaluations"], self._svt(state)
         progress = {
+            **progress,
             "clock": self.clock.numbers(),
-            "evaluations": evaluations,
-            "alpha": [float(alpha) for alpha in self._alphas(state).values()],
+            "alpha": [float(alpha) for alpha in svt["alpha"].values()],
+            "svt": plain_parameters(svt["svt"]),
         }
         self.checkpoints.save(step, state, progress, self._best(evaluations)["step"] if evaluations else None)
         bar.note("")
@@ -284,10 +287,10 @@ class Trainer:
     def _logs(self, step: int) -> bool:
         return step % self.config.log.every_steps == 0 or step == self.num_steps
 
-    def _alphas(self, state: TrainState) -> dict[int, jax.Array]:
-        """Alpha by layer, as new buffers: the state's own are donated to the next step."""
-        model: Classifier = nnx.merge(self.graphdef, state.params, state.constants)
-        return {n: alpha + 0 for n, alpha in model.encoder.alphas.items()}
+    def _svt(self, state: TrainState) -> dict[str, Any]:
+        """Alpha by layer, every parameter by layer and name; as new buffers: the state's own are donated to the next step."""
+        encoder = nnx.merge(self.graphdef, state.params, state.constants).encoder
+        return jax.tree.map(lambda value: value + 0, {"alpha": encoder.alphas, "svt": encoder.svt_parameters})
 
     def _last_good(self) -> str:
         steps = self.checkpoints.steps
@@ -311,7 +314,17 @@ class Trainer:
             },
             "best": {"step": best["step"], "metrics": best["metrics"]},
             "evaluations": progress["evaluations"],
-            "svt": {"function": svt.function, "layers": layers, "alpha": progress["alpha"]},
+            "svt": {
+                "function": svt.function,
+                "layers": layers,
+                "alpha": progress["alpha"],
+                "parameters": {
+                    layer: {name: {"first": first[name], "last": last} for name, last in by_name.items()}
+                    for (layer, by_name), first in zip(
+                        progress["svt"].items(), progress["first_svt"].values(), strict=True
+                    )
+                },
+            },
             "train": {
                 "examples_per_second": clock["examples"] / max(clock["seconds"], 1e-9),
                 "wall_time_s": clock["wall_seconds"],

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from svt_jax.evaluation.metrics import NonFiniteError
+from svt_jax.models.svt_layer import plain_parameters
 from svt_jax.training.clock import Clock
 from svt_jax.training.progress import TrainingProgress
 from svt_jax.training.records import Records
@@ -95,6 +96,7 @@ class Readout:
                     "loss": loss,
                     "learning_rate": float(self._schedule(step - 1)),
                     "alpha": {str(n): float(alpha) for n, alpha in metrics["alpha"].items()},
+                    "svt": plain_parameters(metrics["svt"]),
                     "grad_norm": grad_norm,
                     "svt_failures": self._clock.svt_failures,
                     "examples_per_second": rate,

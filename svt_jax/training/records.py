@@ -43,12 +43,15 @@ class Records:
             self._events = SummaryWriter(str(folder.tensorboard), purge_step=start_step + 1 if start_step else None)
 
     def metrics(self, line: dict[str, Any]) -> None:
-        """A line of metrics.jsonl: numbers by name, and alpha by layer."""
+        """A line of metrics.jsonl: numbers by name, alpha by layer, and every parameter of an SVT by layer and name."""
         if self._metrics is not None:
             self._metrics.write(line)
-        numbers = {name: value for name, value in line.items() if name not in ("step", "alpha")}
+        numbers = {name: value for name, value in line.items() if name not in ("step", "alpha", "svt")}
         self._scalars("train", line["step"], numbers)
         self._scalars("alpha", line["step"], {f"layer_{n}": alpha for n, alpha in line["alpha"].items()})
+        for n, by_name in line.get("svt", {}).items():
+            others = {f"layer_{n}/{name}": value for name, value in by_name.items() if name != "alpha"}
+            self._scalars("svt", line["step"], others)
 
     def evaluation(self, step: int, scores: Mapping[Any, dict[str, float]]) -> None:
         """Scores by split and metric. (results.json and the checkpoints hold them too.)"""
@@ -72,7 +75,8 @@ class Records:
     def _scalars(self, group: str, step: int, numbers: dict[str, float]) -> None:
         if self._events is not None:
             for name, value in numbers.items():
-                self._events.add_scalar(f"{group}/{name}", value, step)
+                add = self._events.add_histogram if isinstance(value, list) else self._events.add_scalar
+                add(f"{group}/{name}", value, step)
 
 
 class _Lines:

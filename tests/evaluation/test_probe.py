@@ -92,6 +92,7 @@ def test_a_reading_holds_every_layer_and_what_the_svt_gets_and_gives(model, read
         assert_is_reference(state, [np.asarray(x)[n, :length] for n, length in enumerate(LENGTHS)])
     assert reading["examples"] == 5
     assert reading["alpha"] == {"1": pytest.approx(-0.4)}
+    assert reading["svt"] == {"1": {"alpha": pytest.approx(-0.4)}}
 
 
 def test_soft_decay_flattens_what_it_gets(reading):

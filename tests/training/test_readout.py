@@ -26,9 +26,10 @@ def readout(tmp_path):
     records.close()
 
 
-def metrics(loss=0.7, norms=(1.0, 1.0, 1.0), failures=0):
+def metrics(loss=0.7, norms=(1.0, 1.0, 1.0), failures=0, svt=None):
     return {
-        "loss": loss, "grad_norm": math.sqrt(sum(norms)), "squared_norms": np.array(norms), "alpha": {}, "svt_failures": failures,
+        "loss": loss, "grad_norm": math.sqrt(sum(norms)), "squared_norms": np.array(norms), "alpha": {}, "svt": svt or {},
+        "svt_failures": failures,
     }  # fmt: skip
 
 
@@ -61,3 +62,12 @@ def test_failed_decompositions_are_counted_and_stop_the_run_past_the_limit(reado
         NonFiniteError, match="step 5: 4 decompositions have failed .* allowed are run.max_svt_failures 3"
     ):
         reads.read_all()
+
+
+def test_a_line_has_every_parameter_by_layer_and_name(readout):
+    reads, folder = readout
+    reads.add(2, metrics(svt={3: {"gamma": np.float32(2.5), "scale": np.array([0.5, 0.25], np.float32)}, 11: {}}))
+    reads.read_all()
+    (line,) = folder.read_metrics()
+    assert line["svt"] == {"3": {"gamma": 2.5, "scale": [0.5, 0.25]}, "11": {}}
+    assert line["alpha"] == {}

@@ -58,13 +58,15 @@ def test_tensorboard_gets_scalars_of_training_evaluation_and_spectrum(tmp_path):
     pytest.importorskip("tensorboardX")
     folder = RunFolder(tmp_path)
     records = Records(folder, 0, tensorboard=True)
-    records.metrics(line(10))
+    records.metrics({**line(10), "svt": {"0": {"alpha": -0.3, "gamma": 2.0, "scale": [0.25, 0.5]}}})
     records.evaluation(20, {"validation": {"accuracy": 0.75}})
     records.spectrum(20, reading(0.5))
     records.close()
     found = events(folder.tensorboard)
     assert (10, "train/loss", 0.5) in found
     assert (10, "alpha/layer_0", pytest.approx(-0.3)) in found
+    assert (10, "svt/layer_0/gamma", 2.0) in found
+    assert {name for _, name, _ in found if name.startswith("svt/")} == {"svt/layer_0/gamma", "svt/layer_0/scale"}
     assert (20, "validation/accuracy", 0.75) in found
     assert (20, "spectrum_skewness/embeddings", 0.5) in found
     assert (20, "spectrum_effective_rank/layer_0_output", 0.5) in found
