@@ -140,7 +140,8 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
                         f"{folder}: there is another run of {name} with seed {seed}; allowed is one a seed. Leave one out."
                     )
                 by_seed[seed] = value
-    return Comparison(finished[0].results["task"], scores, _warnings([run.manifest for run in finished]), by_setting)
+    warnings = [*_warnings([run.manifest for run in finished]), *(each for run in finished for each in run.left_out)]
+    return Comparison(finished[0].results["task"], scores, warnings, by_setting)
 
 
 def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svt_jax.analysis.compare import Comparison
+from svt_jax.analysis.csv_text import csv_text
 from svt_jax.analysis.finished import read_finished
 
 if TYPE_CHECKING:
@@ -81,13 +80,15 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def as_csv(comparison: Comparison) -> str:
     """A row a run and metric."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["task", "setting", "seed", "metric", "value"])
-    for metric, by_setting in comparison.scores.items():
-        for setting, by_seed in by_setting.items():
-            writer.writerows([comparison.task, setting, s, metric, repr(v)] for s, v in sorted(by_seed.items()))
-    return buffer.getvalue()
+    return csv_text(
+        ["task", "setting", "seed", "metric", "value"],
+        (
+            [comparison.task, setting, seed, metric, value]
+            for metric, by_setting in comparison.scores.items()
+            for setting, by_seed in by_setting.items()
+            for seed, value in sorted(by_seed.items())
+        ),
+    )
 
 
 def picture(comparison: Comparison, path: Path) -> None:
@@ -132,7 +133,7 @@ def seed_bands(comparison: Comparison) -> dict[str, Figure]:
     }
     every = [run for several in runs.values() for run in several]
     figures = {}
-    if all(run.lines for run in every):
+    if all(run.lines and "evaluations" in run.results for run in every):
         curves = {
             setting: [{"lines": run.lines, "evaluations": run.results["evaluations"]} for run in several]
             for setting, several in runs.items()

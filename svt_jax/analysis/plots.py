@@ -21,6 +21,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from svt_jax.analysis.finished import parameters_of
 from svt_jax.evaluation.probe import MEASURES, Reading
 
 INK, GRID = "#1f2328", "#c9ced6"
@@ -41,7 +42,7 @@ _RC = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9,
     "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "svt_jax", "svg.fonttype": "path",
     "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.titlelocation": "left", "legend.frameon": False, "grid.color": GRID, "grid.linewidth": 0.6,
+    "text.parse_math": False, "axes.titlelocation": "left", "legend.frameon": False, "grid.color": GRID, "grid.linewidth": 0.6,
 }  # fmt: skip
 
 
@@ -157,7 +158,7 @@ def measures_by_depth(settings: Mapping[str, Sequence[Reading]]) -> Figure:
 
 @matplotlib.rc_context(_RC)
 def training_curves(settings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Loss, score, alpha and gradient norm by step.
+    """Loss, gradient norm, scores, and each parameter of the SVTs that is one number, by step.
 
     Args:
       settings: runs of one seed each, by the setting's name; a run is {"lines": metrics.jsonl's, "evaluations":
@@ -165,26 +166,29 @@ def training_curves(settings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
     """
     runs = [run for several in settings.values() for run in several]
     scores = [name for name in runs[0]["evaluations"][0]["metrics"] if all(_has_score(run, name) for run in runs)]
-    layers = sorted({int(layer) for run in runs for line in run["lines"] for layer in line["alpha"]})
-    names = ["loss", "grad_norm", *scores, *(["alpha"] if layers else [])]
-    columns = min(len(names), 3)
-    rows = math.ceil(len(names) / columns)
+    parameters = [_numbers(line) for run in runs for line in run["lines"]]
+    layers = sorted({layer for by_layer in parameters for layer in by_layer})
+    learned = list(dict.fromkeys(name for by_layer in parameters for named in by_layer.values() for name in named))
+    panels_of = [("line", "loss", "training loss"), ("line", "grad_norm", "gradient norm")]
+    panels_of += [("score", name, f"validation {name.replace('_', ' ')} (× 100)") for name in scores]
+    panels_of += [("parameter", name, "α" if name == "alpha" else name) for name in learned]
+    columns = min(len(panels_of), 3)
+    rows = math.ceil(len(panels_of) / columns)
     figure = Figure(figsize=(3.5 * columns + 0.4, 2.6 * rows + 0.3), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for panel in panels[len(names) :]:
+    for panel in panels[len(panels_of) :]:
         panel.remove()
-    for panel, name in zip(panels, names, strict=False):
-        if name == "alpha":
-            _alphas(figure, panel, settings, layers)
+    for panel, (kind, name, title) in zip(panels, panels_of, strict=False):
+        if kind == "parameter":
+            _parameter(figure, panel, settings, layers, name)
         for (label, several), (colour, line, marker) in zip(settings.items(), _cycle(), strict=False):
-            if name in scores:
+            if kind == "score":
                 steps = [e["step"] for e in several[0]["evaluations"]]
                 values = [[100 * e["metrics"][name] for e in run["evaluations"]] for run in several]
                 _band(panel, steps, np.asarray(values), colour, line, label, marker=marker)
-            elif name != "alpha":
+            elif kind == "line":
                 _noisy(panel, several, name, colour, line, label)
-        title = {"loss": "training loss", "grad_norm": "gradient norm", "alpha": "α"}
-        panel.set_title(title.get(name, f"validation {name.replace('_', ' ')} (× 100)"))
+        panel.set_title(title)
         panel.set_xlabel("step")
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.grid(visible=True, axis="y")
@@ -322,17 +326,26 @@ def _noisy(panel: Axes, runs: Sequence[Mapping[str, Any]], key: str, colour: str
     _band(panel, steps, smooth, colour, line, label)
 
 
-def _alphas(
-    figure: Figure, panel: Axes, settings: Mapping[str, Sequence[Mapping[str, Any]]], layers: Sequence[int]
+def _numbers(line: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    """The parameters of a line that are one number each."""
+    return {
+        layer: {name: value for name, value in named.items() if not isinstance(value, list)}
+        for layer, named in parameters_of(line).items()
+    }
+
+
+def _parameter(
+    figure: Figure, panel: Axes, settings: Mapping[str, Sequence[Mapping[str, Any]]], layers: Sequence[int], name: str
 ) -> None:
     colours = _depth_colours(len(layers)) if len(layers) > 1 else [_STYLES[0][0]]
-    for number, (name, runs) in enumerate(settings.items()):
+    for number, (setting, runs) in enumerate(settings.items()):
         steps, lines = _common_lines(runs)
+        found = [[_numbers(line) for line in of_run] for of_run in lines]
         for colour, layer in zip(colours, layers, strict=True):
-            if all(str(layer) in line["alpha"] for of_run in lines for line in of_run):
-                values = np.asarray([[line["alpha"][str(layer)] for line in of_run] for of_run in lines])
+            if all(name in each.get(layer, {}) for of_run in found for each in of_run):
+                values = np.asarray([[each[layer][name] for each in of_run] for of_run in found])
                 style = _STYLES[number % len(_STYLES)]
-                _band(panel, steps, values, colour if len(layers) > 1 else style[0], style[1], name)
+                _band(panel, steps, values, colour if len(layers) > 1 else style[0], style[1], setting)
     if len(layers) > 1:
         norm = BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers))
         bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=panel, label="layer")
