@@ -5,7 +5,9 @@ ones included, a pooling takes a set of layers and then one row:
 
   mean   1/n sum_t m_t h_t        cls   h_0        of  h = mean over its layers of h_l
 
-References: "first_last" is the setting of Su et al., arXiv 2103.15316, and of arXiv 2208.11790 (there `last2avg`).
+References: "first_last" averages hidden states 0 and -1, as the published command of arXiv 2208.11790 does (there
+`last2avg`). The first *layer* and the last, "mean:1,-1", is `first-last-avg` of Su et al., arXiv 2103.15316,
+`avg_first_last` of SimCSE, arXiv 2104.08821, and the setting of WhiteBERT, arXiv 2104.01767.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class Pooling:
 
     @classmethod
     def parse(cls, text: str, num_layers: int) -> Pooling:
-        """Reads "mean", "cls", "first_last", or any layer set such as "mean:1,-1" or "cls:0,6".
+        """Reads "mean", "cls", "first_last" (hidden states 0 and -1), or any layer set such as "mean:1,-1" or "cls:0,6".
 
         Example:
           >>> [str(Pooling.parse(text, num_layers=12)) for text in ("mean", "cls", "first_last", "mean:-2,-1")]
@@ -93,7 +95,8 @@ def embed(
     Args:
       model: a folder or hub id with a tokenizer; or an encoder, for which `tokenizer` is needed.
       sentences: in any order, repeated or not.
-      pooling: "mean" (of the last layer's tokens), "cls", "first_last", or any layer set such as "mean:1,-1".
+      pooling: "mean" (of the last layer's tokens), "cls", "first_last" (the embeddings' output and the last layer's), or
+        any layer set such as "mean:1,-1" (the first layer's and the last layer's).
       tokenizer: of an encoder: a transformers tokenizer.
       max_length: tokens of a sentence, special ones included; what is longer is cut. No more than the model's positions.
     Returns:

@@ -257,7 +257,8 @@ class Whitening(CorpusMap):
     r"""Makes the covariance the identity: x -> (x - mean) U Lambda^{-1/2}[:, :dim], covariance = U Lambda U^T.
 
     Directions whose variance is below 1e-12 of the largest are left out (they map to 0): their inverse root is noise.
-    (The published evaluation sums where we average over rows, which scales everything by a constant.)
+    Su et al. divide the covariance's sum by n - 1, and the code of arXiv 2208.11790 does not divide it; here it is divided
+    by n. Their vectors are these times one constant.
 
     Args:
       dim: directions kept, those of largest variance; all if None.
@@ -301,6 +302,9 @@ class Whitening(CorpusMap):
 
 class AllButTheTop(CorpusMap):
     r"""Removes the mean and the directions of largest variance: x -> (x - mean)(I - sum_{i <= directions} u_i u_i^T).
+
+    The source's algorithm, and most public code, projects x and not x - mean: x - mean - sum_i (u_i^T x) u_i. All its
+    vectors differ from these by one, sum_i (u_i^T mean) u_i: distances are equal, cosines are not. Here the mean is 0.
 
     Args:
       directions: how many; D/100, at least 1, if None, as its authors advise.

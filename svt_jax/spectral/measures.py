@@ -9,7 +9,7 @@ docstring says how the others differ.
 
 References:
   Yan, Gui, Li, He, UAI 2022, arXiv 2208.11790, section 3 (token uniformity, skewness) and section 5 (RBF distance,
-  explained variance, local structure).
+  explained variance, local structure). Explained variance is there after IsoBN: Zhou et al., arXiv 2005.02178.
 """
 
 from __future__ import annotations

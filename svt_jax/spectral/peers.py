@@ -94,8 +94,10 @@ class ContraNorm(TokenOperation):
     with the softmax over the real tokens of each row. A gradient step on the uniformity of contrastive learning. A token
     whose largest entry is below 1e-12 of the largest of all counts as zero: its cosine with all others is 0, a constant.
 
-    The authors act in every layer, between the residual sum and the layer norm; `before_norm` differs from that by
-    adding the residual again after it, `replace_norm` by having no norm.
+    The authors act in every layer, by default between the residual sum and the layer norm of BERT's attention (their
+    position 7). Here it is behind the feed-forward part, their position 8; `before_norm` differs from that by adding the
+    residual again after it, `replace_norm` by having no norm. Their ALBERT class lacks the factor 1 + c, which makes it
+    another operation; this is the one of their BERT class, for all families.
 
     Args:
       scale: c, greater than 0. The authors choose it by task from 0.005, 0.01, 0.05, 0.1 and 0.2; the default is the
@@ -193,6 +195,9 @@ class TokenAllButTheTop(TokenOperation):
     r"""Removes the tokens' mean and the k directions of largest singular value.
 
         Y = X_c - sum_{i <= k} u_i u_i^T X_c,     X_c = U diag(sigma) V^T
+
+    The source's algorithm, and most public code, takes the directions from X_c and projects X itself, mean included: its
+    rows all differ from these by one vector, the mean's projection on the directions that go. Here the rows' mean is 0.
 
     The top directions must be set off from the rest to be defined: a direction with sigma_i no larger than sigma_{k+1}
     (to within eps max(L, D) sigma_1) stays. So fewer than k go at ties, none if all singular values are equal, and Y

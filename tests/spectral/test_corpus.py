@@ -75,6 +75,15 @@ def test_all_but_the_top_leaves_nothing_along_the_top():
     np.testing.assert_allclose(out @ vt[2:].T, centered @ vt[2:].T, atol=1e-3)
 
 
+def test_all_but_the_top_differs_from_the_sources_uncentred_projection_by_one_vector():
+    mean = ROWS.mean(axis=0)
+    top = np.linalg.svd(ROWS - mean, full_matrices=False)[2][:2].T
+    published = ROWS - mean - ROWS @ top @ top.T
+    ours = np.asarray(svt_jax.AllButTheTop(2).fit(ROWS).transform(ROWS))
+    np.testing.assert_allclose(ours - published, np.broadcast_to(top @ top.T @ mean, ROWS.shape), atol=1e-4)
+    assert np.linalg.norm(top.T @ mean) > 0.1
+
+
 @pytest.mark.parametrize(
     "fitted",
     [svt_jax.SpectralMap(FUNCTIONS[1]), svt_jax.Whitening(5), svt_jax.AllButTheTop()],
