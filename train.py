@@ -1,9 +1,8 @@
 """Trains as a config says: python train.py [--config FILE.yaml] [--section.key VALUE ...]; no arguments: the demo."""
 
 import sys
-from pathlib import Path
 
 from svt_jax import cli
 
 if __name__ == "__main__":
-    sys.exit(cli.train(default_config=Path(__file__).parent / "configs" / "demo.yaml"))
+    sys.exit(cli.train(default_config="demo"))

@@ -17,8 +17,8 @@ import numpy as np
 
 import svt_jax
 from benchmarks.timing import environment, table
-from svt_jax.spectral.base import SpectralFunction
-from svt_jax.spectral.solvers import Solver, choose_solver
+from svt_jax.spectral.base import Solver, SpectralFunction
+from svt_jax.spectral.solvers import choose_solver
 
 KAPPAS = [10.0**k for k in range(1, 7)]
 FUNCTIONS: dict[str, SpectralFunction] = {

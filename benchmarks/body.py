@@ -42,11 +42,12 @@ from benchmarks.timing import (
     torch_done,
 )
 from svt_jax.host import compiler_options, keep_freed_memory
+from svt_jax.mesh import make_mesh
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.run.config import OptimConfig
-from svt_jax.training.assemble import random_classifier
+from svt_jax.run.task_model import TaskModel, random_classifier
 from svt_jax.training.optimizer import make_optimizer
-from svt_jax.training.step import TrainState, make_train_step, split_model
+from svt_jax.training.step import TrainState, make_train_step
 
 SIZES: dict[str, tuple[dict[str, int], int]] = {  # fields of a config.json, batch
     "minilm": ({"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}, 32),
@@ -80,10 +81,10 @@ def our_training(
     config: EncoderConfig, svt: SVTConfig, batch: dict[str, np.ndarray], dtype: str
 ) -> tuple[Callable[[], Any], float]:
     """One step on a state that the calls hand on, and the seconds of tracing and compiling it."""
-    graphdef, params, constants = split_model(random_classifier(config, svt, 2, dtype=dtype, seed=0))
+    model = TaskModel.of(random_classifier(config, svt, 2, dtype=dtype, seed=0), make_mesh())
     optimizer = make_optimizer(OptimConfig(), 1000)
-    state = TrainState(params, constants, optimizer.init(params))
-    step = make_train_step(graphdef, optimizer, accumulate=1, regression=False)
+    state = TrainState(model.params, model.constants, optimizer.init(model.params))
+    step = make_train_step(model, optimizer)
     arrays = {name: jnp.asarray(values) for name, values in batch.items()}
     start = time.perf_counter()
     compiled = (
@@ -103,7 +104,7 @@ def our_training(
 
 def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray], dtype: str) -> Callable[[], Any]:
     model = random_classifier(config, SVTConfig(), 2, dtype=dtype, seed=0)
-    graphdef, params, constants = split_model(model)
+    graphdef, params, constants = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     arrays = [jnp.asarray(batch[name]) for name in ("input_ids", "attention_mask", "token_type_ids")]
     compiled = (
         jax.jit(lambda p, c, *a: nnx.merge(graphdef, p, c)(*a))

@@ -17,13 +17,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from svt_jax.evaluation.glue import make_forward
-from svt_jax.mesh import batch_sharding, replicated, shard_step, state_shardings
+from svt_jax.mesh import batch_sharding, replicated
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.run.checkpoint import abstract
 from svt_jax.run.config import OptimConfig
-from svt_jax.training.assemble import random_classifier
+from svt_jax.run.task_model import TaskModel, random_classifier
 from svt_jax.training.optimizer import make_optimizer
-from svt_jax.training.step import TrainState, make_train_step, split_model
+from svt_jax.training.step import TrainState, jit_step, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,20 +70,21 @@ def programs(
     """
     classifier = nnx.eval_shape(lambda: random_classifier(encoder, svt, num_labels, dtype=dtype, seed=0))
     classifier.encoder.remat = remat
-    graphdef, params, constants = split_model(classifier)
+    model = TaskModel.of(classifier, mesh)
     optimizer = make_optimizer(OptimConfig(), 1000)
-    shardings = state_shardings(params, constants, optimizer, mesh)
-    state = abstract(TrainState(params, constants, jax.eval_shape(optimizer.init, params)), shardings)
-    step = make_train_step(graphdef, optimizer, accumulate=accumulate, regression=False)
+    shardings = state_shardings(model, optimizer)
+    moments = jax.eval_shape(optimizer.init, model.params)
+    state = abstract(TrainState(model.params, model.constants, moments), shardings)
+    step = jit_step(model, optimizer, shardings, accumulate=accumulate)
     rows = batch * accumulate
     texts = {name: np.zeros((rows, tokens), np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
     labels = {"labels": np.zeros(rows, np.int32), "weights": np.zeros(rows, np.float32)}
     examples = _abstract({**texts, **labels}, batch_sharding(mesh))
     number = _abstract(jnp.int32(0), replicated(mesh))
-    evaluation = make_forward(graphdef, mesh)
+    evaluation = make_forward(model)
     inputs = (examples[name] for name in ("input_ids", "attention_mask", "token_type_ids"))
     return (
-        Program(shard_step(step, shardings, mesh), (state, examples, number, number), mesh),
+        Program(step, (state, examples, number, number), mesh),
         Program(evaluation, ((state.params, state.constants), *inputs), mesh),
     )
 

@@ -35,7 +35,6 @@ from benchmarks.timing import table  # noqa: E402
 from svt_jax.cli import train  # noqa: E402
 from svt_jax.mesh import make_mesh  # noqa: E402
 from svt_jax.models.config import EncoderConfig, SVTConfig  # noqa: E402
-from svt_jax.run.config import MeshConfig  # noqa: E402
 from svt_jax.spectral.functions import SoftDecay  # noqa: E402
 from svt_jax.spectral.transform import svt  # noqa: E402
 
@@ -70,7 +69,7 @@ def read(compiled: Any) -> dict[str, float]:
 
 def steps(function: str, solver: str, sizes: tuple[int, int, int]) -> Counts:
     """Of the training step and the evaluation step."""
-    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+    mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
     config = SVTConfig(function, solver=solver)  # type: ignore[arg-type]
     names = [function, *([] if function == "none" else [solver]), "x".join(map(str, sizes))]
     counts = {}

@@ -4,7 +4,7 @@
 
 In turns on the same cores, each in its process, from the same weights, batch 32, 128 tokens, AdamW with a linear schedule:
 
-  svt_jax     the very run that train.py makes (its Trainer, with batches, transfers, metrics and log); each chunk of
+  svt_jax     the very run that train.py makes (its experiment and loop, with batches, transfers, metrics and log); each chunk of
               batches is followed by a chunk of PyTorch's. Seconds are those of the run's own clock, which stands still
               while a program is compiled; compilation is reported apart
   PyTorch     the loop of `benchmarks.torch_peer`: transformers, random batches padded to a multiple of 8
@@ -32,16 +32,16 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.timing import Candidates, environment, in_own_process, installed, paired, ratio, table
-from svt_jax.data.batching import Batch
+from svt_jax.data.batching import Batch, TrainingBatches
 from svt_jax.data.glue import TASKS
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.host import keep_freed_memory
-from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
 from svt_jax.run.config import DataConfig, LogConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-from svt_jax.training import assemble
-from svt_jax.training.loop import Trainer
-from svt_jax.training.step import split_model
+from svt_jax.run.task_model import TaskModel
+from svt_jax.training.loop import Run, train
+from svt_jax.training.setup import setup
+from svt_jax.training.train import own_callbacks
 
 OURS = "svt_jax"
 BATCH_SIZE = 32
@@ -73,19 +73,21 @@ class TurnsOverError(Exception):
 
 
 class InTurns:
-    """Stands in for a Trainer's batches: after each chunk of them the others have their turn.
+    """Stands in for an experiment's batches: after each chunk of them the others have their turn. Also a callback.
 
     The first turn warms up and is not counted.
     """
 
-    def __init__(self, trainer: Trainer, others: Sequence[Callable[[], None]], chunk: int, turns: int):
+    def __init__(self, batches: TrainingBatches, others: Sequence[Callable[[], None]], chunk: int, turns: int):
         self.rate = Rate()
-        self._trainer, self._others, self._chunk, self._turns = trainer, others, chunk, turns
-        self._batches = trainer.batches
+        self._batches, self._others, self._chunk, self._turns = batches, others, chunk, turns
+
+    def on_start(self, run: Run) -> None:
+        self.clock = run.clock
 
     def from_batch(self, start: int) -> Iterator[Batch]:
         stream = self._batches.from_batch(start)
-        clock = self._trainer.clock
+        clock = self.clock
         for turn in range(self._turns + 1):
             examples, seconds = clock.examples, clock.training_seconds
             yield from itertools.islice(stream, self._chunk)
@@ -125,18 +127,16 @@ def measure_training(config: TrainConfig, chunk: int, turns: int) -> dict[str, A
     rates = {name: Rate() for name in calls}
     peers = [peer_turns(call, rates[name]) for name, call in calls.items()]
     with tempfile.TemporaryDirectory() as output:
-        trainer = Trainer(
-            dataclasses.replace(config, run=RunConfig(name="benchmark", output_dir=output)), Console(quiet=True)
-        )
-        ours = InTurns(trainer, peers, chunk, turns)
-        trainer.batches = ours  # type: ignore[assignment]
+        experiment = setup(dataclasses.replace(config, run=RunConfig(name="benchmark", output_dir=output)))
+        ours = InTurns(experiment.batches, peers, chunk, turns)
+        experiment.batches = ours  # type: ignore[assignment]
         try:
-            trainer.run()
+            train(experiment, [*own_callbacks(experiment, Console(quiet=True)), ours])
             raise AssertionError("the run ended before the turns did")
         except TurnsOverError:
             pass
         rates = {OURS: ours.rate, **rates}
-        clock = trainer.clock
+        clock = ours.clock
     return {
         "task": task.name,
         "function": config.svt.function,
@@ -150,13 +150,10 @@ def measure_training(config: TrainConfig, chunk: int, turns: int) -> dict[str, A
 
 
 def measure_evaluation(config: TrainConfig, repeats: int) -> dict[str, Any]:
-    task = TASKS[config.data.task]
-    model = assemble.open_model(config.model.path)
-    tokens = assemble.load_tokens(task, config.data, model.tokenizer, model.encoder, "validation")
-    mesh = make_mesh(config.mesh)
-    graphdef, *state = split_model(assemble.make_classifier(config, model, task.num_labels, mesh))
-    evaluator = Evaluator(graphdef, task, tokens, config.data.eval_batch_size, model.encoder.max_tokens, mesh)
-    candidates: Candidates = {OURS: lambda: evaluator.logits(*state)}
+    task, model = TASKS[config.data.task], TaskModel.from_config(config)
+    tokens = model.tokens("validation")
+    evaluator = Evaluator(model, tokens, config.data.eval_batch_size)
+    candidates: Candidates = {OURS: lambda: evaluator.logits(model)}
     if installed("torch"):
         from benchmarks.torch_peer import evaluation_calls
 

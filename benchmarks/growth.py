@@ -21,7 +21,7 @@ import numpy as np
 import svt_jax
 from benchmarks.corpus import synthetic
 from benchmarks.timing import environment, table
-from svt_jax.spectral.solvers import Solver
+from svt_jax.spectral.base import Solver
 
 BASE = {"B": 8, "L": 64, "D": 384}
 SIZES = {"B": [4, 8, 16, 32], "L": [32, 64, 128, 256], "D": [192, 384, 768, 1536]}

@@ -9,7 +9,7 @@ import jax
 
 from svt_jax import TokenOperation, register_function
 from svt_jax.models.config import SVTConfig
-from svt_jax.spectral.solvers import Solver
+from svt_jax.spectral.base import Solver
 
 
 class PassedOn(TokenOperation):

@@ -37,11 +37,10 @@ def measure(mesh_shape: str, solver: str, layers: int, dtype: str) -> dict[str, 
     from benchmarks.compiled import collectives, programs
     from svt_jax.mesh import make_mesh
     from svt_jax.models.config import EncoderConfig, SVTConfig
-    from svt_jax.run.config import MeshConfig
 
     encoder = EncoderConfig.from_hf({"model_type": "bert", "num_hidden_layers": layers})
     svt = SVTConfig() if solver == "none" else SVTConfig("soft_decay", solver=solver)  # type: ignore[arg-type]
-    mesh = make_mesh(MeshConfig(*sizes))
+    mesh = make_mesh(*sizes)
     rows = PER_DEVICE * sizes[0] * sizes[1]
     step, _ = programs(encoder, svt, mesh, batch=rows, tokens=TOKENS, dtype=dtype)
     compiled = step.compile()

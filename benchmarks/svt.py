@@ -32,7 +32,8 @@ import numpy as np
 
 import svt_jax
 from benchmarks.timing import Candidates, environment, paired, ratio, table, torch_device, torch_done
-from svt_jax.spectral.solvers import Solver, product
+from svt_jax.spectral.base import Solver
+from svt_jax.spectral.solvers import product
 
 ALPHA = -0.5
 ROWS, TOKENS = 32, 128

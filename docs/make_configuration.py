@@ -10,9 +10,23 @@ from svt_jax.run.config import TrainConfig
 
 HEAD = """# Every key of a training run
 
-Defaults are what a run does that names nothing else. A config file holds what differs from them; on the command line a key
-is `--section.key VALUE`, and overrides the file. `python train.py --help` prints the same.
-Made from the dataclasses by `python docs/make_configuration.py`.
+A run that names nothing else does what the defaults say. A config file holds only what differs from them. On the command line
+a key is `--section.key VALUE`, and overrides the file. `svt-jax train --help` prints the same.
+
+| where | how a config is named |
+|---|---|
+| `train.py`, `svt-jax train` | `--config FILE`, several times if you like: a later one overrides |
+| `eval.py compare`, `svt-jax eval compare` | one `--config` a setting; `A+B` joins files |
+| Python | `svt_jax.train(config)`, with a `TrainConfig`, nested values as in a file, or a file |
+
+A file of `configs/` also has a name, from any folder: `rte` for `configs/rte.yaml`, `paper/svt/plain` for
+`configs/paper/svt/plain.yaml`.
+
+A file is YAML or JSON in UTF-8, and names each key once. The key's type says how its value is read: text is as written, so
+the labels `[NO, 01]` are these two words. A `~` at the start of a path is the home folder. A key that has no effect next to
+the others is a warning.
+
+`python docs/make_configuration.py` makes this page from the dataclasses.
 """
 
 

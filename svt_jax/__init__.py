@@ -1,49 +1,20 @@
-"""Singular value transformations for transformer encoders in JAX."""
+"""Singular value transformations for transformer encoders in JAX.
 
-from svt_jax.analysis.compare import compare
-from svt_jax.embeddings.embed import embed
-from svt_jax.embeddings.maps import AllButTheTop, SpectralMap, Whitening
-from svt_jax.models.config import SVTConfig
-from svt_jax.models.export import export_hf
-from svt_jax.models.hf import load_classifier, load_encoder
-from svt_jax.remedies.tokens import ContraNorm, TokenAllButTheTop, TokenOperation, TokenWhitening
-from svt_jax.spectral import measures
-from svt_jax.spectral.base import SpectralFunction, static_field
-from svt_jax.spectral.functions import (
-    Average,
-    Identity,
-    Linear,
-    LogShift,
-    SoftDecay,
-    SoftExponential,
-)
-from svt_jax.spectral.registry import get_function, register_function
-from svt_jax.spectral.transform import svt
+The public names stand in `__init__.pyi`. Each is imported when it is first used: `import svt_jax` loads no other library.
+"""
 
-__all__ = [
-    "AllButTheTop",
-    "Average",
-    "ContraNorm",
-    "Identity",
-    "Linear",
-    "LogShift",
-    "SVTConfig",
-    "SoftDecay",
-    "SoftExponential",
-    "SpectralFunction",
-    "SpectralMap",
-    "TokenAllButTheTop",
-    "TokenOperation",
-    "TokenWhitening",
-    "Whitening",
-    "compare",
-    "embed",
-    "export_hf",
-    "get_function",
-    "load_classifier",
-    "load_encoder",
-    "measures",
-    "register_function",
-    "static_field",
-    "svt",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("svt_jax")
+    except PackageNotFoundError:  # run from a folder where it is not installed
+        return "unknown"
+
+
+__version__ = _version()

@@ -1,19 +1,31 @@
-"""What we set on the machine that runs the programs: XLA's options, its cache on disk, threads, the allocator's habits."""
+"""What we set on the machine that runs the programs: XLA's options, caches and files on disk, threads, the allocator's habits.
+
+And what happens where that, or anything else beside the work, fails: a warning.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import re
+import shutil
+import stat
+import sys
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+
+log = logging.getLogger(__name__)
 
 _YNN = "xla_cpu_experimental_ynn_fusion_type"
 # Products by cuBLAS, not by Triton kernels, each of which is compiled in many variants to find the fastest: on an H100
@@ -47,30 +59,76 @@ def compiler_options(kind: Literal["training", "inference"]) -> dict[str, Any]:
 
 def cache_folder() -> Path:
     """Where svt_jax keeps what it can make again: compiled programs and tokens."""
+    named = os.environ.get("XDG_CACHE_HOME")
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svt_jax"
-    except RuntimeError as error:
-        raise ValueError(
-            "there is no home folder to keep compiled programs and tokens in. Set XDG_CACHE_HOME, or HOME, to a folder of yours."
-        ) from error
+        return Path(named or Path.home() / ".cache") / "svt_jax"
+    except RuntimeError:
+        return _folder_of_this_process()
+
+
+@functools.cache
+def _folder_of_this_process() -> Path:
+    folder = tempfile.mkdtemp(prefix="svt_jax-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    log.warning(
+        "there is no home folder to keep compiled programs and tokens in, so the next run makes them again. Set "
+        "XDG_CACHE_HOME, or HOME, to a folder of yours."
+    )
+    return Path(folder)
+
+
+def open_to_umask(path: Path) -> None:
+    """Gives a file the permissions that the umask leaves to a new one.
+
+    safetensors' writer makes files that only this user can read, whatever the umask.
+    """
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # os.umask cannot be read without being set
+    with contextlib.suppress(OSError):  # some file systems have no permissions
+        new.touch(exist_ok=False)
+        path.chmod(stat.S_IMODE(new.stat().st_mode))
+    new.unlink(missing_ok=True)
 
 
 def enable_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second run of a config starts at once.
 
     JAX_COMPILATION_CACHE_DIR names another folder. The folder is one per kind of processor: programs for one CPU may
-    not run on another.
+    not run on another. One that cannot be written is only read, with a warning.
     """
+    least_seconds = 0.3
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = cache_folder() / f"compiled-{_processor()}"
         try:
-            cpu = re.findall(r"^(?:model name|flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[
-                :2
-            ]
-        except OSError:
-            cpu = [platform.processor()]
-        kind = hashlib.sha256("".join(cpu).encode()).hexdigest()[:12]
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / f"compiled-{kind}"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:  # JAX would warn for each program
+            log.warning("compiled programs are not kept: %s", error)
+            least_seconds = 1e9  # of compiling, to be worth keeping
+        jax.config.update("jax_compilation_cache_dir", str(folder) if folder.is_dir() else None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
+
+
+def _processor() -> str:
+    """A short word for this kind of processor."""
+    try:
+        cpu = re.findall(r"^(?:model name|flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[:2]
+    except OSError:
+        cpu = [platform.processor()]
+    return hashlib.sha256("".join(cpu).encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def only_warns(what: str) -> Iterator[None]:
+    """What lies beside finished work, such as a picture or a table on the console: if it fails, that is a warning.
+
+    Example:
+      >>> with only_warns("the picture"):
+      ...     raise OSError("no room")
+    """
+    try:
+        yield
+    except Exception as error:  # of whatever kind: the work is done, and its files are there
+        log.warning("%s could not be made (%s: %s)", what, type(error).__name__, " ".join(str(error).split()))
 
 
 def same_settings() -> Callable[[], contextlib.AbstractContextManager[None]]:
@@ -106,3 +164,18 @@ def keep_freed_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
         mallopt(option, value)
+
+
+@functools.cache
+def hide_closed_loops() -> None:
+    """After a failed write each of TensorStore's threads finds the event loop closed, and would print a traceback.
+
+    The error itself is raised where the checkpoint is waited for.
+    """
+    show = sys.unraisablehook
+
+    def show_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+            show(unraisable)
+
+    sys.unraisablehook = show_others

@@ -1,25 +1,40 @@
-"""The device mesh, and which of its axes divide each dimension of a parameter.
+"""The device mesh: which of its axes divide what, and how arrays are placed. Sharding is spelled here only.
 
-A parameter says what its dimensions are (`logical_axes`, see models/layers.py); one table says which mesh axes divide
-each of these. Mesh axes: `data` (copies of the model), `fsdp` (devices that share a copy's parameters; each computes
-with whole matrices, gathered when they are needed), `tensor` (devices that share each matrix product).
+Mesh axes: `data` (copies of the model), `fsdp` (devices that share a copy's parameters; each computes with whole matrices,
+gathered when they are needed), `tensor` (devices that share each matrix product). The batch is divided over `data` and
+`fsdp`.
+
+Every parameter carries `logical_axes`, what each of its dimensions is:
+
+  embed      the side of a matrix that reads or writes hidden states
+  heads      queries, keys or values of all attention heads (such a parameter carries `num_heads` too)
+  mlp        the feed-forward's inner size
+  pooled     the features that a head classifies
+  lookup     the columns of an embedding table
+  factor     of ALBERT's projection, the side of the embedding size
+  rows, labels, hidden, parameter   rows of a table, classes, vectors over hidden states, an SVT's parameters
+
+(Flax's own `out_sharding` metadata acts when a module is built: without a mesh it raises.)
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import optax
-from flax import nnx
+from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from svt_jax.host import compiler_options
-from svt_jax.run.config import MeshConfig
-from svt_jax.spectral.solvers import BATCH_AXES
-from svt_jax.training.step import TrainState
+if TYPE_CHECKING:
+    from flax import nnx
+
+Array = jax.Array
+
+BATCH_AXES = ("data", "fsdp")
+"""Mesh axes over which the leading (batch) dimension of an array may be divided."""
 
 MESH_AXES: dict[str, tuple[str, ...]] = {
     "embed": ("fsdp",),
@@ -40,19 +55,22 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
 """Mesh axes that divide a dimension, by its logical axis."""
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over these devices, or all there are.
 
+    Args:
+      data, fsdp, tensor: sizes of the axes; one of them may be -1 and takes what is left.
+      devices: None is all.
     Raises:
       ValueError: if the sizes do not multiply to the number of devices.
     """
-    sizes = [config.data, config.fsdp, config.tensor]
+    sizes = [data, fsdp, tensor]
     count = jax.device_count() if devices is None else len(devices)
     known = math.prod(size for size in sizes if size != -1)
     if count % known or (-1 not in sizes and known != count):
         raise ValueError(
-            f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} does not fit {count} devices; the sizes "
-            "must multiply to that number, and one of them may be -1. Correct the mesh section."
+            f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {count} devices; the sizes must multiply to that "
+            "number, and one of them may be -1. Correct the mesh section."
         )
     shape = tuple(count // known if size == -1 else size for size in sizes)
     # Explicit axes, the default of make_mesh, forbid what propagation does for us in Auto.
@@ -85,6 +103,8 @@ def parameter_shardings(params: nnx.State, mesh: Mesh) -> nnx.State:
       ValueError: if a dimension, or a number of attention heads, does not divide over its mesh axes, or a variable has
         no logical axes of the table; every such variable is named.
     """
+    from flax import nnx  # here, for `svt` needs no flax
+
     problems: list[str] = []
 
     def sharding(path: tuple, variable: nnx.Variable) -> nnx.Variable:
@@ -115,39 +135,113 @@ def _spec(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
     return axes if len(axes) > 1 else axes[0] if axes else None
 
 
-def optimizer_shardings(
-    optimizer: optax.GradientTransformation, params: nnx.State, shardings: nnx.State, mesh: Mesh
-) -> Any:
-    """The sharding of the optimizer's state: moments like their parameters, counters replicated."""
-    # A moment's path in the optimizer's state ends in its parameter's path. (optax.tree_map_params would tell moments
-    # from counters, but it cannot look into optax.partition with labels that depend on the parameters.)
-    of_parameter = dict(jax.tree_util.tree_leaves_with_path(nnx.as_pure(shardings)))
+def shard_batch(x: Array) -> Array:
+    """Keeps x sharded over its batch dimension and gathered over the others; does nothing without a mesh.
 
-    def sharding(path: tuple, leaf: Any) -> NamedSharding:
-        tails = (path[start:] for start in range(len(path)))
-        return next((of_parameter[tail] for tail in tails if tail in of_parameter), replicated(mesh))
-
-    return jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(optimizer.init, params))
+    Without this the partitioner follows the parameters' shardings, gathers the batch, and every device decomposes
+    all of it. The numbers would be right, so only the compiled program shows it.
+    """
+    return _constrain(x, BATCH_AXES)
 
 
-def state_shardings(
-    params: nnx.State, constants: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """The sharding of everything that a step changes; errors are those of `parameter_shardings`."""
-    shardings = parameter_shardings(params, mesh)
-    return TrainState(
-        params=shardings,
-        constants=parameter_shardings(constants, mesh),
-        optimizer=optimizer_shardings(optimizer, params, shardings, mesh),
-    )
+def shard_columns(x: Array) -> Array:
+    """Leaves x [B, L, E], looked up in a table whose columns `tensor` and `fsdp` divide, divided as the table is."""
+    return _constrain(x, BATCH_AXES[:1], (), ("tensor", "fsdp"))
 
 
-def shard_step(step: Callable[..., Any], shardings: TrainState, mesh: Mesh) -> Any:
-    """A step of `make_train_step`, jitted for a mesh: the state stays where it is, its buffers are reused."""
-    return jax.jit(
-        step,
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh), replicated(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
-        compiler_options=compiler_options("training"),
-    )
+def gather_columns(x: Array) -> Array:
+    """`shard_batch` after `shard_columns`, in steps that are a single exchange each.
+
+    In one go the partitioner gathers the whole batch from all devices.
+    """
+    return shard_batch(_constrain(x, BATCH_AXES, (), ("tensor",)))
+
+
+def _constrain(x: Array, *spec: tuple[str, ...]) -> Array:
+    """Divides each dimension over those of its mesh axes that there are."""
+    names = jax.sharding.get_abstract_mesh().auto_axes
+    present = [tuple(axis for axis in axes if axis in names) for axes in spec]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*present)) if any(present) else x
+
+
+def on_each_device(function: Callable[[Array], Any], x: Array, *, mapped: int = 0) -> Any:
+    """`function(x)` of matrices x [..., m, n], by itself on each device: nothing is exchanged.
+
+    How x is divided is known in one of three ways, and each has its own means:
+
+    1. its type says so: a mesh with Explicit axes, the default of `jax.make_mesh`;
+    2. a mesh with Auto axes of this package's names is in context, as in training;
+    3. else the partitioner decides when it compiles the program. It keeps a batched LAPACK call local by itself, and makes
+       exchanges of a loop over matrices, which jaxlib before 0.11.1 needs on CPUs (`partitioned`).
+
+    Args:
+      function: returns arrays with x's dimensions in front of its last two.
+      mapped: how many of the leading dimensions come from `jax.vmap`.
+    """
+    x, mesh = whole_matrices(x), jax.typeof(x).sharding.mesh
+    spec = PartitionSpec(*_spec_of(x)[:-2])
+    explicit = {axis for axes in spec if axes for axis in ((axes,) if isinstance(axes, str) else axes)}
+    if explicit:
+        local = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, axis_names=explicit, check_vma=False)
+        return local(x)
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.auto_axes)
+    if not axes or x.ndim == 2:
+        return function(x)
+    # One's own batch dimension, or, of a function of one matrix, the one that vmap adds.
+    batch = mapped if mapped < x.ndim - 2 else 0
+    if x.shape[batch] % math.prod(mesh.shape[axis] for axis in axes):
+        return function(x)
+    spec = PartitionSpec(*[None] * batch, axes)
+    # unchecked: the loops of JAX's svd for TPUs fail the check
+    return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)(x)
+
+
+def whole_matrices(x: Array) -> Array:
+    """x [..., L, D], gathered over those Explicit axes that divide its last two dimensions."""
+    spec = _spec_of(x)
+    if not any(spec[-2:]):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*spec[:-2])))
+
+
+def divided_like(out: Array, x: Array) -> Array:
+    """`out`, divided over Explicit axes as x of the same shape is."""
+    return jax.sharding.reshard(out, jax.typeof(x).sharding) if any(_spec_of(x)[-2:]) else out
+
+
+def _spec_of(x: Array) -> tuple:
+    sharding = jax.typeof(x).sharding
+    return tuple(sharding.spec) if sharding.mesh.explicit_axes else (None,) * x.ndim
+
+
+def left_to_partitioner(x: Array) -> bool:
+    """Whether neither x's type nor the mesh in context says how x is divided."""
+    mesh = jax.sharding.get_abstract_mesh()
+    known = mesh.manual_axes or jax.typeof(x).sharding.mesh.explicit_axes
+    return not known and not any(axis in mesh.auto_axes for axis in BATCH_AXES)
+
+
+def partitioned(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """`function` of x [..., m, n] as in `on_each_device`, kept local by the partitioner; not differentiable."""
+
+    def batch_only(x: jax.ShapeDtypeStruct, mesh: Any) -> NamedSharding:
+        spec = (*x.sharding.spec, *[None] * len(x.shape))[: len(x.shape) - 2]
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    def partition(mesh: Any, arguments: tuple, results: Any) -> tuple:
+        sharding = batch_only(arguments[0], mesh)
+        return mesh, function, jax.tree.map(lambda _: sharding, results), (sharding,)
+
+    def rule(mesh: Any, operands: list, results: list) -> SdyShardingRule:
+        batch = tuple(f"b{n}" for n in range(operands[0].rank - 2))
+        inner = [tuple(f"r{n}_{m}" for m in range(result.rank - len(batch))) for n, result in enumerate(results)]
+        return SdyShardingRule(
+            operand_mappings=(ArrayMapping(*batch, "m", "n"),),
+            result_mappings=tuple(ArrayMapping(*batch, *dims) for dims in inner),
+            need_replication_factors=("m", "n", *(dim for dims in inner for dim in dims)),
+        )
+
+    wrapped = custom_partitioning(functools.wraps(function, updated=())(lambda x: function(x)))
+    wrapped.def_partition(partition=partition, sharding_rule=rule)
+    return wrapped

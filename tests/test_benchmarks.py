@@ -16,7 +16,7 @@ from svt_jax.models.config import SVTConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.export import export_hf
 from svt_jax.models.hf import load_classifier
-from svt_jax.training.assemble import DEMO_ENCODER
+from svt_jax.run.task_model import DEMO_ENCODER
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}

@@ -14,8 +14,7 @@ from benchmarks.compiled import programs
 from benchmarks.passed_on import PASSED_ON
 from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
-from svt_jax.run.config import MeshConfig
-from svt_jax.training.assemble import DEMO_ENCODER
+from svt_jax.run.task_model import DEMO_ENCODER
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = json.loads((ROOT / "benchmarks" / "counts.json").read_text())
@@ -33,7 +32,7 @@ def test_no_count_rose():
 
 def test_the_transformation_costs_few_operations_and_its_polynomial_several_times_as_many():
     encoder = dataclasses.replace(DEMO_ENCODER, hidden_size=128, intermediate_size=512)
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    mesh = make_mesh(devices=jax.devices()[:1])
 
     def flops(svt):
         return programs(encoder, svt, mesh, batch=16, tokens=64)[0].lower().cost_analysis()["flops"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from svt_jax.embeddings.embed import Pooling
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -44,6 +46,14 @@ def test_the_papers_sts_rows_are_those_of_the_configs():
             found.append(f"| {config.stem} | {name} | {' | '.join(numbers.split())} |")
     assert len(found) == 12
     assert [row for row in found if row not in page] == []
+
+
+def test_the_layers_of_each_pooling_are_those_that_the_sts_page_tells():
+    page = (ROOT / "docs" / "sts.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w:,-]+)` \| ([\d, ]+) \|", page, re.MULTILINE)
+    assert len(rows) == 3
+    for option, layers in rows:
+        assert str(Pooling.parse(option, num_layers=12)) == "mean:" + layers.replace(" ", "")
 
 
 def test_the_table_of_spectra_is_that_of_its_readings():

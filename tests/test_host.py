@@ -59,12 +59,48 @@ def test_each_platform_has_its_options(platform, options, monkeypatch):
     host.compiler_options.cache_clear()
 
 
-def test_without_a_home_folder_one_line_says_what_to_set(monkeypatch, capsys):
+@pytest.fixture
+def default_cache(monkeypatch):
+    """The folder of compiled programs is ours to choose, as for a user; afterwards it is the tests' own again."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_without_a_home_folder_caches_last_as_long_as_the_process(monkeypatch, caplog, default_cache):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setattr(host.Path, "home", staticmethod(no_home))
-    assert cli.evaluate(["glue", "--run", "none"]) == 2
-    assert "there is no home folder" in capsys.readouterr().err
+    host._folder_of_this_process.cache_clear()
+    assert cli.evaluate(["glue", "--run", "none"]) == 2  # for there is no such run
+    assert host.cache_folder().is_dir()
+    assert host.cache_folder() == host.cache_folder()
+    (warning,) = caplog.messages
+    assert "there is no home folder" in warning
+    assert "Set XDG_CACHE_HOME, or HOME" in warning
+
+
+@pytest.mark.parametrize("blocked_at", ["svt_jax", "."])
+def test_a_cache_folder_that_cannot_be_made_is_one_warning(monkeypatch, caplog, default_cache, tmp_path, blocked_at):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    blocked = tmp_path / "cache" / blocked_at
+    blocked.parent.mkdir(exist_ok=True)
+    blocked.write_text("a file")
+    host.enable_compilation_cache()
+    (warning,) = caplog.messages
+    assert "compiled programs are not kept" in warning
+    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.config.jax_persistent_cache_min_compile_time_secs > 1e6  # or JAX warns for each program
+
+
+def test_what_lies_beside_the_work_only_warns(caplog):
+    with host.only_warns("the picture"):
+        raise RuntimeError("of any\nkind")
+    assert caplog.messages == ["the picture could not be made (RuntimeError: of any kind)"]
+    with pytest.raises(KeyboardInterrupt), host.only_warns("the picture"):
+        raise KeyboardInterrupt

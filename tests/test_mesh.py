@@ -1,5 +1,6 @@
 """The mesh and the shardings: what fits, what is an error with both numbers, and the committed spec of every parameter."""
 
+import dataclasses
 import functools
 import gc
 import json
@@ -11,15 +12,16 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from svt_jax.mesh import MESH_AXES, make_mesh, parameter_shardings, state_shardings
+from svt_jax.data.tokenizer import demo_tokenizer
+from svt_jax.mesh import MESH_AXES, make_mesh, parameter_shardings
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.export import export_hf
 from svt_jax.models.families import FAMILIES
-from svt_jax.run.config import MeshConfig, OptimConfig, TrainConfig
-from svt_jax.training import assemble
+from svt_jax.run.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, random_classifier
 from svt_jax.training.optimizer import make_optimizer
-from svt_jax.training.step import split_model
+from svt_jax.training.step import state_shardings
 from tests.models import tiny
 
 GOLDEN = Path(__file__).parent / "golden_shardings.json"
@@ -35,15 +37,15 @@ SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "
 
 def mesh_of(config: MeshConfig):
     size = config.data * config.fsdp * config.tensor
-    return make_mesh(config, jax.devices()[:size])
+    return make_mesh(**dataclasses.asdict(config), devices=jax.devices()[:size])
 
 
 @functools.cache
 def parameters(family="bert", svt=SVT):
-    """Trained parameters and constants, abstract."""
+    """A model, abstract, on one device."""
     config = EncoderConfig.from_hf(tiny.fields(family, **SIZES))
-    make = functools.partial(assemble.random_classifier, config, svt, 2, dtype="float32", seed=0)
-    return split_model(nnx.eval_shape(make))[1:]
+    make = functools.partial(random_classifier, config, svt, 2, dtype="float32", seed=0)
+    return TaskModel.of(nnx.eval_shape(make), mesh_of(MeshConfig(data=1)))
 
 
 def specs(config: MeshConfig) -> dict[str, dict[str, str]]:
@@ -51,7 +53,7 @@ def specs(config: MeshConfig) -> dict[str, dict[str, str]]:
     found = {}
     mesh = mesh_of(config)
     for family in FAMILIES:
-        params, _ = parameters(family)
+        params = parameters(family).params
         shapes = {path: variable.get_value().shape for path, variable in nnx.to_flat_state(params)}
         found[family] = {
             "/".join(map(str, path)): f"{tuple(v.get_value().spec)} {list(v.get_value().shard_shape(shapes[path]))}"
@@ -61,11 +63,11 @@ def specs(config: MeshConfig) -> dict[str, dict[str, str]]:
 
 
 def test_the_mesh_takes_all_devices():
-    assert dict(make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
-    assert dict(make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert set(make_mesh(MeshConfig()).axis_types) == {jax.sharding.AxisType.Auto}
+    assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(make_mesh(data=-1, fsdp=2, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert set(make_mesh().axis_types) == {jax.sharding.AxisType.Auto}
     with pytest.raises(ValueError, match="data=2, fsdp=1, tensor=1 does not fit 8 devices"):
-        make_mesh(MeshConfig(data=2))
+        make_mesh(data=2)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -76,14 +78,14 @@ def test_every_parameter_has_the_committed_spec(mesh):
 
 def test_no_mesh_axis_divides_two_dimensions_of_a_parameter():
     for family in FAMILIES:
-        for path, variable in nnx.to_flat_state(parameters(family)[0]):
+        for path, variable in nnx.to_flat_state(parameters(family).params):
             axes = [axis for name in variable.logical_axes for axis in MESH_AXES[name]]
             assert len(axes) == len(set(axes)), path
 
 
 def test_what_does_not_divide_is_named_with_both_numbers_all_at_once():
-    params, _ = parameters()
-    mesh = make_mesh(MeshConfig(data=1, tensor=3), jax.devices()[:3])
+    params = parameters().params
+    mesh = make_mesh(data=1, tensor=3, devices=jax.devices()[:3])
     with pytest.raises(ValueError) as error:
         parameter_shardings(params, mesh)
     message = str(error.value)
@@ -98,13 +100,13 @@ def test_what_does_not_divide_is_named_with_both_numbers_all_at_once():
 
 
 def test_heads_must_divide_even_where_the_dimension_does():
-    params, _ = parameters()
+    params = parameters().params
     with pytest.raises(ValueError, match="query/bias: 4 heads do not divide over 8 devices"):  # 32 would
-        parameter_shardings(params, make_mesh(MeshConfig(data=1, tensor=8)))
+        parameter_shardings(params, make_mesh(data=1, tensor=8))
 
 
 def test_a_parameter_without_known_axes_is_an_error_and_not_replicated():
-    mesh = make_mesh(MeshConfig())
+    mesh = make_mesh()
     with pytest.raises(ValueError, match=r"kernel \[2, 3\] has the logical axes \(\), one of embed"):
         parameter_shardings(nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0))), mesh)
     misspelt = nnx.State({"kernel": nnx.Param(jax.numpy.zeros((2, 3)), logical_axes=("embed", "mpl"))})
@@ -113,8 +115,8 @@ def test_a_parameter_without_known_axes_is_an_error_and_not_replicated():
 
 
 def test_moments_are_sharded_like_their_parameters():
-    params, constants = parameters()
-    shardings = state_shardings(params, constants, make_optimizer(OptimConfig(), 10), mesh_of(MeshConfig(2, 2, 2)))
+    model = dataclasses.replace(parameters(), mesh=mesh_of(MeshConfig(2, 2, 2)))
+    shardings = state_shardings(model, make_optimizer(OptimConfig(), 10))
     state = jax.tree_util.tree_leaves_with_path(shardings.optimizer)
     found = {jax.tree_util.keystr(path): leaf.spec for path, leaf in state}
     queries = [spec for path, spec in found.items() if "['query']['kernel']" in path]
@@ -123,8 +125,9 @@ def test_moments_are_sharded_like_their_parameters():
 
 
 def test_a_constant_of_the_svt_is_replicated():
-    params, constants = parameters(svt=SVTConfig("soft_decay", learnable=False))
-    shardings = state_shardings(params, constants, make_optimizer(OptimConfig(), 10), mesh_of(MeshConfig(2, 2, 2)))
+    model = parameters(svt=SVTConfig("soft_decay", learnable=False))
+    model = dataclasses.replace(model, mesh=mesh_of(MeshConfig(2, 2, 2)))
+    shardings = state_shardings(model, make_optimizer(OptimConfig(), 10))
     (constant,) = jax.tree.leaves(shardings.constants)
     assert constant.is_fully_replicated
 
@@ -142,17 +145,18 @@ def bytes_on_each(devices) -> list[int]:
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_weights_come_to_each_device_in_part_and_nowhere_whole(tmp_path, pretrained):
     config = TrainConfig(mesh=MeshConfig(data=1, fsdp=8))
-    model = assemble.open_model("demo")
     if pretrained:
-        source = Encoder(assemble.DEMO_ENCODER, rngs=nnx.Rngs(5))
+        source = Encoder(DEMO_ENCODER, rngs=nnx.Rngs(5))
         export_hf(source, tmp_path)
         del source
-        model = assemble.Pretrained(None, assemble.DEMO_ENCODER, tmp_path)
+        demo_tokenizer().save_pretrained(tmp_path)
+        glue = DataConfig(task="rte", source=str(tmp_path))
+        config = dataclasses.replace(config, model=ModelConfig(path=str(tmp_path)), data=glue)
     devices = jax.devices()
     before = bytes_on_each(devices)
-    classifier = assemble.make_classifier(config, model, 2, make_mesh(config.mesh))
+    model = TaskModel.from_config(config)
     held = [after - b for after, b in zip(bytes_on_each(devices), before, strict=True)]
-    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(classifier)))
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves((model.params, model.constants)))
     assert max(held) == min(held)
     assert whole / 8 < held[0] < whole / 6
 

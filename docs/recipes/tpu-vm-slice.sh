@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Fine-tunes on a Cloud TPU slice, from a machine with gcloud. NOT RUN by the project: it had no TPU. The commands follow
-# Google's documentation of TPU VMs and JAX's of jax.distributed; the many-process path is tested on CPUs (tests/training).
+# Google's documentation of TPU VMs and JAX's of jax.distributed; tests/run/test_distributed.py tests many processes on CPUs.
 #
-# Every host of the slice runs the same command. JAX finds the others from the TPU's metadata, so no --distributed.* keys.
-# The output folder must be one that all hosts share and that renames a folder as one act, as NFS does (here Filestore)
-# and a bucket does not. Each host reads its own rows of each batch; the first writes the folder, Orbax saves from all.
+# Every host of the slice runs the same command. JAX finds the others from the TPU's metadata, so it needs no --distributed.* keys.
+# All hosts must share the output folder, and its file system must rename a folder as one act. NFS does (here Filestore), a
+# bucket does not. Each host reads its own rows of each batch; the first writes the folder, Orbax saves from all.
 #
 # A spot slice that is taken away sends SIGTERM first: the run saves and exits with 143. Run the script again to resume.
 #

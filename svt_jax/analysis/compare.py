@@ -113,7 +113,10 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
     Raises:
       ValueError: if a folder holds no finished run, the runs are of several tasks, or a setting has a seed twice.
     """
+    if isinstance(runs, str):
+        raise ValueError(f"runs is {runs!r}; allowed is a list of folders. Put a single one into a list.")
     folders = [Path(run) for run in runs]
+    names = None if names is None else list(names)
     unfinished = [str(folder) for folder in folders if not (folder / "results.json").is_file()]
     if unfinished or not folders:
         raise ValueError(
@@ -140,7 +143,8 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
                         f"{folder}: there is another run of {name} with seed {seed}; allowed is one a seed. Leave one out."
                     )
                 by_seed[seed] = value
-    return Comparison(finished[0].results["task"], scores, _warnings([run.manifest for run in finished]), by_setting)
+    warnings = [*_warnings([run.manifest for run in finished]), *(each for run in finished for each in run.left_out)]
+    return Comparison(finished[0].results["task"], scores, warnings, by_setting)
 
 
 def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svt_jax.analysis.compare import Comparison
+from svt_jax.analysis.csv_text import csv_text
 from svt_jax.analysis.finished import read_finished
+from svt_jax.host import only_warns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,6 +46,7 @@ def markdown(comparison: Comparison) -> str:
     """The table, how to read it, and what makes the runs less comparable."""
     header, *rows = table(comparison)
     lines = [f"# {comparison.task}: {', '.join(comparison.settings)}", ""]
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]  # a | in a name would begin another column
     lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
     lines += [
         "",
@@ -81,26 +82,35 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def as_csv(comparison: Comparison) -> str:
     """A row a run and metric."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["task", "setting", "seed", "metric", "value"])
-    for metric, by_setting in comparison.scores.items():
-        for setting, by_seed in by_setting.items():
-            writer.writerows([comparison.task, setting, s, metric, repr(v)] for s, v in sorted(by_seed.items()))
-    return buffer.getvalue()
+    return csv_text(
+        ["task", "setting", "seed", "metric", "value"],
+        (
+            [comparison.task, setting, seed, metric, value]
+            for metric, by_setting in comparison.scores.items()
+            for setting, by_seed in by_setting.items()
+            for seed, value in sorted(by_seed.items())
+        ),
+    )
 
 
 def picture(comparison: Comparison, path: Path) -> None:
     """Each metric's scores by setting: a marker a seed, joined from setting to setting, and the mean as a bar."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from svt_jax.analysis.plots import PLAIN_TEXT, FigureCanvasAgg, matplotlib
+
+    with matplotlib.rc_context(PLAIN_TEXT):
+        figure = _scores(comparison)
+        FigureCanvasAgg(figure)
+        figure.savefig(path, dpi=150)
+
+
+def _scores(comparison: Comparison) -> Figure:
+    from svt_jax.analysis.plots import Figure
 
     settings = comparison.settings
     seeds = sorted({seed for scores in comparison.scores.values() for by in scores.values() for seed in by})
     markers = "osD^v<>phX"
     width = max(3.5, 1.2 * len(settings) + 1)
     figure = Figure(figsize=(width * len(comparison.scores), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(comparison.scores), squeeze=False)
     for axis, (metric, by_setting) in zip(axes[0], comparison.scores.items(), strict=True):
         for n, seed in enumerate(seeds):
@@ -116,7 +126,7 @@ def picture(comparison: Comparison, path: Path) -> None:
         axis.set(title=f"{comparison.task}: {metric} x 100", xlim=(-0.5, len(settings) - 0.5))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def seed_bands(comparison: Comparison) -> dict[str, Figure]:
@@ -132,7 +142,7 @@ def seed_bands(comparison: Comparison) -> dict[str, Figure]:
     }
     every = [run for several in runs.values() for run in several]
     figures = {}
-    if all(run.lines for run in every):
+    if all(run.lines and "evaluations" in run.results for run in every):
         curves = {
             setting: [{"lines": run.lines, "evaluations": run.results["evaluations"]} for run in several]
             for setting, several in runs.items()
@@ -146,13 +156,20 @@ def seed_bands(comparison: Comparison) -> dict[str, Figure]:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes compare.md, .json, .csv and .png, and the pictures of `seed_bands`; returns their paths."""
-    from svt_jax.analysis.plots import save
+    """Writes compare.md, .json, .csv and .png, and the pictures of `seed_bands`; returns their paths.
 
+    A picture that cannot be made is a warning.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"compare.{ending}" for ending in ("md", "json", "csv", "png")]
+    paths = [folder / f"compare.{ending}" for ending in ("md", "json", "csv")]
     paths[0].write_text(markdown(comparison), encoding="utf-8")
     paths[1].write_text(json.dumps(as_json(comparison), indent=2) + "\n", encoding="utf-8")
     paths[2].write_text(as_csv(comparison), encoding="utf-8")
-    picture(comparison, paths[3])
-    return paths + save(seed_bands(comparison), folder)
+    with only_warns("the picture of the scores"):
+        picture(comparison, folder / "compare.png")
+        paths.append(folder / "compare.png")
+    with only_warns("the pictures of the runs"):
+        from svt_jax.analysis.plots import save
+
+        paths += save(seed_bands(comparison), folder)
+    return paths

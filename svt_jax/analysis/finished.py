@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from svt_jax.analysis import checks
+from svt_jax.evaluation.probe import MEASURES
+
+_SAID = 10
+"""Problems of a file that are told one by one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +26,8 @@ class FinishedRun:
       path: of the folder.
       results, manifest, config: of the files of these names.
       lines: of metrics.jsonl; none if the run has no such file.
-      readings: of spectrum.jsonl; likewise.
+      readings: of spectrum.jsonl; likewise. A measure that is not a finite number there is NaN here.
+      left_out: what of these two files is not in `lines` and `readings`, and why.
     """
 
     path: Path
@@ -28,6 +36,7 @@ class FinishedRun:
     config: dict[str, Any]
     lines: list[dict[str, Any]]
     readings: list[dict[str, Any]]
+    left_out: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -40,7 +49,7 @@ class FinishedRun:
             return self.results["task"]
         data, classes = self.config["data"], self.manifest.get("classes")
         kind = "a number" if classes is None else " or ".join(classes)
-        return f"custom ({', '.join(data['text_columns'])} to {data['label_column']}: {kind})"
+        return f"custom ({', '.join(data.get('text_columns') or [])} to {data.get('label_column')}: {kind})"
 
     def scores(self) -> dict[str, float]:
         """The last step's validation scores by name; those of mismatched validation have names of their own."""
@@ -50,50 +59,122 @@ class FinishedRun:
             for name, value in metrics.items()
         }
 
-    def alphas(self) -> dict[int, float]:
-        """The last alpha of each transformed layer that has one."""
-        return dict(zip(self.results["svt"]["layers"], self.results["svt"]["alpha"], strict=False))
+    def parameters(self) -> dict[int, dict[str, Any]]:
+        """The last value of each parameter of each transformed layer, by layer and name."""
+        svt = self.results["svt"]
+        alphas = dict(zip(svt["layers"], svt["alpha"], strict=False))  # all that earlier versions wrote
+        return {layer: {"alpha": alpha} for layer, alpha in alphas.items()} | {
+            int(layer): {name: each["last"] for name, each in named.items()}
+            for layer, named in svt.get("parameters", {}).items()
+        }
 
 
-def read_finished(run: Path) -> FinishedRun:
+def parameters_of(line: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Each parameter of each transformed layer in a line of metrics.jsonl or spectrum.jsonl, by layer and name.
+
+    Example:
+      >>> parameters_of({"alpha": {"3": -0.2}})  # an earlier version's, that knew alpha only
+      {3: {'alpha': -0.2}}
+    """
+    alphas = {int(layer): {"alpha": alpha} for layer, alpha in line["alpha"].items()}
+    return alphas | {int(layer): named for layer, named in line.get("svt", {}).items()}
+
+
+def read_finished(run: Path, *, whole: bool = False) -> FinishedRun:
     """Reads a run's folder.
 
+    Args:
+      run: the folder.
+      whole: whether all must be there that a report shows, or only what a comparison needs.
     Raises:
-      ValueError: if the run is not complete, or a file is not what a run writes.
+      ValueError: if the run is not complete, or results.json, manifest.json or config.yaml is not what a run writes.
     """
     if not (run / "results.json").is_file():
         raise ValueError(
             f"{run} has no results.json: the run is not complete. Start the same training command again to finish it."
         )
-
-    def table(name: str, keys: Sequence[str]) -> dict[str, Any]:
-        try:
-            text = (run / name).read_text(encoding="utf-8")
-            found = yaml.safe_load(text) if name.endswith(".yaml") else json.loads(text)
-            missing = [key for key in keys if key not in found]
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            raise _not_a_runs(run / name, str(error)) from error
-        if missing:
-            raise _not_a_runs(run / name, f"it lacks {', '.join(missing)}")
-        return found
-
-    def lines(name: str) -> list[dict[str, Any]]:
-        path = run / name
-        try:
-            return (
-                [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-            )
-        except ValueError as error:
-            raise _not_a_runs(path, str(error)) from error
-
+    results, manifest, config = (_table(run / name, check) for name, check in checks.files(whole_run=whole).items())
+    lines, lines_left_out = _lines(run / "metrics.jsonl", checks.LINE)
+    readings, readings_left_out = _lines(run / "spectrum.jsonl", checks.READING)
+    kept, others = _comparable(readings, run / "spectrum.jsonl")
+    left_out = [*lines_left_out, *readings_left_out, *others]
+    for number, reading in kept:
+        left_out += _without_numbers(reading, f"{run / 'spectrum.jsonl'}, line {number}")
     return FinishedRun(
-        run,
-        table("results.json", ("task", "metrics", "best")),
-        table("manifest.json", ("versions", "device")),
-        table("config.yaml", ("run", "model", "data", "svt", "optim")),
-        lines("metrics.jsonl"),
-        lines("spectrum.jsonl"),
+        run, results, manifest, config, [line for _, line in lines], [each for _, each in kept], _shortened(left_out)
     )
+
+
+def _table(path: Path, check: checks.Check) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        problems = list(check(found, "it"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise _not_a_runs(path, str(error)) from error
+    if problems:
+        raise _not_a_runs(path, "; ".join(_shortened(problems)))
+    return found
+
+
+_Numbered = list[tuple[int, dict[str, Any]]]
+_Places = dict[str, list[int | None]]
+
+
+def _lines(path: Path, check: checks.Check) -> tuple[_Numbered, list[str]]:
+    """The lines that are as a run writes them, with their numbers; and what is wrong with the others."""
+    if not path.is_file():
+        return [], []
+    found, left_out = [], []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line.decode("utf-8"))
+            problems = list(check(value, "it"))
+        except (ValueError, RecursionError) as error:
+            problems = [str(error)]
+        if problems:
+            left_out.append(f"{path}, line {number}: left out ({'; '.join(_shortened(problems, 3))})")
+        else:
+            found.append((number, value))
+    return found, left_out
+
+
+def _comparable(readings: _Numbered, path: Path) -> tuple[_Numbered, list[str]]:
+    """Those of the same states as the last one, which must be a model's."""
+    kept: _Numbered = []
+    left_out: list[str] = []
+    last: _Places | None = None
+    for number, reading in readings[::-1]:
+        places: _Places = {kind: [] for kind in ("output", "svt_input", "svt_output")}
+        for state in reading["states"]:
+            places[state["state"]].append(state["layer"])
+        if any(len(set(layers)) < len(layers) for layers in places.values()):
+            problem = "a layer stands twice"
+        elif not places["output"] or places["svt_input"] != places["svt_output"]:
+            problem = "its states are not a model's: an output at least, and of each SVT both input and output"
+        elif last is not None and places != last:
+            problem = "its layers are not those of the last reading"
+        else:
+            last = places
+            kept.insert(0, (number, reading))
+            continue
+        left_out.insert(0, f"{path}, line {number}: left out ({problem})")
+    return kept, left_out
+
+
+def _without_numbers(reading: dict[str, Any], where: str) -> Iterator[str]:
+    """Sets measures that are no number to NaN, and tells of each."""
+    for state in reading["states"]:
+        for measure in MEASURES:
+            if state[measure] is None or not math.isfinite(state[measure]):
+                state[measure] = math.nan
+                yield f"{where}: {measure} of layer {state['layer']}, {state['state']}, is not a number"
+
+
+def _shortened(problems: list[str], most: int = _SAID) -> list[str]:
+    return problems if len(problems) <= most else [*problems[:most], f"and {len(problems) - most} more"]
 
 
 def _not_a_runs(path: Path, why: str) -> ValueError:

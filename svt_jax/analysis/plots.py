@@ -1,7 +1,8 @@
 """Pictures of spectra and of a training's course, from plain values; readable in colour and in grey.
 
 Of several settings each has its colour, line style and marker; of several seeds the line is their mean and the band
-reaches from the smallest to the largest. Drawn without pyplot, so that nothing is left behind in the process.
+reaches from the smallest to the largest. Drawn without pyplot, so that nothing is left behind in the process, and text as it
+is, without formulas.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from svt_jax.analysis import no_backend  # noqa: F401
+
+# isort: split
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,6 +25,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from svt_jax.analysis.finished import parameters_of
 from svt_jax.evaluation.probe import MEASURES, Reading
 
 INK, GRID = "#1f2328", "#c9ced6"
@@ -37,11 +42,14 @@ _NAMES = {
     "explained_variance_3": "explained variance, EV₃",
     "effective_rank": "effective rank (directions)",
 }
+# names of runs and metrics are no formulas
+PLAIN_TEXT = {"text.parse_math": False, "text.usetex": False}
 _RC = {
+    **PLAIN_TEXT,
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9,
     "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "svt_jax", "svg.fonttype": "path",
     "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.titlelocation": "left", "legend.frameon": False, "grid.color": GRID, "grid.linewidth": 0.6,
+    "text.parse_math": False, "axes.titlelocation": "left", "legend.frameon": False, "grid.color": GRID, "grid.linewidth": 0.6,
 }  # fmt: skip
 
 
@@ -157,7 +165,7 @@ def measures_by_depth(settings: Mapping[str, Sequence[Reading]]) -> Figure:
 
 @matplotlib.rc_context(_RC)
 def training_curves(settings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Loss, score, alpha and gradient norm by step.
+    """Loss, gradient norm, scores, and each parameter of the SVTs that is one number, by step.
 
     Args:
       settings: runs of one seed each, by the setting's name; a run is {"lines": metrics.jsonl's, "evaluations":
@@ -165,26 +173,29 @@ def training_curves(settings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
     """
     runs = [run for several in settings.values() for run in several]
     scores = [name for name in runs[0]["evaluations"][0]["metrics"] if all(_has_score(run, name) for run in runs)]
-    layers = sorted({int(layer) for run in runs for line in run["lines"] for layer in line["alpha"]})
-    names = ["loss", "grad_norm", *scores, *(["alpha"] if layers else [])]
-    columns = min(len(names), 3)
-    rows = math.ceil(len(names) / columns)
+    parameters = [_numbers(line) for run in runs for line in run["lines"]]
+    layers = sorted({layer for by_layer in parameters for layer in by_layer})
+    learned = list(dict.fromkeys(name for by_layer in parameters for named in by_layer.values() for name in named))
+    panels_of = [("line", "loss", "training loss"), ("line", "grad_norm", "gradient norm")]
+    panels_of += [("score", name, f"validation {name.replace('_', ' ')} (× 100)") for name in scores]
+    panels_of += [("parameter", name, "α" if name == "alpha" else name) for name in learned]
+    columns = min(len(panels_of), 3)
+    rows = math.ceil(len(panels_of) / columns)
     figure = Figure(figsize=(3.5 * columns + 0.4, 2.6 * rows + 0.3), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for panel in panels[len(names) :]:
+    for panel in panels[len(panels_of) :]:
         panel.remove()
-    for panel, name in zip(panels, names, strict=False):
-        if name == "alpha":
-            _alphas(figure, panel, settings, layers)
+    for panel, (kind, name, title) in zip(panels, panels_of, strict=False):
+        if kind == "parameter":
+            _parameter(figure, panel, settings, layers, name)
         for (label, several), (colour, line, marker) in zip(settings.items(), _cycle(), strict=False):
-            if name in scores:
+            if kind == "score":
                 steps = [e["step"] for e in several[0]["evaluations"]]
                 values = [[100 * e["metrics"][name] for e in run["evaluations"]] for run in several]
                 _band(panel, steps, np.asarray(values), colour, line, label, marker=marker)
-            elif name != "alpha":
+            elif kind == "line":
                 _noisy(panel, several, name, colour, line, label)
-        title = {"loss": "training loss", "grad_norm": "gradient norm", "alpha": "α"}
-        panel.set_title(title.get(name, f"validation {name.replace('_', ' ')} (× 100)"))
+        panel.set_title(title)
         panel.set_xlabel("step")
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.grid(visible=True, axis="y")
@@ -275,6 +286,7 @@ def _band(
     panel: Axes, x: Sequence[float], values: np.ndarray, colour: str, line: str, label: str, marker: str | None = None
 ) -> None:
     """The mean over seeds, values [S, N], and from the smallest to the largest."""
+    label = f" {label}" if label.startswith("_") else label  # or matplotlib leaves it out of the legend
     panel.plot(
         x, values.mean(axis=0), color=colour, linestyle=line, marker=marker, markersize=3.5, linewidth=1.4,
         label=label if len(values) == 1 else f"{label}, {len(values)} seeds",
@@ -322,17 +334,26 @@ def _noisy(panel: Axes, runs: Sequence[Mapping[str, Any]], key: str, colour: str
     _band(panel, steps, smooth, colour, line, label)
 
 
-def _alphas(
-    figure: Figure, panel: Axes, settings: Mapping[str, Sequence[Mapping[str, Any]]], layers: Sequence[int]
+def _numbers(line: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    """The parameters of a line that are one number each."""
+    return {
+        layer: {name: value for name, value in named.items() if not isinstance(value, list)}
+        for layer, named in parameters_of(line).items()
+    }
+
+
+def _parameter(
+    figure: Figure, panel: Axes, settings: Mapping[str, Sequence[Mapping[str, Any]]], layers: Sequence[int], name: str
 ) -> None:
     colours = _depth_colours(len(layers)) if len(layers) > 1 else [_STYLES[0][0]]
-    for number, (name, runs) in enumerate(settings.items()):
+    for number, (setting, runs) in enumerate(settings.items()):
         steps, lines = _common_lines(runs)
+        found = [[_numbers(line) for line in of_run] for of_run in lines]
         for colour, layer in zip(colours, layers, strict=True):
-            if all(str(layer) in line["alpha"] for of_run in lines for line in of_run):
-                values = np.asarray([[line["alpha"][str(layer)] for line in of_run] for of_run in lines])
+            if all(name in each.get(layer, {}) for of_run in found for each in of_run):
+                values = np.asarray([[each[layer][name] for each in of_run] for of_run in found])
                 style = _STYLES[number % len(_STYLES)]
-                _band(panel, steps, values, colour if len(layers) > 1 else style[0], style[1], name)
+                _band(panel, steps, values, colour if len(layers) > 1 else style[0], style[1], setting)
     if len(layers) > 1:
         norm = BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers))
         bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=panel, label="layer")

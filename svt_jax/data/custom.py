@@ -1,17 +1,17 @@
 """A user's own task: train, validation and maybe test files (.tsv, .csv or .jsonl) with named columns.
 
-A .tsv is read as GLUE's files are, without quoting; a .csv with double quotes; a .jsonl holds an object a line.
+A .tsv is read as GLUE's files are, without quoting; a .csv with double quotes; a .jsonl holds an object a line, whose
+numbers, true and false are what these cells are in a .csv. A missing value, an empty text too, is an error in each of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from svt_jax.data.glue import Examples, Split, Task, make_examples
-from svt_jax.data.tables import read_columns
-
-ENDINGS = (".tsv", ".csv", ".jsonl")
+from svt_jax.data.tables import ENDINGS, name_lines, read_columns, refuse
 
 
 def custom_task(text: Sequence[str], label: str, labels: Sequence[str] | None) -> Task:
@@ -22,26 +22,41 @@ def custom_task(text: Sequence[str], label: str, labels: Sequence[str] | None) -
       label: the label's column.
       labels: names of the classes in order of their numbers; None for regression.
     """
+    labels = None if labels is None else tuple(labels)
     if labels is None:
         metrics: tuple[str, ...] = ("spearmanr", "pearson")
     else:  # F1 is that of the second class, as in GLUE
         metrics = ("accuracy", "matthews_correlation", *(("f1",) if len(labels) == 2 else ()))
-    return Task("custom", "", tuple(text), label, None if labels is None else tuple(labels), metrics)
+    return Task("custom", "", tuple(text), label, labels, metrics)
 
 
 def find_classes(source: str, label: str) -> tuple[str, ...]:
     """The class names of the training file, numbers in order of size, other names in order of the alphabet.
 
     Raises:
-      ValueError: if the file cannot be read, a row has no class, or there are fewer than two.
+      ValueError: if the file cannot be read, a row has no class, there are fewer than two, or two are the same number in
+        other words, as 1 and 1.0.
     """
     path = _file(source, "train")
     columns = read_columns(path, [label])
     names = set(columns.values[label])
-    if blank := [line for line, name in zip(columns.lines, columns.values[label], strict=True) if not name.strip()]:
+    missing = [
+        (line, f"{label} is {name!r}; allowed is the name of a class")
+        for line, name in zip(columns.lines, columns.values[label], strict=True)
+        if name.strip().lower() == "nan"  # what many programs write for a value that is missing
+    ]
+    if missing:
+        refuse(
+            name_lines(path, missing), "Fill them in, or take the rows out. A class of that name goes into data.labels."
+        )
+    by_number: dict[float, list[str]] = {}
+    for name in sorted(names):
+        with contextlib.suppress(ValueError):
+            by_number.setdefault(float(name), []).append(name)
+    if same := [" and ".join(map(repr, alike)) for alike in by_number.values() if len(alike) > 1]:
         raise ValueError(
-            f"{path}, line {blank[0]}: {label!r} is empty, as in {len(blank)} rows; allowed is the name of a class. Fill it, or "
-            "take the rows out."
+            f"{path} has the classes {', '.join(same)} in {label!r}; allowed is one spelling of a number. Correct the file, or "
+            "list the names as data.labels."
         )
     if len(names) < 2:
         raise ValueError(

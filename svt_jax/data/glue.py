@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from svt_jax.data.tables import Columns, read_columns
+from svt_jax.data.tables import Columns, name_lines, read_columns, refuse
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +130,8 @@ def load_examples(task: Task, source: str, split: Split) -> Examples:
       source: "hub", or a folder in the official download layout (<source>/RTE/train.tsv).
       split: one that the task has; MNLI has mismatched ones besides.
     Raises:
-      ValueError: if the folder, file or a column is missing, a row is malformed (its line is named), a label does not
-        belong to the task, or there are no rows.
+      ValueError: if the folder, file or a column is missing, a row is malformed or lacks a value (its line is named), a
+        label does not belong to the task, or there are no rows. A text may be empty: in official files some are.
     """
     return _from_hub(task, split) if source == "hub" else _from_file(task, Path(source), split)
 
@@ -152,6 +152,7 @@ def _from_file(task: Task, source: Path, split: Split) -> Examples:
         (*task.text, *([task.label] if labelled else [])),
         header=task.headerless if labelled else None,
         skip_short=task.broken_rows and labelled,
+        may_be_empty=task.text,
     )
     return make_examples(task, columns, path)
 
@@ -160,7 +161,7 @@ def make_examples(task: Task, columns: Columns, path: Path) -> Examples:
     """Examples from the columns of a file; without labels if the label's column is not among them.
 
     Raises:
-      ValueError: for the first label that does not belong to the task.
+      ValueError: for labels that do not belong to the task.
     """
     texts = [columns.values[column] for column in task.text]
     labels = _parse_labels(task, columns, path) if task.label in columns.values else None
@@ -171,19 +172,32 @@ def make_examples(task: Task, columns: Columns, path: Path) -> Examples:
 
 def _parse_labels(task: Task, columns: Columns, path: Path) -> np.ndarray:
     numbers: dict[str, int] = {} if task.labels is None else {name: n for n, name in enumerate(task.labels)}
-    low, high = task.scores
-    labels = []
+    labels: list[float] = []
+    problems = []
     for line, value in zip(columns.lines, columns.values[task.label], strict=True):
         try:
-            labels.append(float(value) if task.regression else numbers[value])
-            if task.regression and not (low <= labels[-1] <= high and math.isfinite(labels[-1])):
-                raise ValueError
+            number = float(value) if task.regression else numbers[value]
         except (ValueError, KeyError):
-            allowed = " or ".join(numbers)
-            if task.regression:
-                allowed = "a finite number" if math.isinf(high) else f"a number from {low:g} to {high:g}"
-            raise ValueError(f"{path}, line {line}: label {value!r}; allowed is {allowed}. Correct the file.") from None
+            number = math.nan
+        labels.append(number)
+        if not _allowed(task, number):
+            problems.append((line, f"label {value!r}; allowed is {_allowed_labels(task)}"))
+    if problems:
+        refuse(name_lines(path, problems))
     return np.asarray(labels, np.float32 if task.regression else np.int32)
+
+
+def _allowed(task: Task, number: float) -> bool:
+    if task.labels is not None:
+        return number in range(task.num_labels)
+    return math.isfinite(number) and task.scores[0] <= number <= task.scores[1]
+
+
+def _allowed_labels(task: Task) -> str:
+    if task.labels is not None:
+        return " or ".join(task.labels)
+    low, high = task.scores
+    return "a finite number" if math.isinf(high) else f"a number from {low:g} to {high:g}"
 
 
 def _from_hub(task: Task, split: Split) -> Examples:
@@ -198,7 +212,22 @@ def _from_hub(task: Task, split: Split) -> Examples:
             f"the hub does not give nyu-mll/glue {task.name} ({type(error).__name__}). Check the network, or give a folder "
             "in the official GLUE layout as data.source."
         ) from error
-    columns = task.hub_text or task.text
-    labels = np.asarray(data["label"][:], np.float32 if task.regression else np.int32)
-    second = list(data[columns[1]][:]) if len(columns) > 1 else None
-    return Examples(list(data[columns[0]][:]), second, None if split.startswith("test") else labels)
+    texts = {column: list(data[column][:]) for column in task.hub_text or task.text}
+    labels = None if split.startswith("test") else list(data["label"][:])
+    problems = [
+        (row, f"{column} is {value!r}; allowed is text")
+        for column, values in texts.items()
+        for row, value in enumerate(values)
+        if not isinstance(value, str)
+    ]
+    for row, label in enumerate(labels or []):
+        if not isinstance(label, int | float) or not _allowed(task, label):
+            allowed = _allowed_labels(task) if task.regression else f"a number from 0 to {task.num_labels - 1}"
+            problems.append((row, f"label {label!r}; allowed is {allowed}"))
+    if problems:
+        where = f"nyu-mll/glue {task.name} {hub_split}"
+        refuse([f"{where}, row {row}: {what}" for row, what in sorted(problems)], "Download it again.")
+    first, second = [*texts.values(), None][:2]
+    assert first is not None
+    dtype = np.float32 if task.regression else np.int32
+    return Examples(first, second, None if labels is None else np.asarray(labels, dtype))

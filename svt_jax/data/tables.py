@@ -2,6 +2,9 @@
 
 Rows are counted exactly. Only a newline ends a line (other control characters, U+2028 and a lone carriage return are
 text), quotes and backslashes in a TSV are text, blanks are kept, a byte-order mark at the start of the file is not text.
+
+A value is the text that stands in the file, in every format: JSON's 1, 1.0 and true are the cells 1, 1.0 and true. A value
+that is missing is an error: an empty cell, a short row, a key that is absent, null, NaN.
 """
 
 from __future__ import annotations
@@ -12,6 +15,14 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
+
+ENDINGS = (".tsv", ".csv", ".jsonl")
+"""Of tables. A .txt is a table of the kind .tsv where its reader says so, as MRPC's msr_paraphrase_train.txt."""
+_SHOWN = 5  # problems that an error lists; the others are counted
+
+Problem = tuple[int, str]
+"""Number of a line, and what is wrong there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,51 +50,69 @@ def read_columns(
     optional: Sequence[str] = (),
     header: Sequence[str] | None = None,
     skip_short: bool = False,
+    may_be_empty: Sequence[str] = (),
 ) -> Columns:
     """Columns of a .tsv, .csv or .jsonl file.
 
     Args:
-      path: the file; its ending says which kind.
+      path: the file; its ending says which kind. A .txt is read as a .tsv.
       required: columns that must be there.
       optional: columns that may be there, in all rows or in none.
       header: names of a TSV's columns when the file has no header line.
       skip_short: leave out a TSV's rows that have too few columns.
+      may_be_empty: columns whose empty cells are text.
     Raises:
-      ValueError: if the file is missing, is not UTF-8, has no rows, lacks a column or names it twice, or a row is
-        malformed (its line is named).
+      ValueError: if the file is missing, is not UTF-8, has another ending or no rows, lacks a column or names it twice, a
+        row is malformed, or a value is missing. Up to five lines are named at once.
+    """
+    columns, problems = scan_columns(
+        path, required, optional=optional, header=header, skip_short=skip_short, may_be_empty=may_be_empty
+    )
+    if problems:
+        refuse(name_lines(path, problems))
+    return columns
+
+
+def scan_columns(
+    path: Path,
+    required: Sequence[str],
+    *,
+    optional: Sequence[str] = (),
+    header: Sequence[str] | None = None,
+    skip_short: bool = False,
+    may_be_empty: Sequence[str] = (),
+) -> tuple[Columns, list[Problem]]:
+    """As `read_columns`: the rows that are whole, and what is wrong with the others."""
+    text = _read_text(path)
+    if _kind(path) == ".jsonl":
+        columns, problems = _from_json(path, text, required, optional)
+    else:
+        columns, problems = _from_cells(path, text, required, optional, header, skip_short)
+    filled = [column for column in columns.values if column not in may_be_empty]
+    empty = {
+        n: f"{column} is empty"
+        for column in reversed(filled)
+        for n, value in enumerate(columns.values[column])
+        if not value.strip()
+    }
+    if not empty:
+        return columns, problems
+    problems = sorted([*problems, *((columns.lines[n], what) for n, what in empty.items())])
+    whole = [n for n in range(len(columns)) if n not in empty]
+    values = {column: [texts[n] for n in whole] for column, texts in columns.values.items()}
+    return Columns(values, [columns.lines[n] for n in whole], columns.left_out), problems
+
+
+def read_header(path: Path) -> list[str]:
+    """The cells of a file's first row, or the names in its first JSON object; nothing of an empty file.
+
+    Raises:
+      ValueError: if the file is missing, is not UTF-8, or has an ending that no table has.
     """
     text = _read_text(path)
-    if path.suffix == ".jsonl":
-        return _from_json(path, text, required, optional)
-    rows = _csv_rows(path, text) if path.suffix == ".csv" else _tsv_rows(text)
-    if header is None:
-        header = next(rows, (0, []))[1]
-    table = list(rows)
-    while len(table) > 1 and len(header) > 1 and table[-1][1] == [""]:
-        table.pop()  # empty lines at the end
-    if not table:
-        raise ValueError(f"{path} has no rows. Correct the file.")
-    missing = [column for column in required if column not in header]
-    if missing:
-        raise ValueError(f"{path} lacks the columns {missing}; it has {list(header)}. Correct the file or the names.")
-    wanted = [column for column in (*required, *optional) if column in header]
-    twice = [column for column in wanted if list(header).count(column) > 1]
-    if twice:
-        raise ValueError(f"{path} names the columns {twice} more than once; a name stands for one. Rename one of them.")
-    short = [row for row in table if len(row[1]) < len(header)] if skip_short else []
-    if short:
-        table = [row for row in table if len(row[1]) >= len(header)]
-    if not table:
-        raise ValueError(f"{path} has no row of {len(header)} columns ({', '.join(header)}). Correct the file.")
-    for line, row in table:
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path}, line {line}: {len(row)} columns where {len(header)} are expected ({', '.join(header)}). "
-                "Correct the file."
-            )
-    places = {column: list(header).index(column) for column in wanted}
-    values = {column: [row[n] for _, row in table] for column, n in places.items()}
-    return Columns(values, [line for line, _ in table], len(short))
+    if _kind(path) == ".jsonl":
+        return list(next((row for _, row in _json_rows(text) if isinstance(row, dict)), {}))
+    return next(_cell_rows(path, text), (0, []))[1]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -93,6 +122,26 @@ def read_lines(path: Path) -> list[str]:
       ValueError: if the file is missing or is not UTF-8.
     """
     return _split_lines(_read_text(path))
+
+
+def name_lines(path: Path, problems: Sequence[Problem]) -> list[str]:
+    """The problems as an error tells them, each with its file and line."""
+    return [f"{path}, line {line}: {what}" for line, what in problems]
+
+
+def refuse(problems: Sequence[str], advice: str = "Correct the file.") -> NoReturn:
+    """Raises ValueError with the first problems, and the number of the others."""
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    raise ValueError(f"{'; '.join(problems[:_SHOWN])}{more}. {advice}")
+
+
+def _kind(path: Path) -> str:
+    kind = path.suffix.lower()
+    if kind not in (*ENDINGS, ".txt"):
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}; allowed are {', '.join(ENDINGS)} and .txt. Convert it, or correct its name."
+        )
+    return kind
 
 
 def _read_text(path: Path) -> str:
@@ -110,9 +159,12 @@ def _split_lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-def _tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(_split_lines(text), start=1):
-        yield number, line.split("\t")
+def _cell_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    if _kind(path) == ".csv":
+        yield from _csv_rows(path, text)
+    else:
+        for number, line in enumerate(_split_lines(text), start=1):
+            yield number, line.split("\t")
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -132,47 +184,106 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         csv.field_size_limit(limit)
 
 
+def _from_cells(
+    path: Path,
+    text: str,
+    required: Sequence[str],
+    optional: Sequence[str],
+    header: Sequence[str] | None,
+    skip_short: bool,
+) -> tuple[Columns, list[Problem]]:
+    rows = _cell_rows(path, text)
+    names = list(header) if header is not None else next(rows, (0, []))[1]
+    table = list(rows)
+    while len(table) > 1 and len(names) > 1 and table[-1][1] == [""]:
+        table.pop()  # empty lines at the end
+    if not table:
+        raise ValueError(f"{path} has no rows. Correct the file.")
+    missing = [column for column in required if column not in names]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {missing}; it has {names}. Correct the file or the names.")
+    wanted = [column for column in (*required, *optional) if column in names]
+    twice = [column for column in wanted if names.count(column) > 1]
+    if twice:
+        raise ValueError(f"{path} names the columns {twice} more than once; a name stands for one. Rename one of them.")
+    number = len(table)
+    if skip_short:
+        table = [row for row in table if len(row[1]) >= len(names)]
+    if not table:
+        raise ValueError(f"{path} has no row of {len(names)} columns ({', '.join(names)}). Correct the file.")
+    left_out = number - len(table)
+    problems = [
+        (line, f"{len(row)} columns where {len(names)} are expected ({', '.join(names)})")
+        for line, row in table
+        if len(row) != len(names)
+    ]
+    if problems:
+        table = [row for row in table if len(row[1]) == len(names)]
+    values = {column: [row[n] for _, row in table] for column in wanted for n in [names.index(column)]}
+    return Columns(values, [line for line, _ in table], left_out), problems
+
+
+def _from_json(
+    path: Path, text: str, required: Sequence[str], optional: Sequence[str]
+) -> tuple[Columns, list[Problem]]:
+    rows = list(_json_rows(text))
+    if not rows:
+        raise ValueError(f"{path} has no rows. Correct the file.")
+    objects = [row for _, row in rows if isinstance(row, dict)]
+    wanted = [*required, *(column for column in optional if any(column in row for row in objects))]
+    values: dict[str, list[str]] = {column: [] for column in wanted}
+    lines: list[int] = []
+    problems: list[Problem] = []
+    for line, row in rows:
+        if wrong := row if isinstance(row, str) else _wrong_values(row, wanted):
+            problems.append((line, wrong))
+            continue
+        lines.append(line)
+        for column in wanted:
+            value = row[column]
+            values[column].append(value if isinstance(value, str) else json.dumps(value))
+    return Columns(values, lines), problems
+
+
+def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
+    """Line and object of each row, numbers as they are written; in place of what is no object, what is wrong with it."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_int=str, parse_float=str, object_pairs_hook=_distinct)
+        except (ValueError, RecursionError) as error:
+            yield number, f"this is not JSON ({error})"
+        else:
+            yield number, row if isinstance(row, dict) else "allowed is an object with named values"
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands more than once")
+    return found
+
+
+def _wrong_values(row: dict[str, Any], wanted: Sequence[str]) -> str:
+    """What is wrong with an object, or nothing."""
+    if missing := [column for column in wanted if column not in row]:
+        return f"it lacks {missing} and has {list(row)}"
+    for column in wanted:
+        value = row[column]
+        if not isinstance(value, str | bool):  # a number is a string by now, and NaN a float
+            shown = json.dumps(value)
+            shown = shown if len(shown) <= 60 else shown[:60] + "..."
+            return f"{column} is {shown}; allowed is text, a number, true or false"
+        if isinstance(value, str) and not _is_unicode(value):
+            return f"{column} holds half of a surrogate pair, {ascii(value)[:60]}; allowed is Unicode text"
+    return ""
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _from_json(path: Path, text: str, required: Sequence[str], optional: Sequence[str]) -> Columns:
-    values: dict[str, list[str]] = {}
-    lines: list[int] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON ({error}). Correct the file.") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: allowed is an object with named values. Correct the file.")
-        if not lines:
-            values = {column: [] for column in (*required, *(c for c in optional if c in row))}
-        missing = [column for column in values if column not in row]
-        if missing:
-            raise ValueError(
-                f"{path}, line {number} lacks {missing}; it has {list(row)}. Correct the file or the names."
-            )
-        for column, texts in values.items():
-            if isinstance(row[column], bool) or not isinstance(row[column], str | int | float):
-                raise ValueError(
-                    f"{path}, line {number}: {column} is {json.dumps(row[column])}; allowed is text or a number. "
-                    "Correct the file."
-                )
-            text = str(row[column])
-            if not _is_unicode(text):
-                raise ValueError(
-                    f"{path}, line {number}: {column} holds half of a surrogate pair, {ascii(text)[:60]}; allowed is Unicode "
-                    "text. Correct the file."
-                )
-            texts.append(text)
-        lines.append(number)
-    if not lines:
-        raise ValueError(f"{path} has no rows. Correct the file.")
-    return Columns(values, lines)

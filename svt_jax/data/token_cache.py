@@ -2,8 +2,9 @@
 
 A file's name is the hash of all that its content depends on: texts, tokenizer, longest length, versions. The folder is
 SVT_JAX_CACHE, else svt_jax under XDG_CACHE_HOME or ~/.cache; it may be deleted at any time. Above a GiB, the files that
-have not been used for longest go. Files are plain arrays (npz, never pickled) and written under another name first. One
-that cannot be read, or whose arrays do not fit, is made anew.
+have not been used for longest go. Files are plain arrays (npz, never pickled) and written under another name first. Who may
+read them is up to the umask, so several users can share a folder. One that cannot be read, or whose arrays do not fit, is
+made anew.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import uuid
 import zipfile
 import zlib
 from importlib.metadata import version
@@ -23,13 +24,15 @@ from typing import Any
 import numpy as np
 
 from svt_jax.data.glue import Examples
-from svt_jax.data.tokenizer import Tokens, tokenize
+from svt_jax.data.tokenizer import Tokens, largest_id, padding_id, tokenize
 from svt_jax.host import cache_folder
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 2**30
 _ARRAYS = ("ids", "types", "lengths")
+_told: set[Path] = set()
+"""Folders of which a warning has said that they cannot be written."""
 
 
 def token_folder() -> Path:
@@ -38,25 +41,31 @@ def token_folder() -> Path:
     return Path(named) if named else cache_folder()
 
 
-def cached_tokens(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
+def cached_tokens(examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 0) -> Tokens:
     """As `tokenize`, from the file of an earlier call where there is one."""
     if not getattr(tokenizer, "is_fast", False):  # a slow one cannot say what it is
-        return tokenize(examples, tokenizer, max_length)
+        return tokenize(examples, tokenizer, max_length, pad_id)
     path = token_folder() / f"tokens-{_key(examples, tokenizer, max_length)}.npz"
+    unusable = ""
     try:
-        ids, types, lengths = _read(path, len(examples), max_length, len(tokenizer))
+        ids, types, lengths = _read(path, len(examples), max_length, largest_id(tokenizer))
     except FileNotFoundError:
         pass
     # what NumPy and zipfile raise for damaged bytes; NotImplementedError for a compression method that there is not
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
-        log.warning("%s cannot be used (%s) and is made anew", path, error)
+        unusable = f"{path} cannot be used ({error})"
     else:
-        return Tokens.from_flat(ids, types, lengths, examples.labels, tokenizer.pad_token_id)
-    tokens = tokenize(examples, tokenizer, max_length)
+        return Tokens.from_flat(ids, types, lengths, examples.labels, padding_id(tokenizer, pad_id))
+    tokens = tokenize(examples, tokenizer, max_length, pad_id)
     try:
         _write(path, tokens)
     except OSError as error:  # a full or read-only disk is no reason not to train
-        log.warning("tokens are not kept: %s", error)
+        if path.parent not in _told:  # once, not for every split
+            _told.add(path.parent)
+            log.warning("tokens are not kept: %s", "; ".join(filter(None, [unusable, str(error)])))
+    else:
+        if unusable:
+            log.warning("%s, and was made anew", unusable)
     return tokens
 
 
@@ -72,7 +81,7 @@ def _key(examples: Examples, tokenizer: Any, max_length: int) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _read(path: Path, number: int, max_length: int, vocabulary: int) -> list[np.ndarray]:
+def _read(path: Path, number: int, max_length: int, largest: int) -> list[np.ndarray]:
     """The file's arrays, as `Tokens.from_flat` takes them."""
     with path.open("rb") as handle:
         file = np.load(handle, allow_pickle=False)
@@ -84,7 +93,7 @@ def _read(path: Path, number: int, max_length: int, vocabulary: int) -> list[np.
         and len(lengths) == number
         and len(ids) == len(types) == lengths.sum(dtype=np.int64)
         and 1 <= lengths.min() <= lengths.max() <= max_length
-        and 0 <= ids.min() <= ids.max() < vocabulary
+        and 0 <= ids.min() <= ids.max() <= largest
     )
     if not fits:
         raise ValueError("its arrays do not fit")
@@ -94,15 +103,15 @@ def _read(path: Path, number: int, max_length: int, vocabulary: int) -> list[np.
 
 
 def _write(path: Path, tokens: Tokens) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     real = tokens.real
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix="unfinished-")
+    unfinished = path.with_name(f"unfinished-{uuid.uuid4().hex}")  # mkstemp's would be for this user only
     try:
-        with os.fdopen(handle, "wb") as file:
+        with unfinished.open("xb") as file:
             np.savez(file, ids=tokens.ids[real], types=tokens.types[real].astype(np.uint8), lengths=tokens.lengths)
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     except BaseException:
-        os.unlink(unfinished)
+        unfinished.unlink(missing_ok=True)
         raise
     _make_room(path)
 
@@ -117,5 +126,6 @@ def _make_room(newest: Path) -> None:
     excess = sum(stat.st_size for stat, _ in files) - MAX_BYTES
     for stat, path in files:
         if excess > 0 and path != newest:
-            path.unlink(missing_ok=True)
-            excess -= stat.st_size
+            with contextlib.suppress(OSError):  # another user's, in a folder where that cannot be deleted
+                path.unlink(missing_ok=True)
+                excess -= stat.st_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import numpy as np
 from svt_jax.data.demo import vocabulary
 from svt_jax.data.glue import Examples
 
+log = logging.getLogger(__name__)
+
 _PART = 10_000
+_PROBE = "The people in the house saw a dog and a cat."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +73,14 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Any:
     """The tokenizer of a model folder.
 
     Raises:
-      ValueError: if there is none, or its tokens are more than the model has embeddings for.
+      ValueError: if there is none, or it does not fit the model, see `check_vocabulary`.
     """
     from transformers import AutoTokenizer
 
     files = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
-    # transformers makes an almost empty tokenizer of a folder that has a config.json alone, without a word
-    if not any((folder / name).is_file() for name in files):
+    found = [name for name in files if (folder / name).is_file()]
+    # transformers makes an almost empty tokenizer of a folder without the files that it looks for, without a word
+    if not found:
         raise ValueError(
             f"{folder} has no tokenizer; one of {', '.join(files)} is needed. Save it there with save_pretrained."
         )
@@ -83,17 +88,29 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
         raise ValueError(f"the tokenizer in {folder} cannot be read ({error}). Download it again.") from error
-    check_vocabulary(tokenizer, vocab_size, f"the tokenizer in {folder}")
+    kind = type(tokenizer).__name__
+    check_vocabulary(tokenizer, vocab_size, f"the tokenizer in {folder}, {kind} of {' and '.join(found)},")
     return tokenizer
 
 
 def check_vocabulary(tokenizer: Any, vocab_size: int, called: str = "the tokenizer") -> None:
-    """Raises ValueError if the tokenizer's tokens are more than the model has embeddings for."""
-    if len(tokenizer) > vocab_size:
+    """Raises ValueError unless each token has an embedding, and at least half of the embeddings have a token.
+
+    Some are to spare where a vocabulary was rounded up. Most are where transformers did not find the file that it
+    looks for: it then makes a tokenizer of the special tokens only.
+    """
+    numbers, largest = len(set(tokenizer.get_vocab().values())), largest_id(tokenizer)
+    if largest >= vocab_size or 2 * numbers < vocab_size:
         raise ValueError(
-            f"{called} has {len(tokenizer)} tokens and the model's vocab_size is {vocab_size}. "
-            "Use the tokenizer that belongs to the model."
+            f"{called} has {numbers} tokens, the last one number {largest}, and the model's vocab_size is {vocab_size}; "
+            "allowed are numbers below that, and tokens for half of them. Use the tokenizer that belongs to the model, or fit "
+            "the model to it with transformers' resize_token_embeddings."
         )
+
+
+def largest_id(tokenizer: Any) -> int:
+    """The largest number that a token has; `len(tokenizer)` is none, for there may be gaps."""
+    return max(tokenizer.get_vocab().values(), default=-1)
 
 
 def demo_tokenizer() -> Any:
@@ -103,12 +120,20 @@ def demo_tokenizer() -> Any:
     return BertTokenizer(vocab={word: n for n, word in enumerate(vocabulary())})
 
 
-def tokenize(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
-    """Token arrays of the examples, each cut to max_length tokens (the longer sentence of a pair first)."""
+def tokenize(examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 0) -> Tokens:
+    """Token arrays of the examples, each cut to max_length tokens (the longer sentence of a pair first).
+
+    Args:
+      pad_id: what fills up shorter rows if the tokenizer has no padding token, the model's pad_token_id.
+    Raises:
+      ValueError: if max_length is too small, or the tokenizer knows neither most of the texts nor plain English.
+    """
     texts = 1 if examples.second is None else 2
-    least = tokenizer.num_special_tokens_to_add(pair=texts == 2) + texts
-    if max_length < least:  # the tokenizer would give up on cutting, and say nothing
-        raise ValueError(f"max_length is {max_length}; these texts need at least {least}. Choose a larger one.")
+    special = tokenizer.num_special_tokens_to_add(pair=texts == 2)
+    if max_length < special + texts:  # the tokenizer would give up on cutting, and say nothing
+        raise ValueError(
+            f"max_length is {max_length}; these texts need at least {special + texts}. Choose a larger one."
+        )
 
     def encode(rows: slice) -> dict[str, list[list[int]]]:
         pairs = () if examples.second is None else (examples.second[rows],)
@@ -126,6 +151,46 @@ def tokenize(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
         lengths.append(np.asarray([len(row) for row in encoded["input_ids"]], np.int32))
         for flat, name in ((ids, "input_ids"), (types, "token_type_ids")):
             flat.append(np.fromiter(itertools.chain.from_iterable(encoded[name]), np.int32))
+    all_ids = np.concatenate(ids)
+    _check_known(tokenizer, all_ids, len(all_ids) - special * len(examples), examples)
     return Tokens.from_flat(
-        np.concatenate(ids), np.concatenate(types), np.concatenate(lengths), examples.labels, tokenizer.pad_token_id
+        all_ids, np.concatenate(types), np.concatenate(lengths), examples.labels, padding_id(tokenizer, pad_id)
     )
+
+
+def padding_id(tokenizer: Any, pad_id: int) -> int:
+    """The number of the tokenizer's padding token; pad_id if it has none."""
+    return pad_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def _check_known(tokenizer: Any, ids: np.ndarray, words: int, examples: Examples) -> None:
+    """Refuses or warns of a tokenizer that makes unknown tokens, or none, of most of the texts.
+
+    Args:
+      ids: int32[all tokens].
+      words: how many of them are not special.
+    """
+    known = words - _unknown(tokenizer, ids)
+    if 2 * known >= words > 0 or not any(
+        text.strip() for text in itertools.chain(examples.first, examples.second or ())
+    ):
+        return
+    probe = np.asarray(tokenizer(_PROBE, add_special_tokens=False)["input_ids"], np.int32)
+    probe_known = len(probe) - _unknown(tokenizer, probe)
+    if 2 * probe_known >= len(probe) > 0:  # it works: the texts are of another language, or one emoji
+        log.warning(
+            "the tokenizer knows %d of the %d tokens of the texts; the others are all alike to the model", known, words
+        )
+        return
+    raise ValueError(
+        f"the tokenizer, a {type(tokenizer).__name__}, knows {known} of the {words} tokens of the texts, and {probe_known} of the "
+        f"{len(probe)} of {_PROBE!r}; allowed is one that knows half of either. Use the tokenizer that belongs to the model."
+    )
+
+
+def _unknown(tokenizer: Any, ids: np.ndarray) -> int:
+    number = tokenizer.unk_token_id
+    # a tokenizer of bytes knows everything, and may call the token that begins a text its unknown one
+    if number is None or number in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id):
+        return 0
+    return int(np.count_nonzero(ids == number))

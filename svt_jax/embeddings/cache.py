@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 from svt_jax.data.tokenizer import Tokens, load_tokenizer
 from svt_jax.embeddings.embed import Pooling, Progress, encode, tokenize_sentences
+from svt_jax.host import open_to_umask
 from svt_jax.models.config import read_config
 from svt_jax.models.files import hash_weights, local_folder
 from svt_jax.models.hf import load_encoder
@@ -36,8 +37,8 @@ _MEANING = {
 
 def encode_cached(
     model: str | Path,
-    sentences: list[str],
-    poolings: Sequence[str],
+    sentences: Iterable[str],
+    poolings: Iterable[str],
     max_length: int,
     file: str | Path | None,
     progress: Callable[[int], Progress] | None = None,
@@ -56,7 +57,7 @@ def encode_cached(
     Raises:
       ValueError: if the model has no tokenizer, or the file is damaged or holds other embeddings.
     """
-    folder = local_folder(model)
+    sentences, folder = list(sentences), local_folder(model)
     config = read_config(folder)
     chosen = [Pooling.parse(pooling, config.num_layers) for pooling in poolings]
     tokenizer = load_tokenizer(folder, config.vocab_size)
@@ -64,7 +65,7 @@ def encode_cached(
         raise ValueError(
             f"max_length is {max_length} and the model has {config.max_tokens} positions. Choose a smaller one."
         )
-    tokens = tokenize_sentences(sentences, tokenizer, max_length)
+    tokens = tokenize_sentences(sentences, tokenizer, max_length, config.pad_token_id)
     path = None if file is None else Path(file)
     digests = {} if path is None else _digests(folder, tokens, sentences)
     kept = {} if path is None else _read(path, digests)
@@ -113,6 +114,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray], digests: dict[str, str]) -
     beside = path.with_name(f".{path.name}.{os.getpid()}")  # a write that is interrupted leaves no half a file
     try:
         save_file(arrays, beside, metadata=digests)
+        open_to_umask(beside)
         beside.replace(path)
     except (SafetensorError, OSError) as error:
         beside.unlink(missing_ok=True)

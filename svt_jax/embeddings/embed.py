@@ -5,7 +5,9 @@ ones included, a pooling takes a set of layers and then one row:
 
   mean   1/n sum_t m_t h_t        cls   h_0        of  h = mean over its layers of h_l
 
-References: "first_last" is the setting of Su et al., arXiv 2103.15316, and of arXiv 2208.11790 (there `last2avg`).
+References: "first_last" averages hidden states 0 and -1, as the published command of arXiv 2208.11790 does (there
+`last2avg`). The first *layer* and the last, "mean:1,-1", is `first-last-avg` of Su et al., arXiv 2103.15316,
+`avg_first_last` of SimCSE, arXiv 2104.08821, and the setting of WhiteBERT, arXiv 2104.01767.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +27,7 @@ from flax import nnx
 
 from svt_jax.data.glue import Examples
 from svt_jax.data.tokenizer import Tokens, check_vocabulary, load_tokenizer, tokenize
+from svt_jax.embeddings.sentence_modules import SentenceModules, normalized, read_modules
 from svt_jax.host import compiler_options, same_settings
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import local_folder
@@ -42,11 +45,11 @@ class Pooling:
     """Which rows make a sentence's vector; see this file's head.
 
     Attributes:
-      tokens: "mean" or "cls".
+      tokens: "mean" or "cls"; "max", the largest of each column, is read from a sentence-transformers folder alone.
       layers: numbers of hidden states, ascending; 0 is the embeddings' output.
     """
 
-    tokens: Literal["mean", "cls"]
+    tokens: Literal["mean", "cls", "max"]
     layers: tuple[int, ...]
 
     def __str__(self) -> str:
@@ -54,7 +57,7 @@ class Pooling:
 
     @classmethod
     def parse(cls, text: str, num_layers: int) -> Pooling:
-        """Reads "mean", "cls", "first_last", or any layer set such as "mean:1,-1" or "cls:0,6".
+        """Reads "mean", "cls", "first_last" (hidden states 0 and -1), or any layer set such as "mean:1,-1" or "cls:0,6".
 
         Example:
           >>> [str(Pooling.parse(text, num_layers=12)) for text in ("mean", "cls", "first_last", "mean:-2,-1")]
@@ -82,60 +85,82 @@ class Pooling:
 
 def embed(
     model: str | Path | Encoder,
-    sentences: Sequence[str],
+    sentences: Iterable[str],
     *,
-    pooling: str = "mean",
+    pooling: str | None = None,
     tokenizer: Any = None,
-    max_length: int = MAX_LENGTH,
+    max_length: int | None = None,
 ) -> np.ndarray:
     """Vectors of sentences.
+
+    A folder with modules.json, as sentence-transformers writes it, says itself how its vectors are made: pooling, division by
+    the norm, a prompt in front. These are the vectors here too, unless a pooling is named: then they are those of the
+    encoder, with nothing after the pooling.
 
     Args:
       model: a folder or hub id with a tokenizer; or an encoder, for which `tokenizer` is needed.
       sentences: in any order, repeated or not.
-      pooling: "mean" (of the last layer's tokens), "cls", "first_last", or any layer set such as "mean:1,-1".
+      pooling: "mean" (of the last layer's tokens), "cls", "first_last" (the embeddings' output and the last layer's), or
+        any layer set such as "mean:1,-1" (the first layer's and the last layer's). None: what modules.json says, or "mean".
       tokenizer: of an encoder: a transformers tokenizer.
       max_length: tokens of a sentence, special ones included; what is longer is cut. No more than the model's positions.
+        None: what a folder with modules.json says (its max_seq_length, or its tokenizer's length), or 128.
     Returns:
       float32[N, D], in the order of the sentences; equal sentences have equal vectors to the bit.
     Raises:
-      ValueError: if the model has no tokenizer, or one of another model's vocabulary, the pooling does not exist, or a
-        sentence is no string.
+      ValueError: if the model has no tokenizer, or one of another model's vocabulary, the pooling does not exist, a
+        sentence is no string, or modules.json has a module other than Transformer, Pooling (mean, cls, max) and Normalize.
       NonFiniteError: if a vector is not finite.
     """
-    if isinstance(sentences, str) or not all(isinstance(sentence, str) for sentence in sentences):
+    single = isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable)
+    sentences = [] if single else list(sentences)  # a generator can be read once
+    if single or not all(isinstance(sentence, str) for sentence in sentences):
         raise ValueError("sentences must be a list of strings. Put a single one into a list.")
+    modules: SentenceModules | None = None
     if isinstance(model, Encoder):
         encoder = model
         if tokenizer is None:
             raise ValueError("an encoder has no tokenizer of its own. Give tokenizer=, or a model folder as model.")
     else:
-        encoder = load_encoder(model)
-        tokenizer = tokenizer or load_tokenizer(local_folder(model), encoder.config.vocab_size)
+        folder = local_folder(model)
+        modules = read_modules(folder)
+        folder = modules.encoder if modules else folder
+        encoder = load_encoder(folder)
+        if tokenizer is None:
+            tokenizer = load_tokenizer(folder, encoder.config.vocab_size)
+            tokenizer = modules.lower_cased(tokenizer) if modules else tokenizer
     check_vocabulary(tokenizer, encoder.config.vocab_size)
-    chosen = Pooling.parse(pooling, encoder.config.num_layers)
+    names, normalizes, prompt = modules.after_encoder() if modules and pooling is None else ([], False, "")
+    last = (encoder.config.num_layers,)
+    chosen = [Pooling(name, last) for name in names] or [Pooling.parse(pooling or "mean", encoder.config.num_layers)]
     number = {sentence: n for n, sentence in enumerate(dict.fromkeys(sentences))}
     if not number:
-        return np.zeros((0, encoder.config.hidden_size), np.float32)
-    tokens = tokenize_sentences(list(number), tokenizer, min(max_length, encoder.config.max_tokens))
-    vectors = encode(encoder, tokens, [chosen])[chosen]
+        return np.zeros((0, encoder.config.hidden_size * len(chosen)), np.float32)
+    if max_length is None:
+        max_length = (modules.max_length or tokenizer.model_max_length) if modules else MAX_LENGTH
+    texts = [prompt + sentence for sentence in number]
+    length = min(max_length, encoder.config.max_tokens)
+    tokens = tokenize_sentences(texts, tokenizer, length, encoder.config.pad_token_id)
+    encoded = encode(encoder, tokens, chosen)
+    vectors = np.concatenate([encoded[each] for each in chosen], axis=1)
+    vectors = normalized(vectors) if normalizes else vectors
     return vectors[[number[sentence] for sentence in sentences]]
 
 
-def tokenize_sentences(sentences: list[str], tokenizer: Any, max_length: int) -> Tokens:
-    """Token arrays of single sentences."""
-    return tokenize(Examples(sentences, None, None), tokenizer, max_length)
+def tokenize_sentences(sentences: Iterable[str], tokenizer: Any, max_length: int, pad_id: int = 0) -> Tokens:
+    """Token arrays of single sentences; see `tokenize`."""
+    return tokenize(Examples(list(sentences), None, None), tokenizer, max_length, pad_id)
 
 
 def encode(
-    encoder: Encoder, tokens: Tokens, poolings: Sequence[Pooling], *, progress: Progress | None = None
+    encoder: Encoder, tokens: Tokens, poolings: Iterable[Pooling], *, progress: Progress | None = None
 ) -> dict[Pooling, np.ndarray]:
     """Every pooling of every row of tokens, float32[N, D] each, from one pass of the encoder.
 
     Raises:
       NonFiniteError: if a vector is not finite.
     """
-    from svt_jax.evaluation.metrics import NonFiniteError  # here, for `import svt_jax` needs no scikit-learn
+    from svt_jax.errors import NonFiniteError  # here, for `import svt_jax` needs no scikit-learn
 
     graphdef, state = nnx.split(encoder)
     wanted = tuple(dict.fromkeys(poolings))
@@ -205,8 +230,8 @@ def _pooled(
 ) -> tuple[Array, ...]:
     mask = jnp.arange(ids.shape[1]) < lengths[:, None]  # [B, L]
     encoder: Encoder = nnx.merge(graphdef, state)
-    means_last = any(p.tokens == "mean" and encoder.config.num_layers in p.layers for p in poolings)
-    hidden = encoder(ids, mask, first_token_only=not means_last, output_hidden_states=True).hidden_states
+    all_of_last = any(p.tokens != "cls" and encoder.config.num_layers in p.layers for p in poolings)
+    hidden = encoder(ids, mask, first_token_only=not all_of_last, output_hidden_states=True).hidden_states
     assert hidden is not None
     count = lengths[:, None].astype(jnp.float32)
 
@@ -218,6 +243,8 @@ def _pooled(
         for h in rest:
             total = total + h.astype(jnp.float32)
         total = total / len(pooling.layers)
+        if pooling.tokens == "max":
+            return jnp.max(total, axis=1, where=mask[..., None], initial=-jnp.inf)  # [B, D]
         return total if pooling.tokens == "cls" else jnp.sum(total, axis=1, where=mask[..., None]) / count  # [B, D]
 
     return tuple(pool(pooling) for pooling in poolings)

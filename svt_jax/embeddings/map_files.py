@@ -11,6 +11,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from svt_jax.host import open_to_umask
+
 
 @contextlib.contextmanager
 def replacing(folder: Path, kind: str, kind_there: str | None, files: tuple[str, ...]) -> Iterator[None]:
@@ -73,4 +75,5 @@ def write_dense(folder: Path, kind: str, matrix: np.ndarray, offset: np.ndarray)
     }
     with replacing(folder, kind, exported_kind(folder), ("model.safetensors", "config.json")):
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "svt_jax": kind})
+        open_to_umask(folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -46,6 +46,11 @@ def _evaluate(function: SpectralFunction, values: Array, spectrum: Array) -> Arr
     return function(values, spectrum)
 
 
+def _matrix(x: Any) -> Any:
+    """The rows of an iterable as one array; an array as it is."""
+    return x if hasattr(x, "shape") else np.asarray(list(x))
+
+
 class CorpusMap(abc.ABC):
     """What the maps of this file share: running moments, and the affine map x -> x matrix + offset that follows.
 
@@ -62,9 +67,14 @@ class CorpusMap(abc.ABC):
         self._map: tuple[Array, Array] | None = None
 
     def fit(self, batches: Any) -> Self:
-        """Forgets what was seen, then sees one matrix [N, D], or every matrix [n, D] of an iterable."""
+        """Forgets what was seen, then sees one matrix [N, D], or every matrix [n, D] of an iterable.
+
+        A list of rows, as `tolist` gives, is one matrix too. An iterable is read once.
+        """
         self._forget()
-        matrices: Iterable[Any] = [batches] if hasattr(batches, "shape") else batches
+        matrices: Iterable[Any] = batches
+        if hasattr(batches, "shape") or (isinstance(batches, list) and batches and np.ndim(batches[0]) == 1):
+            matrices = [batches]
         for matrix in matrices:
             self.partial_fit(matrix)
         return self
@@ -73,10 +83,11 @@ class CorpusMap(abc.ABC):
         """Sees the rows of one more matrix.
 
         Args:
-          x: real[n, D], finite; see `moments.moments` for what may come and the memory it takes.
+          x: real[n, D], finite; see `moments.moments` for what may come and the memory it takes. Or an iterable of rows.
         Raises:
           ValueError: if it is not a matrix, has another width than before, or holds numbers that are not finite.
         """
+        x = _matrix(x)
         shape, width = tuple(np.shape(x)), len(self._sum)
         if len(shape) != 2 or shape[1] == 0 or (width and shape[1] != width):
             raise ValueError(f"rows must come as [n, {width or 'D'}], got {list(shape)}. Reshape them.")
@@ -116,7 +127,7 @@ class CorpusMap(abc.ABC):
 
     def transform(self, x: Any) -> Array:
         """Maps rows [..., D], seen or new, to [..., K], in their dtype; integers come back as float32."""
-        x = jnp.asarray(x)
+        x = jnp.asarray(_matrix(x))
         x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
         matrix, offset = self._fitted()
         if x.shape[-1] != matrix.shape[0]:
@@ -257,7 +268,8 @@ class Whitening(CorpusMap):
     r"""Makes the covariance the identity: x -> (x - mean) U Lambda^{-1/2}[:, :dim], covariance = U Lambda U^T.
 
     Directions whose variance is below 1e-12 of the largest are left out (they map to 0): their inverse root is noise.
-    (The published evaluation sums where we average over rows, which scales everything by a constant.)
+    Su et al. divide the covariance's sum by n - 1, and the code of arXiv 2208.11790 does not divide it; here it is divided
+    by n. Their vectors are these times one constant.
 
     Args:
       dim: directions kept, those of largest variance; all if None.
@@ -301,6 +313,9 @@ class Whitening(CorpusMap):
 
 class AllButTheTop(CorpusMap):
     r"""Removes the mean and the directions of largest variance: x -> (x - mean)(I - sum_{i <= directions} u_i u_i^T).
+
+    The source's algorithm, and most public code, projects x and not x - mean: x - mean - sum_i (u_i^T x) u_i. All its
+    vectors differ from these by one, sum_i (u_i^T mean) u_i: distances are equal, cosines are not. Here the mean is 0.
 
     Args:
       directions: how many; D/100, at least 1, if None, as its authors advise.

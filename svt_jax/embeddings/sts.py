@@ -16,7 +16,7 @@ References: arXiv 2208.11790, section 5.1; the published evaluation, whose numbe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,8 +39,8 @@ def evaluate_sts(
     data: str | Path,
     *,
     protocol: Protocol = "paper",
-    poolings: Sequence[str] = ("mean",),
-    posts: Sequence[Post] = (Post(),),
+    poolings: Iterable[str] = ("mean",),
+    posts: Iterable[Post] = (Post(),),
     fit: str | Path | None = None,
     embeddings: str | Path | None = None,
     max_length: int = MAX_LENGTH,
@@ -65,11 +65,12 @@ def evaluate_sts(
     Raises:
       ValueError: for bad data, a missing corpus, a model without tokenizer, or a map that cannot be fitted.
     """
+    poolings, posts = list(poolings), list(posts)
     needs_corpus = protocol == "honest" and any(post.name != "none" for post in posts)
     if needs_corpus and fit is None:
         raise ValueError(
-            "protocol honest needs sentences to fit on that are not scored; allowed are a text file with one sentence a "
-            "line and a .tsv file. Give --fit FILE, or choose --post none."
+            "protocol honest needs sentences to fit on that are not scored; allowed are a .txt file with one sentence a "
+            "line and a table (.tsv, .csv, .jsonl). Give --fit FILE, or choose --post none."
         )
     if fit is not None and not needs_corpus:
         raise ValueError(
@@ -118,7 +119,7 @@ def evaluate_sts(
     return tables
 
 
-def distinct_sentences(tasks: Sequence[STSTask]) -> list[str]:
+def distinct_sentences(tasks: Iterable[STSTask]) -> list[str]:
     """Every sentence of the tasks once, in order of appearance."""
     return list(dict.fromkeys(s for task in tasks for file in task.files for s in (*file.first, *file.second)))
 

@@ -12,18 +12,23 @@ import dataclasses
 import json
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from svt_jax.data.tables import read_columns, read_lines
+from svt_jax.data.glue import TASKS, Task
+from svt_jax.data.tables import name_lines, read_columns, read_header, read_lines, refuse, scan_columns
 
 log = logging.getLogger(__name__)
 
 SCORES = (0.0, 5.0)
-_COLUMNS = ("sentence", "sentence1", "sentence2", "premise", "hypothesis", "question", "question1", "question2")
-"""Names of text columns in files with a header, GLUE's among them."""
-_SHOWN = 5  # problems of one folder that an error lists; the others are counted
+_ADVICE = "Correct the files, or download them again."
+_PAIRS = ("score", "sentence1", "sentence2")
+TEXT_COLUMNS = tuple(
+    dict.fromkeys([name for task in TASKS.values() for name in (*task.text, *(task.hub_text or ()))] + ["text"])
+)
+"""Names of the columns that hold sentences: those of GLUE's files, of the hub's, and "text"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,46 +78,99 @@ def load_sts(folder: str | Path) -> list[STSTask]:
             files.append(dataclasses.replace(found, name=file))
             problems += wrong
         tasks.append(STSTask(name, tuple(files)))
-    _raise(problems)
+    if problems:
+        refuse(problems, _ADVICE)
     return tasks
 
 
 def read_pairs(path: str | Path) -> PairFile:
     """The pairs of one file; errors as in `load_sts`."""
     pairs, problems = _parse_pairs(Path(path))
-    _raise(problems)
+    if problems:
+        refuse(problems, _ADVICE)
     return pairs
 
 
 def read_corpus(path: str | Path) -> list[str]:
-    """The distinct sentences of a file, to fit a transformation on.
+    """The distinct sentences of a file, to fit a transformation on. Empty ones are left out.
 
-    Three kinds: `.tsv` with a header that names text columns (sentence, sentence1, premise, ...; GLUE's files), `.tsv`
-    of pairs with scores as in `load_sts`, and anything else as text, one sentence a line. Empty lines are left out.
+    What it holds is told by its first row, not by its name only:
+
+      a table   .tsv, .csv or .jsonl whose columns have names in `TEXT_COLUMNS`; all of these columns are read
+      CoLA's    .tsv without header
+      pairs     score, sentence, sentence without header, divided by tabs, as in `load_sts`
+      text      .txt, one sentence a line. One that holds such a table divided by tabs (MRPC's) is read as that.
 
     Raises:
-      ValueError: if the file cannot be read, has a malformed line, or holds no sentence.
+      ValueError: if the file cannot be read, is none of these, has a malformed line, or holds no sentence.
     """
     path = Path(path)
-    lines = read_lines(path)
-    header = lines[0].split("\t") if lines else []
-    columns = [name for name in _COLUMNS if name in header]
-    sentences: list[str] = []
-    if path.suffix != ".tsv":
-        sentences = lines
-    elif columns:
-        qqp = "question1" in columns  # its official files have rows cut in two
-        table = read_columns(path, columns, skip_short=qqp)
-        if table.left_out:
-            log.warning("%s: left out %d rows with too few columns", path, table.left_out)
-        sentences = [text for row in zip(*table.values.values(), strict=True) for text in row]
-    else:
+    first = read_header(path)
+    text, tabs = path.suffix.lower() == ".txt", path.suffix.lower() in (".tsv", ".txt")
+    names = [] if text and len(first) == 1 else [name for name in TEXT_COLUMNS if name in first]
+    headerless = [task for task in TASKS.values() if tabs and _lacks_header(task, first)]
+    if not first and not text:  # nothing, or no JSON: the error says which
+        read_columns(path, TEXT_COLUMNS[:1])
+    if names:
+        broken = tabs and any(task.broken_rows and set(task.text) <= set(names) for task in TASKS.values())
+        sentences = _read_texts(path, names, skip_short=broken)
+    elif headerless:
+        sentences = _read_texts(path, headerless[0].text, header=headerless[0].headerless)
+    elif tabs and len(first) == len(_PAIRS) and _score(first[0]) is not None:
         pairs = read_pairs(path)
         sentences = pairs.first + pairs.second
+    elif text:
+        sentences = _text_lines(path)
+    else:
+        shown = [name if len(name) <= 30 else name[:30] + "..." for name in first[:5]]
+        raise ValueError(
+            f"{path}, line 1: {len(first)} columns, {shown}; allowed are a header with one of {', '.join(TEXT_COLUMNS)}, CoLA's "
+            "files without one, and score, sentence, sentence divided by tabs. Name the column of the sentences so, or give a "
+            ".txt file with one sentence a line."
+        )
     distinct = list(dict.fromkeys(sentence for sentence in sentences if sentence.strip()))
     if not distinct:
-        raise ValueError(f"{path} holds no sentence. Give a text file with one sentence a line, or a .tsv file.")
+        raise ValueError(
+            f"{path} holds no sentence; allowed are a .txt file with one sentence a line and a table (.tsv, .csv, .jsonl). "
+            "Give another."
+        )
     return distinct
+
+
+def _lacks_header(task: Task, first: Sequence[str]) -> bool:
+    """Whether this is the first row of a file of that task which has no header."""
+    if task.headerless is None or task.labels is None or len(first) != len(task.headerless):
+        return False
+    return first[task.headerless.index(task.label)] in task.labels
+
+
+def _read_texts(
+    path: Path, names: Sequence[str], *, header: Sequence[str] | None = None, skip_short: bool = False
+) -> list[str]:
+    table = read_columns(path, names, header=header, skip_short=skip_short, may_be_empty=names)
+    texts = [text for row in zip(*table.values.values(), strict=True) for text in row]
+    if table.left_out:
+        log.warning("%s: left out %d rows with too few columns", path, table.left_out)
+    if empty := sum(not text.strip() for text in texts):
+        log.warning("%s: left out %d empty texts", path, empty)
+    return texts
+
+
+def _text_lines(path: Path) -> list[str]:
+    """The lines of a text file, unless it is a table by another name."""
+    lines = read_lines(path)
+    full = [line for line in lines if line.strip()]
+    tabs = {line.count("\t") for line in full}
+    kind = ""
+    if len(tabs) == 1 and tabs != {0}:
+        kind = f"{tabs.pop() + 1} columns in every line"
+    elif full and all(line.startswith("{") and line.rstrip().endswith("}") for line in full):
+        kind = "every line is a JSON object"
+    if kind:
+        raise ValueError(
+            f"{path} is a table: {kind}; allowed in a .txt is one sentence a line. Give it a header, and the ending .tsv or .jsonl."
+        )
+    return lines
 
 
 def _read_index(path: Path) -> dict[str, list[tuple[str, int]]]:
@@ -136,24 +194,19 @@ def _read_index(path: Path) -> dict[str, list[tuple[str, int]]]:
 def _parse_pairs(path: Path) -> tuple[PairFile, list[str]]:
     """The pairs that can be read, and what is wrong with the other lines."""
     try:
-        lines = read_lines(path)
+        columns, problems = scan_columns(path, _PAIRS, header=_PAIRS)
     except ValueError as error:
-        return PairFile(path.name, [], [], np.zeros(0)), [str(error)]
-    first, second, scores = [], [], []
-    problems = [] if lines else [f"{path} has no pairs"]
-    for number, line in enumerate(lines, start=1):
-        where, cells = f"{path}, line {number}", line.split("\t")
-        if len(cells) != 3:
-            problems.append(f"{where}: {len(cells)} columns where score, sentence, sentence are expected")
-        elif (score := _score(cells[0])) is None:
-            problems.append(f"{where}: score {cells[0]!r}, allowed is a number from {SCORES[0]:g} to {SCORES[1]:g}")
-        elif not (cells[1].strip() and cells[2].strip()):
-            problems.append(f"{where}: an empty sentence")
-        else:
-            scores.append(score)
-            first.append(cells[1])
-            second.append(cells[2])
-    return PairFile(path.name, first, second, np.asarray(scores)), problems
+        return PairFile(path.name, [], [], np.zeros(0)), [str(error).removesuffix(". Correct the file.")]
+    scores = [_score(text) for text in columns.values["score"]]
+    problems += [
+        (line, f"score {text!r}, allowed is a number from {SCORES[0]:g} to {SCORES[1]:g}")
+        for line, text, score in zip(columns.lines, columns.values["score"], scores, strict=True)
+        if score is None
+    ]
+    pairs = PairFile(
+        path.name, columns.values["sentence1"], columns.values["sentence2"], np.asarray(scores, np.float64)
+    )
+    return pairs, name_lines(path, sorted(problems))
 
 
 def _score(text: str) -> float | None:
@@ -162,9 +215,3 @@ def _score(text: str) -> float | None:
     except ValueError:
         return None
     return score if math.isfinite(score) and SCORES[0] <= score <= SCORES[1] else None
-
-
-def _raise(problems: list[str]) -> None:
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise ValueError("; ".join(problems[:_SHOWN]) + more + ". Correct the files, or download them again.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -109,13 +109,13 @@ def fit_honest(tasks: Sequence[STSTask], vectors: Vectors, post: Post, corpus: S
     return [(both, both)] * len(tasks)
 
 
-def unscored(corpus: Sequence[str], scored: Sequence[str]) -> list[str]:
+def unscored(corpus: Iterable[str], scored: Iterable[str]) -> list[str]:
     """The sentences of a corpus that are not scored.
 
     Raises:
       ValueError: if there are none.
     """
-    kept_out = set(scored)
+    corpus, kept_out = list(corpus), set(scored)
     left = [sentence for sentence in corpus if sentence not in kept_out]
     if not left:
         raise ValueError(f"all {len(corpus)} sentences to fit on are scored ones. Choose another corpus.")

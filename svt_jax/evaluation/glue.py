@@ -6,12 +6,11 @@ import collections
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from svt_jax.data.batching import (
     Batch,
@@ -21,12 +20,12 @@ from svt_jax.data.batching import (
     longest_of_each,
     sorted_batches,
 )
-from svt_jax.data.glue import Task
 from svt_jax.data.shards import global_batch, rows_here
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.metrics import compute_metrics
 from svt_jax.host import compiler_options, same_settings
-from svt_jax.spectral.solvers import BATCH_AXES
+from svt_jax.mesh import batch_sharding, replicated
+from svt_jax.run.task_model import TaskModel
 
 _WORKERS = 3
 """Batches at a time on a single device: while one is in a small operation, which a single core does, others fill the cores.
@@ -38,9 +37,16 @@ _LAG = 2
 """Batches between dispatch and reading one's logits, so that the device never waits for Python."""
 
 
-def make_forward(graphdef: nnx.GraphDef, mesh: Mesh) -> Any:
+class State(Protocol):
+    """What holds a model's parameters: a `TaskModel`, or the state of a training step."""
+
+    params: Any
+    constants: Any
+
+
+def make_forward(model: TaskModel) -> Any:
     """The jitted evaluation step (state, input_ids, mask, types) -> logits, with state (params, constants) where it is."""
-    batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    graphdef, batch = model.graphdef, batch_sharding(model.mesh)
 
     def forward(
         state: tuple[nnx.State, nnx.State], input_ids: jax.Array, mask: jax.Array, types: jax.Array
@@ -50,7 +56,7 @@ def make_forward(graphdef: nnx.GraphDef, mesh: Mesh) -> Any:
     return jax.jit(
         forward,
         in_shardings=(None, batch, batch, batch),
-        out_shardings=NamedSharding(mesh, PartitionSpec()),
+        out_shardings=replicated(model.mesh),
         compiler_options=compiler_options("inference"),
     )
 
@@ -59,35 +65,34 @@ class Evaluator:
     """Evaluates a split with parameters that change; compiles once for each batch length.
 
     Args:
-      graphdef: of the classifier.
-      task: gives the metrics.
+      model: a classifier with its task.
       tokens: the split.
       batch_size: the largest; has no influence on the score; must divide over the mesh's data and fsdp axes.
-      longest: the model's positions, which no batch may exceed.
-      mesh: devices to run on.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef, task: Task, tokens: Tokens, batch_size: int, longest: int, mesh: Mesh):
-        self._task, self._tokens, self._mesh = task, tokens, mesh
+    def __init__(self, model: TaskModel, tokens: Tokens, batch_size: int):
+        assert model.task is not None, "a classifier has a task"
+        mesh = model.mesh
+        self._task, self._tokens, self._mesh = model.task, tokens, mesh
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch_size = even_batch_size(len(tokens), batch_size, shards)
         batches = sorted_batches(tokens.lengths, self._batch_size)
-        self._buckets = choose_buckets(longest_of_each(tokens.lengths, batches), longest=longest)
+        self._buckets = choose_buckets(longest_of_each(tokens.lengths, batches), longest=model.encoder.max_tokens)
         self._compiled: dict[int, Any] = {}
         self._compiling = threading.Lock()
         self.compile_seconds = 0.0
-        self._sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+        self._sharding = batch_sharding(mesh)
         self._part = rows_here(self._sharding, self._batch_size)
-        self._forward = make_forward(graphdef, mesh)
+        self._forward = make_forward(model)
 
     @property
     def compiles(self) -> int:
         """Programs compiled so far, at most one a bucket."""
         return len(self._compiled)
 
-    def logits(self, params: nnx.State, constants: nnx.State) -> np.ndarray:
-        """Logits [N, num_labels] in the order of the examples."""
-        state = nnx.as_pure((params, constants))  # nnx variables cost Python time at every call
+    def logits(self, holder: State) -> np.ndarray:
+        """Logits [N, num_labels] in the order of the examples, with these parameters."""
+        state = nnx.as_pure((holder.params, holder.constants))  # nnx variables cost Python time at every call
         out = np.zeros((len(self._tokens), self._task.num_labels), np.float32)
         pending: collections.deque[tuple[Batch, Future[jax.Array]]] = collections.deque()
 
@@ -127,7 +132,7 @@ class Evaluator:
                 self.compile_seconds += time.perf_counter() - start
             return self._compiled[length]
 
-    def score(self, params: nnx.State, constants: nnx.State) -> dict[str, float]:
-        """The task's metrics."""
+    def score(self, holder: State) -> dict[str, float]:
+        """The task's metrics, with these parameters."""
         assert self._tokens.labels is not None, "an unlabelled split has no score"
-        return compute_metrics(self._task.metrics, self.logits(params, constants), self._tokens.labels)
+        return compute_metrics(self._task.metrics, self.logits(holder), self._tokens.labels)

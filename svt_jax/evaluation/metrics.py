@@ -10,6 +10,8 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
+from svt_jax.errors import NonFiniteError
+
 log = logging.getLogger(__name__)
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -20,10 +22,6 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "spearmanr": lambda labels, predictions: stats.spearmanr(labels, predictions).statistic,
 }
 """By name, of (labels, predictions); each lies in [-1, 1]."""
-
-
-class NonFiniteError(ArithmeticError):
-    """A number that must be finite is not: a loss, a gradient, a parameter or a prediction."""
 
 
 def check_finite(logits: np.ndarray) -> None:
@@ -49,6 +47,7 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
       >>> compute_metrics(["accuracy", "f1"], np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), np.array([1, 0, 0]))
       {'accuracy': 0.6666666666666666, 'f1': 0.6666666666666666}
     """
+    logits, labels = np.asarray(logits), np.asarray(labels)
     check_finite(logits)
     if logits.shape[1] == 1:  # in float64: the sums of a correlation lose digits otherwise
         predictions, labels = logits[:, 0].astype(np.float64), labels.astype(np.float64)

@@ -8,10 +8,12 @@ What is measured, of each example's real tokens by itself, and then averaged ove
 
 A reading is plain values, for JSON:
 
-  {"examples": 64, "alpha": {"1": -0.2}, "states": [{"layer": null, "state": "output", "skewness": ..., "histogram": [...]}, ...]}
+  {"examples": 64, "alpha": {"1": -0.2}, "svt": {"1": {"alpha": -0.2}},
+   "states": [{"layer": null, "state": "output", "skewness": ..., "histogram": [...]}, ...]}
 
-where layer null is the embeddings' output, and `histogram` holds, for `BINS` equal parts of [0, 1], the share of the
-singular values with sigma_i / sigma_1 in that part; each example weighs the same, however long it is.
+where "svt" has every parameter of each transformation by layer and name, layer null is the embeddings' output, and
+`histogram` holds, for `BINS` equal parts of [0, 1], the share of the singular values with sigma_i / sigma_1 in that part;
+each example weighs the same, however long it is.
 
 References: arXiv 2208.11790, section 3 and figure 1.
 """
@@ -24,15 +26,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from svt_jax.data.batching import choose_buckets, collate
 from svt_jax.data.tokenizer import Tokens
+from svt_jax.evaluation.glue import State
 from svt_jax.host import compiler_options
+from svt_jax.mesh import batch_sharding, replicated
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.heads import Classifier
+from svt_jax.models.slot import plain_parameters
+from svt_jax.run.task_model import TaskModel
 from svt_jax.spectral import measures
-from svt_jax.spectral.solvers import BATCH_AXES
 
 Array = jax.Array
 Reading = dict[str, Any]
@@ -55,30 +59,26 @@ class Probe:
     """Measures a model with parameters that change; two programs, each compiled once.
 
     Args:
-      graphdef: of the encoder, or of a classifier on it.
+      model: an encoder, or a classifier on one.
       tokens: the split; the sample is `EXAMPLES` of them at even distances, or all if they are fewer.
-      longest: the model's positions.
-      mesh: devices to run on.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef, tokens: Tokens, longest: int, mesh: Mesh):
+    def __init__(self, model: TaskModel, tokens: Tokens):
+        graphdef, mesh = model.graphdef, model.mesh
         rows = np.unique(np.linspace(0, len(tokens) - 1, min(EXAMPLES, len(tokens))).astype(int))
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        buckets = choose_buckets(tokens.lengths[rows], 1, longest=longest)
+        buckets = choose_buckets(tokens.lengths[rows], 1, longest=model.encoder.max_tokens)
         self._batch = collate(tokens, rows, buckets, -(-len(rows) // shards) * shards)
         self._examples, self._mesh = len(rows), mesh
-        batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-        replicated = NamedSharding(mesh, PartitionSpec())
+        batch = batch_sharding(mesh)
+
+        def encoder_of(state: tuple[nnx.State, nnx.State]) -> Encoder:
+            model = nnx.merge(graphdef, *state)
+            return model.encoder if isinstance(model, Classifier) else model
 
         def forward(state: tuple[nnx.State, nnx.State], ids: Array, mask: Array, types: Array) -> dict[str, Any]:
-            model = nnx.merge(graphdef, *state)
-            encoder: Encoder = model.encoder if isinstance(model, Classifier) else model
-            out = encoder(ids, mask, types, output_hidden_states=True, output_svt_states=True)
+            out = encoder_of(state)(ids, mask, types, output_hidden_states=True, output_svt_states=True)
             return {"output": out.hidden_states, "svt": out.svt_states}
-
-        def alphas(state: tuple[nnx.State, nnx.State]) -> dict[int, Array]:
-            model = nnx.merge(graphdef, *state)
-            return (model.encoder if isinstance(model, Classifier) else model).alphas
 
         self._forward = jax.jit(
             forward,
@@ -86,15 +86,15 @@ class Probe:
             out_shardings=batch,
             compiler_options=compiler_options("inference"),
         )
-        self._measure = jax.jit(measure, in_shardings=batch, out_shardings=replicated)
-        self._alphas = alphas
+        self._measure = jax.jit(measure, in_shardings=batch, out_shardings=replicated(mesh))
+        self._encoder_of = encoder_of
 
-    def read(self, params: nnx.State, constants: nnx.State) -> Reading:
-        """One pass over the sample."""
-        batch, state = self._batch, (params, constants)
+    def read(self, holder: State) -> Reading:
+        """One pass over the sample, with these parameters."""
+        batch, state = self._batch, (holder.params, holder.constants)
         with jax.set_mesh(self._mesh):
             ids, mask, types, weights = (
-                jax.device_put(batch[name], NamedSharding(self._mesh, PartitionSpec(BATCH_AXES)))
+                jax.device_put(batch[name], batch_sharding(self._mesh))
                 for name in ("input_ids", "attention_mask", "token_type_ids", "weights")
             )
             found = self._forward(state, ids, mask, types)
@@ -105,9 +105,11 @@ class Probe:
                 states += [(n, "svt_input", before), (n, "svt_output", after)]
             # all are on their way before the first is read
             measured = [self._measure(x, mask, weights) for _, _, x in states]
+            encoder = self._encoder_of(state)
         return {
             "examples": self._examples,
-            "alpha": {str(n): float(alpha) for n, alpha in self._alphas(state).items()},
+            "alpha": {str(n): float(alpha) for n, alpha in encoder.alphas.items()},
+            "svt": plain_parameters(encoder.svt_parameters),
             "states": [
                 {"layer": layer, "state": kind, **_plain(jax.device_get(values))}
                 for (layer, kind, _), values in zip(states, measured, strict=True)

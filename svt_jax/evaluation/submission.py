@@ -68,7 +68,7 @@ def write_submission(task: Task, split: Split, logits: np.ndarray, folder: Path)
     Raises:
       ValueError: if the name of a class cannot stand in such a file.
     """
-    rules = find_rules(task, split)
+    rules, logits = find_rules(task, split), np.asarray(logits)
     if task.labels is None:
         predictions = [f"{score:.6f}" for score in np.clip(logits[:, 0].astype(np.float64), *task.scores)]
     else:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from svt_jax.models.families import FAMILIES, UNSUPPORTED
-from svt_jax.remedies.tokens import TokenOperation
-from svt_jax.spectral.base import SpectralFunction
-from svt_jax.spectral.registry import function_names, get_function
-from svt_jax.spectral.solvers import SOLVERS, Solver, solver_for
+import jax
 
-ACTIVATIONS = (
-    "gelu",
-    "gelu_new",
-    "gelu_fast",
-    "gelu_accurate",
-    "gelu_pytorch_tanh",
-    "gelu_python_tanh",
-    "gelu_python",
-    "relu",
-    "silu",
-    "swish",
-)
+from svt_jax.models.activations import ACTIVATION_FUNCTIONS
+from svt_jax.models.families import FAMILIES, UNSUPPORTED
+from svt_jax.models.files import read_json
+from svt_jax.remedies.tokens import ContraNorm
+from svt_jax.spectral.base import SOLVERS, Solver, SpectralFunction, TokenOperation, solver_for
+from svt_jax.spectral.registry import function_names, get_function
+from svt_jax.text import printable
+
 """Values of `hidden_act` we compute. `gelu` and `gelu_python` are exact (erf); the other GELUs are one tanh form."""
+
+_MOST_LAYERS = 1000
+_LARGEST = 2**24
+"""Of any whole number. A config.json that asks for more is damaged, or made to fill the memory."""
+_MOST_SINES = 2**26  # numbers of a table of sinusoidal positions, which is made before weights are looked at
 
 Head = Literal["pooled", "tanh", "relu"]
 
@@ -92,20 +88,22 @@ class EncoderConfig:
             if field.type.startswith("int"):
                 smallest = 0 if field.name in ("pad_token_id", "type_vocab_size") else 1
                 if type(value) is not int:
-                    problems.append(f"{name} is {value!r}, not a whole number")
+                    problems.append(f"{name} is {printable(repr(value))}, not a whole number")
                 elif value < smallest:
                     problems.append(f"{name} is {value}, less than {smallest}")
+                elif value > _LARGEST:
+                    problems.append(f"{name} is {printable(str(value))}, more than {_LARGEST}")
             elif field.type == "float":
                 below = 1.0 if "dropout" in field.name else math.inf
                 if type(value) not in (int, float):
-                    problems.append(f"{name} is {value!r}, not a number")
+                    problems.append(f"{name} is {printable(repr(value))}, not a number")
                 elif not 0.0 <= value < below:
                     problems.append(f"{name} {value} is not in [0, {below:g})")
             elif field.type == "bool" and type(value) is not bool:
-                problems.append(f"{name} is {value!r}, not true or false")
-        if self.hidden_act not in ACTIVATIONS:
+                problems.append(f"{name} is {printable(repr(value))}, not true or false")
+        if self.hidden_act not in ACTIVATION_FUNCTIONS:
             problems.append(
-                f"{names.get('hidden_act', ('hidden_act',))[0]} {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}"
+                f"{names.get('hidden_act', ('hidden_act',))[0]} {printable(repr(self.hidden_act))} is not one of {', '.join(ACTIVATION_FUNCTIONS)}"
             )
         if not problems:
             problems += self._contradictions(names)
@@ -117,6 +115,17 @@ class EncoderConfig:
         if self.hidden_size % self.num_attention_heads:
             size, heads = (names.get(name, (name,))[0] for name in ("hidden_size", "num_attention_heads"))
             problems.append(f"{size} {self.hidden_size} does not divide by {heads} {self.num_attention_heads}")
+        if self.num_layers > _MOST_LAYERS:
+            name = names.get("num_hidden_layers", ("num_hidden_layers",))[0]
+            inner = f" times inner_group_num {self.inner_group_num}" if self.inner_group_num > 1 else ""
+            problems.append(f"{name} {self.num_hidden_layers}{inner} is more than {_MOST_LAYERS}")
+        width = self.embedding_size or self.hidden_size
+        if self.sinusoidal_pos_embds and self.max_position_embeddings * width > _MOST_SINES:
+            problems.append(
+                f"max_position_embeddings {self.max_position_embeddings} times {width} is more than {_MOST_SINES}"
+            )
+        if self.pad_token_id >= self.vocab_size:
+            problems.append(f"pad_token_id {self.pad_token_id} is not below vocab_size {self.vocab_size}")
         if (self.num_hidden_groups or 1) > self.num_hidden_layers:
             problems.append(
                 f"num_hidden_groups {self.num_hidden_groups} is more than num_hidden_layers {self.num_hidden_layers}"
@@ -170,16 +179,16 @@ class EncoderConfig:
         if not isinstance(values, Mapping):
             raise ValueError("config.json holds no table of fields. Use the model's own file.")
         model_type = values.get("model_type")
-        if model_type not in FAMILIES:
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise ValueError(
-                f"config.json: model_type {model_type!r}; supported are {', '.join(FAMILIES)}. "
+                f"config.json: model_type {printable(repr(model_type))}; supported are {', '.join(FAMILIES)}. "
                 "Choose a checkpoint of one of these."
             )
         family = FAMILIES[model_type]
         given = {name: value for name, value in values.items() if value is not None}
         given |= {family.synonyms[name]: value for name, value in given.items() if name in family.synonyms}
         problems = [
-            f"{name} is {given[name]!r} and only {only!r} is supported"
+            f"{name} is {printable(repr(given[name]))} and only {only!r} is supported"
             for name, only in UNSUPPORTED.items()
             if given.get(name, only) != only
         ]
@@ -201,16 +210,31 @@ def read_config(folder: Path) -> EncoderConfig:
     return EncoderConfig.from_hf(_read_fields(folder))
 
 
-def read_svt(folder: Path) -> SVTConfig | None:
-    """The SVTConfig that `export_hf` wrote into a model folder's config.json, if it did."""
+Parameters = Mapping[str, Mapping[str, Any]]
+"""Of spectral functions, by the layer's number as text and by name: numbers inside their bounds, or lists of them."""
+
+
+def has_svt(folder: Path) -> bool:
+    """Whether `export_hf` kept an SVT in a model folder."""
+    return _read_fields(folder).get("svt_jax") is not None
+
+
+def read_svt(folder: Path) -> tuple[SVTConfig | None, Parameters | None]:
+    """What `export_hf` wrote into a model folder's config.json, if it did: the SVTConfig, and the functions' parameters.
+
+    The parameters are None in a folder of an earlier version, which kept them among the tensors.
+    """
     stored = _read_fields(folder).get("svt_jax")
     if stored is None:
-        return None
+        return None, None
     try:
-        return SVTConfig(**stored["svt"])
-    except (TypeError, KeyError, ValueError) as error:
+        parameters = stored.get("parameters")
+        if parameters is not None and not all(isinstance(named, dict) for named in parameters.values()):
+            raise TypeError("parameters is no table of layers and names")
+        return SVTConfig(**stored["svt"]), parameters
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{folder / 'config.json'}: svt_jax is none that this version wrote ({error}). Pass svt, or export the model again."
+            f"{folder / 'config.json'}: svt_jax is none that this version wrote ({printable(str(error))}). Pass svt, or export the model again."
         ) from error
 
 
@@ -220,10 +244,7 @@ def _read_fields(folder: Path) -> Any:
         raise ValueError(
             f"{folder} has no config.json; a model folder holds config.json, model.safetensors and a tokenizer. Check the path."
         )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Download the model again.") from error
+    return read_json(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +252,7 @@ class SVTConfig:
     """Which transformation acts, and where.
 
     Attributes:
-        function: Spectral function, or a peer of it, by name; `none` switches the transformation off, exactly.
+        function: Spectral function, or another remedy, by name; `none` switches the transformation off, exactly.
         layers: Layers that get one: a list (negative numbers count from the end), `all`, or `every:K` (each K-th).
         placement: Where in the layer. With h the feed-forward output after its dropout, x its input, drop this
             section's dropout: before_norm LN(SVT(drop(h + x)) + x); after_norm SVT(drop(LN(h + x) + x));
@@ -257,9 +278,11 @@ class SVTConfig:
     params: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)  # a dict has no hash
 
     def __post_init__(self) -> None:
-        for name in ("layers", "alpha"):  # lists from YAML and Python: tuples keep the config hashable
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("layers", "alpha"):  # tuples keep the config hashable, and a generator can be read once
+            value = getattr(self, name)
+            value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's numbers are none of JSON's
+            several = isinstance(value, Iterable) and not isinstance(value, str)
+            object.__setattr__(self, name, tuple(value) if several else value)
         if self.function != "none" and self.function not in function_names():
             raise ValueError(
                 f"svt.function is {self.function!r}; allowed are none, {', '.join(function_names())}. Register your own with svt_jax.register_function."
@@ -313,6 +336,29 @@ class SVTConfig:
     @property
     def enabled(self) -> bool:
         return self.function != "none"
+
+    @property
+    def trains(self) -> bool:
+        """Whether training changes a parameter of the function."""
+        return self.enabled and self.learnable and bool(jax.tree.leaves(self._function_but_alpha()))
+
+    def without_effect(self) -> list[str]:
+        """What is set to other than its default and does nothing beside the other keys: a sentence for each reason."""
+        plain = SVTConfig()
+        changed = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(plain, f.name)]
+        if not self.enabled:
+            keys = ", ".join(f"svt.{name}" for name in changed)
+            each = "does nothing, for svt.function is none. Name a function, or leave it out."
+            several = "do nothing, for svt.function is none. Name a function, or leave them out."
+            return [f"{keys} {each if len(changed) == 1 else several}"] if changed else []
+        found, function = [], self._function_but_alpha()
+        if "alpha" in changed and not hasattr(function, "alpha"):
+            found.append(f"svt.alpha does nothing, for svt.function {self.function} has none. Leave it out.")
+        if "dropout" in changed and self.placement == "output":
+            found.append("svt.dropout does nothing, for svt.placement is output. Leave it out.")
+        if "solver" in changed and isinstance(function, ContraNorm):
+            found.append(f"svt.solver does nothing, for {self.function} decomposes no matrix. Leave it out.")
+        return found
 
     def alpha_by_layer(self, num_layers: int) -> dict[int, float]:
         """The start value of alpha for each transformed layer, by layer number; empty when switched off.

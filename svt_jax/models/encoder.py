@@ -13,17 +13,18 @@ References: Devlin et al., "BERT", 2019, arXiv 1810.04805; Vaswani et al., 2017,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
+from svt_jax.mesh import gather_columns, shard_batch, shard_columns
 from svt_jax.models.config import EncoderConfig, SVTConfig
-from svt_jax.models.encoder_layer import ALL_TOKENS, EncoderLayer, Transformed
-from svt_jax.models.layers import LayerNorm, Linear, dropout, gather_columns, shard_batch, shard_columns
-from svt_jax.spectral.solvers import DECOMPOSITION
+from svt_jax.models.encoder_layer import EncoderLayer
+from svt_jax.models.layer_loop import through_layers
+from svt_jax.models.layers import LayerNorm, Linear, dropout, first_token
 
 Array = jax.Array
 
@@ -35,7 +36,7 @@ class EncoderOutput:
 
     Attributes:
       last_hidden_state: [B, L, D]; [B, 1, D] where the first token alone was asked for.
-      pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler.
+      pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler; NaN for input without tokens.
       hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
       svt_failures: int32[B], in how many layers an example's decomposition failed, so that the transformation was left
         out; None for a model without any.
@@ -76,13 +77,15 @@ class Embeddings(nnx.Module):
             if config.embedding_size is not None
             else None
         )
-        self._pad_token_id = config.pad_token_id if config.positions_skip_padding else None
+        self._pad_token_id = config.pad_token_id
+        self._positions_skip_padding = config.positions_skip_padding
         self._dropout = config.hidden_dropout_prob
         self._dtype = dtype
 
     def __call__(self, input_ids: Array, token_type_ids: Array, *, rngs: nnx.Rngs | None) -> Array:
         positions = self._positions(input_ids)
-        x = shard_columns(self.word(input_ids))  # [B, L, E]
+        is_padding = (input_ids == self._pad_token_id)[..., None]  # [B, L, 1]
+        x = shard_columns(_constant_where(is_padding, self.word(input_ids)))  # [B, L, E]
         if self.token_type is not None:
             x = x + shard_columns(self.token_type(token_type_ids))
         x = gather_columns(x + positions)
@@ -90,10 +93,16 @@ class Embeddings(nnx.Module):
         return x if self.projection is None else self.projection(x)  # [B, L, D]
 
     def _positions(self, input_ids: Array) -> Array:
-        if self._pad_token_id is None:
-            return self.position.embedding[...][: input_ids.shape[1]].astype(self._dtype)  # [L, E]
+        if not self._positions_skip_padding:
+            return self.position.embedding[...][None, : input_ids.shape[1]].astype(self._dtype)  # [1, L, E]
         real = (input_ids != self._pad_token_id).astype(jnp.int32)
-        return self.position(jnp.cumsum(real, axis=1) * real + self._pad_token_id)  # [B, L, E]
+        positions = self.position(jnp.cumsum(real, axis=1) * real + self._pad_token_id)  # [B, L, E]
+        return _constant_where(real[..., None] == 0, positions)
+
+
+def _constant_where(is_padding: Array, rows: Array) -> Array:
+    """The rows, with no gradient for those of padding: the row of PyTorch's `padding_idx` is not trained."""
+    return jnp.where(is_padding, jax.lax.stop_gradient(rows), rows)
 
 
 def _sinusoids(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
@@ -102,40 +111,6 @@ def _sinusoids(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
     columns = np.arange(size)
     angles = np.arange(rows)[:, None] / 10000.0 ** (2 * (columns // 2) / size)
     return jnp.asarray(np.where(columns % 2, np.cos(angles), np.sin(angles)), dtype)
-
-
-def _call_layer(
-    layer: EncoderLayer, x: Array, mask: Array, bias: Array, rngs: nnx.Rngs | None, tokens: slice = ALL_TOKENS
-) -> tuple[Array, Transformed | None]:
-    return layer(x, mask, bias, tokens=tokens, rngs=rngs)
-
-
-_call_layer_remat = nnx.remat(
-    _call_layer, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=5
-)
-
-
-def _scan_layers(
-    layers: Sequence[EncoderLayer], x: Array, mask: Array, bias: Array, keys: Array | None, *, remat: bool, keep: bool
-) -> tuple[Array, list[Array]]:
-    """What a loop over `layers` gives, compiled once for all of them; and each one's output where `keep`.
-
-    Weights are stacked at each call, unless the layers share them.
-    """
-    call = _call_layer_remat if remat else _call_layer
-    graphdef, first = nnx.split(layers[0])
-    shared = all(layer.attention is layers[0].attention for layer in layers)
-    rest = [nnx.state(layer) for layer in layers[1:]]
-    stacked = None if shared else jax.tree.map(lambda *leaves: jnp.stack(leaves), first, *rest)
-
-    def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, Array | None]:
-        state, key = item
-        layer = nnx.merge(graphdef, first if state is None else state)
-        x, _ = call(layer, x, mask, bias, None if key is None else nnx.Rngs(dropout=key))
-        return x, x if keep else None
-
-    x, states = jax.lax.scan(body, x, (stacked, keys), length=len(layers))
-    return x, [] if states is None else list(states)
 
 
 class Pooler(nnx.Module):
@@ -147,7 +122,7 @@ class Pooler(nnx.Module):
         self.dense = Linear(size, size, ("embed", "pooled"), initializer_range=scale, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        return jnp.tanh(self.dense(x[:, 0]))
+        return jnp.tanh(self.dense(first_token(x)))
 
 
 class Encoder(nnx.Module):
@@ -159,20 +134,26 @@ class Encoder(nnx.Module):
       dtype: of the computation, float32 or bfloat16.
       rngs: for the random initialisation.
 
-    Attributes:
-      remat: whether differentiation computes a layer's inner values a second time instead of keeping them: less memory,
-        more time. An SVT's decomposition is kept. False unless it is set.
-      scan_layers: whether layers in a row that have no SVT are one loop in the compiled program: it compiles
-        faster and runs slower, for the weights are stacked first (docs/performance.md). False unless it is set.
+      remat: differentiation computes a layer's inner values a second time instead of keeping them: less memory, more
+        time. An SVT's decomposition is kept.
+      scan_layers: layers in a row that have no SVT are one loop in the compiled program: it compiles faster and runs
+        slower, for the weights are stacked first (docs/performance.md).
     """
 
     def __init__(
-        self, config: EncoderConfig, svt: SVTConfig | None = None, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+        self,
+        config: EncoderConfig,
+        svt: SVTConfig | None = None,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+        remat: bool = False,
+        scan_layers: bool = False,
     ):
         svt = svt or SVTConfig()
         alphas = svt.alpha_by_layer(config.num_layers)
         self.config, self.svt_config = config, svt
-        self.remat = self.scan_layers = False
+        self.remat, self.scan_layers = remat, scan_layers
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
         self.layers: nnx.List[EncoderLayer] = nnx.List([])
         first: dict[tuple[int, int], EncoderLayer] = {}
@@ -214,30 +195,52 @@ class Encoder(nnx.Module):
                 "Truncate the input."
             )
         mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
-        if token_type_ids is None:
-            token_type_ids = jnp.zeros_like(input_ids)
-        # The most negative number, not -inf: a row of padding alone keeps finite (uniform) weights.
-        bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]  # [B, 1, 1, L]
-        x = shard_batch(self.embeddings(input_ids, jnp.asarray(token_type_ids), rngs=rngs))
-        states: list[Array] = [x]
-        transformed: dict[int, Transformed] = {}
+        token_type_ids = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids)
+        flags = first_token_only, output_hidden_states, output_svt_states
+        if jax.typeof(input_ids).sharding.mesh.explicit_axes:
+            return self._encode_divided(input_ids, mask, token_type_ids, rngs, flags)
+        return self._encode(input_ids, mask, token_type_ids, rngs, *flags)
+
+    def _encode_divided(
+        self,
+        input_ids: Array,
+        mask: Array,
+        token_type_ids: Array,
+        rngs: nnx.Rngs | None,
+        flags: tuple[bool, bool, bool],
+    ) -> EncoderOutput:
+        """`_encode` where the mesh has Explicit axes: the partitioner follows the batch's division, as with Auto axes."""
+        sharding = jax.typeof(input_ids).sharding
+        batch, whole = (NamedSharding(sharding.mesh, PartitionSpec(*axes)) for axes in (sharding.spec[:1], ()))
+        graphdef, state = nnx.split((self, rngs))
+
+        @jax.sharding.auto_axes(out_sharding=(batch, whole))
+        def encode(state: nnx.State, ids: Array, mask: Array, types: Array) -> tuple[EncoderOutput, nnx.State]:
+            model, streams = nnx.merge(graphdef, state)
+            return model._encode(ids, mask, types, streams, *flags), nnx.state(streams)
+
+        out, streams = encode(state, input_ids, mask, token_type_ids)
+        if rngs is not None:
+            nnx.update(rngs, streams)
+        return out
+
+    def _encode(
+        self,
+        input_ids: Array,
+        mask: Array,
+        token_type_ids: Array,
+        rngs: nnx.Rngs | None,
+        first_token_only: bool,
+        output_hidden_states: bool,
+        output_svt_states: bool,
+    ) -> EncoderOutput:
+        x = shard_batch(self.embeddings(input_ids, token_type_ids, rngs=rngs))
         # A key for each layer: its dropout does not depend on what the layers below draw.
         keys = None if rngs is None else jax.random.split(rngs.dropout(), len(self.layers))
-        call = _call_layer_remat if self.remat else _call_layer
-        for start, stop in self._loops(first_token_only):
-            if stop - start > 1:
-                part = None if keys is None else keys[start:stop]
-                x, inner = _scan_layers(
-                    self.layers[start:stop], x, mask, bias, part, remat=self.remat, keep=output_hidden_states
-                )
-                states += inner
-                continue
-            of_rngs = None if keys is None else nnx.Rngs(dropout=keys[start])
-            tokens = slice(1) if first_token_only and stop == len(self.layers) else ALL_TOKENS
-            x, of_layer = call(self.layers[start], x, mask, bias, of_rngs, tokens)
-            states.append(x)
-            if of_layer is not None:
-                transformed[start] = of_layer
+        states, transformed = through_layers(
+            self.layers, x, mask, keys, remat=self.remat, scan=self.scan_layers, first_token_only=first_token_only
+        )
+        x, states = states[-1], [x, *states]
         failures = [each.failed.astype(jnp.int32) for each in transformed.values()]
         return EncoderOutput(
             last_hidden_state=x,
@@ -247,19 +250,13 @@ class Encoder(nnx.Module):
             svt_states={n: (t.before, t.after) for n, t in transformed.items()} if output_svt_states else None,
         )
 
-    def _loops(self, last_alone: bool) -> list[tuple[int, int]]:
-        """Ranges of layers: those that go into one loop, the others alone."""
-        loops: list[tuple[int, int]] = []
-        for n, layer in enumerate(self.layers):
-            alone = last_alone and n == len(self.layers) - 1
-            if self.scan_layers and not alone and n and layer.svt is None and self.layers[n - 1].svt is None:
-                loops[-1] = (loops[-1][0], n + 1)
-            else:
-                loops.append((n, n + 1))
-        return loops
-
     @property
     def alphas(self) -> dict[int, Array]:
         """The present alpha of each transformed layer that has one, by layer number."""
         functions = {n: layer.svt.function for n, layer in enumerate(self.layers) if layer.svt is not None}
         return {n: f.alpha for n, f in functions.items() if hasattr(f, "alpha")}
+
+    @property
+    def svt_parameters(self) -> dict[int, dict[str, Array]]:
+        """The present parameters of each transformed layer's function, trained or not, by layer number and name."""
+        return {n: layer.svt.values for n, layer in enumerate(self.layers) if layer.svt is not None}

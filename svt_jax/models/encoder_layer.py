@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from svt_jax.mesh import shard_batch
+from svt_jax.models.activations import ACTIVATION_FUNCTIONS
 from svt_jax.models.config import EncoderConfig, Placement, SVTConfig
-from svt_jax.models.layers import ACTIVATION_FUNCTIONS, LayerNorm, Linear, dropout, shard_batch
+from svt_jax.models.layers import LayerNorm, Linear, dropout
 from svt_jax.models.slot import SVTLayer
 
 Array = jax.Array
@@ -46,7 +48,7 @@ class SelfAttention(nnx.Module):
         self.out = square("heads", "embed")
         self._dropout = config.attention_probs_dropout_prob
 
-    def __call__(self, asking: Array, x: Array, bias: Array, *, rngs: nnx.Rngs | None) -> Array:
+    def __call__(self, asking: Array, x: Array, mask: Array, *, rngs: nnx.Rngs | None) -> Array:
         """What tokens that ask [B, Q, D] gather from all tokens [B, L, D]."""
 
         def split(y: Array) -> Array:  # heads in front: on CPU the products are several times slower with "blnh"
@@ -60,7 +62,9 @@ class SelfAttention(nnx.Module):
             split(self.value(x)),
         )
         scores = jnp.einsum("bnqh,bnkh->bnqk", query * self._head_size**-0.5, key)
-        weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
+        # The most negative number, not -inf: a row of padding only keeps finite (uniform) weights.
+        scores = jnp.where(mask[:, None, None, :], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         weights = dropout(weights, self._dropout, rngs)
         mixed = jnp.einsum("bnqk,bnkh->bnqh", weights, value)
         return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape))  # [B, Q, D]
@@ -106,7 +110,7 @@ class EncoderLayer(nnx.Module):
         self._feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
 
     def __call__(
-        self, x: Array, mask: Array, bias: Array, *, tokens: slice = ALL_TOKENS, rngs: nnx.Rngs | None
+        self, x: Array, mask: Array, *, tokens: slice = ALL_TOKENS, rngs: nnx.Rngs | None
     ) -> tuple[Array, Transformed | None]:
         """The output for `tokens` [B, tokens, D], and what its SVT did if it has one.
 
@@ -114,7 +118,7 @@ class EncoderLayer(nnx.Module):
         keys and values, with one what comes after it.
         """
         asking = shard_batch(x[:, tokens]) if self.svt is None else x
-        attended = dropout(self.attention(asking, x, bias, rngs=rngs), self._attention_dropout, rngs)
+        attended = dropout(self.attention(asking, x, mask, rngs=rngs), self._attention_dropout, rngs)
         x = self.attention_norm(attended + asking).astype(x.dtype)
         h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, rngs)
         if self.svt is None:

@@ -13,11 +13,14 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from svt_jax.host import open_to_umask
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.files import Tensors
 from svt_jax.models.heads import Classifier
-from svt_jax.models.weight_names import encoder_names, head_names, prefix, svt_name
+from svt_jax.models.slot import learned_values
+from svt_jax.models.weight_names import encoder_names, head_names, prefix
+from svt_jax.text import listed
 
 
 def export_hf(
@@ -33,12 +36,13 @@ def export_hf(
       model: an encoder, or one with a head.
       folder: made if it does not exist; a tokenizer may lie in it already.
       svt: what to do with a transformation, which transformers cannot express. drop: leave it out; transformers computes
-        the plain model then, with other numbers. keep: the same, and its parameters and settings lie beside the rest;
-        transformers says that it does not know them, `load_encoder` and `load_classifier` read them back.
+        the plain model then, with other numbers. keep: the same, and config.json has a section `svt_jax` with the settings
+        and, by layer and name, the parameters as they are now, each inside its bounds. transformers takes no notice of
+        it, `load_encoder` and `load_classifier` read it back.
       labels: names of a classifier's classes, in its order; None calls them LABEL_0, LABEL_1, ...
     Raises:
       ValueError: if the model has a transformation and `svt` is not given, if there are more or fewer labels than
-        classes, if the folder holds a model, or if it cannot be written.
+        classes, or one twice, if the folder holds a model, or if it cannot be written.
     """
     if svt not in (None, "drop", "keep"):
         raise ValueError(f"svt is {svt!r}; allowed are 'drop' and 'keep'. Leave it out for a model without SVT.")
@@ -49,9 +53,13 @@ def export_hf(
             "(--svt drop) to export without it, or svt='keep' (--svt keep) to put its parameters beside the others for "
             "svt_jax to read."
         )
+    labels = None if labels is None else list(labels)
     classes = model.classifier.out_features if isinstance(model, Classifier) else 0
-    if labels is not None and len(labels) != classes:
-        raise ValueError(f"{len(labels)} labels ({', '.join(labels)}) for {classes} classes. Name each class once.")
+    if labels is not None and not len(labels) == len(set(labels)) == classes:
+        raise ValueError(
+            f"{len(labels)} labels ({listed(labels)}) for {classes} classes; allowed is a different one for each. "
+            "Name each class once."
+        )
     folder = Path(folder)
     files = [folder / "config.json", folder / "model.safetensors", folder / "model.safetensors.index.json"]
     if present := [file.name for file in files if file.exists()]:
@@ -62,7 +70,8 @@ def export_hf(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # the config last: a folder that has one is whole
-        save_file(_tensors(model, keep_svt=keep), folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(_tensors(model), folder / "model.safetensors", metadata={"format": "pt"})
+        open_to_umask(folder / "model.safetensors")
         text = json.dumps(_config(model, labels, keep_svt=keep), indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
     except (SafetensorError, OSError) as error:
@@ -79,22 +88,33 @@ def _config(model: Encoder | Classifier, labels: Sequence[str] | None, *, keep_s
             "architectures": [f"{class_name}ForSequenceClassification"],
             "id2label": {str(n): label for n, label in enumerate(names)},
             "label2id": {label: n for n, label in enumerate(names)},
+            **(_REGRESSION if len(names) == 1 else _CLASSES),
         }
     if keep_svt:
-        fields["svt_jax"] = {"svt": dataclasses.asdict(encoder.svt_config)}
+        parameters = {
+            str(n): learned_values(layer.svt) for n, layer in enumerate(encoder.layers) if layer.svt is not None
+        }
+        fields["svt_jax"] = {"svt": dataclasses.asdict(encoder.svt_config), "parameters": parameters}
     return fields
 
 
-def _tensors(model: Encoder | Classifier, *, keep_svt: bool) -> Tensors:
+# What transformers' pipeline and sentence-transformers' CrossEncoder do to the logits: to a single one both would apply a
+# sigmoid by themselves.
+_CLASSES = {"problem_type": "single_label_classification"}
+_REGRESSION = {
+    "problem_type": "regression",
+    "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
+}
+
+
+def _tensors(model: Encoder | Classifier) -> Tensors:
     arrays = {"/".join(map(str, key)): np.asarray(v.get_value()) for key, v in nnx.to_flat_state(nnx.state(model))}
     if isinstance(model, Classifier):
-        config, ahead = model.encoder.config, "encoder/"
-        names = {prefix(config) + theirs: (ahead + ours, c) for theirs, (ours, c) in encoder_names(config).items()}
+        config = model.encoder.config
+        names = {prefix(config) + theirs: (f"encoder/{ours}", c) for theirs, (ours, c) in encoder_names(config).items()}
         names |= head_names(config)
     else:
-        ahead, names = "", encoder_names(model.config)
-    tensors = {theirs: change(arrays.pop(ours)) for theirs, (ours, change) in names.items() if ours in arrays}
-    if keep_svt:
-        tensors |= {svt_name(path.removeprefix(ahead)): array for path, array in arrays.items()}
+        names = encoder_names(model.config)
+    tensors = {theirs: change(arrays[ours]) for theirs, (ours, change) in names.items() if ours in arrays}
     # safetensors' NumPy writer would write another order's bytes of an array that is not contiguous
     return {name: np.array(array, np.float32, order="C") for name, array in tensors.items()}

@@ -10,9 +10,12 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from svt_jax.text import listed, printable
 
 Tensors = dict[str, np.ndarray]
 
@@ -24,6 +27,10 @@ _SMALL = [
     "vocab*",
     "merges.txt",
     "*.model",
+    "modules.json",  # these are of sentence-transformers
+    "sentence_*_config.json",
+    "config_sentence_transformers.json",
+    "*_Pooling/config.json",
 ]
 _SAFETENSORS = ["model*.safetensors", "model.safetensors.index.json"]
 _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
@@ -61,6 +68,20 @@ def local_folder(path_or_id: str | Path) -> Path:
         ) from error
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file of a model folder holds.
+
+    Raises:
+      ValueError: if it is not JSON, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # with a byte-order mark or without
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply; no model's file is. Download the model again.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({printable(str(error))}). Download the model again.") from error
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a model's weights; safetensors before pickles, a sharded index before a single file.
 
@@ -70,16 +91,16 @@ def weight_files(folder: Path) -> list[Path]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         index, single = folder / f"{name}.index.json", folder / name
         if index.is_file():
+            found = read_json(index)
             try:
-                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-                files = sorted(folder / name for name in names)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                files = sorted(folder / name for name in set(found["weight_map"].values()))
+            except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{index} has no weight_map of tensor names to files. Download it again.") from error
             outside = [str(file) for file in files if file.parent != folder]
             missing = [file.name for file in files if not file.is_file()]
             if outside or missing:
                 raise ValueError(
-                    f"{index} names files that are not beside it: {', '.join(outside or missing)}. Download the model again."
+                    f"{index} names files that are not beside it: {listed(outside or missing)}. Download the model again."
                 )
             return files
         if single.is_file():
@@ -112,7 +133,7 @@ def read_tensors(folder: Path) -> Tensors:
         read: Callable[[Path], Tensors] = _read_pickle if file.suffix == ".bin" else _read_safetensors
         new = read(file)
         if twice := sorted(tensors.keys() & new.keys()):
-            raise ValueError(f"{file} gives again {', '.join(twice)}. Download the model again.")
+            raise ValueError(f"{file} gives again {listed(twice)}. Download the model again.")
         tensors |= new
     return tensors
 
@@ -120,9 +141,26 @@ def read_tensors(folder: Path) -> Tensors:
 def _read_safetensors(file: Path) -> Tensors:
     try:
         with safe_open(file, "numpy") as reader:
-            return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
+            kinds = {name: reader.get_slice(name).get_dtype() for name in reader.keys()}  # noqa: SIM118 (not a mapping)
+            _check_precision(file, {name: kind for name, kind in kinds.items() if kind not in _READABLE})
+            return {name: reader.get_tensor(name) for name in kinds}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is not a readable safetensors file ({error}). Download it again.") from error
+        raise ValueError(
+            f"{file} is not a readable safetensors file ({printable(str(error))}). Download it again."
+        ) from error
+
+
+_READABLE = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+
+
+def _check_precision(file: Path, unreadable: dict[str, str]) -> None:
+    """Refuses tensors that NumPy has no type for; an 8-bit float would need the scales that its quantization has too."""
+    if unreadable:
+        tensors = [f"{name} ({kind})" for name, kind in unreadable.items()]
+        raise ValueError(
+            f"{file} has tensors of a precision that is not read: {listed(tensors)}; allowed are float32, float16, "
+            "bfloat16 and float64. Save the model in one of these."
+        )
 
 
 def _read_pickle(file: Path) -> Tensors:
@@ -138,12 +176,16 @@ def _read_pickle(file: Path) -> Tensors:
             warnings.simplefilter("ignore")  # about storage types of old files
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file ends in exceptions of many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = printable(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
         raise ValueError(
             f"{file} holds more than tensors, or is damaged ({reason}). Use a model.safetensors of the model, or download it again."
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{file} holds no table of tensors. Use a model.safetensors of the model.")
+    whole = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+    read = {torch.float64, torch.float32, torch.float16, torch.bfloat16} | whole
+    is_plain = {name: value.dtype in read and value.layout == torch.strided for name, value in state.items()}
+    _check_precision(file, {str(n): f"{v.dtype}, {v.layout}" for n, v in state.items() if not is_plain[n]})
     # NumPy has no bfloat16; float32 holds it exactly
     plain = {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in state.items()}
     return {str(name): value.detach().numpy() for name, value in plain.items()}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from svt_jax.models.encoder import Encoder
-from svt_jax.models.layers import Linear, dropout
+from svt_jax.models.layers import Linear, dropout, first_token
 
 Array = jax.Array
 
@@ -60,7 +60,7 @@ class Classifier(nnx.Module):
             assert out.pooled is not None, "this family's head works on the pooled output"
             x = out.pooled.astype(jnp.float32)
         else:
-            x = out.last_hidden_state[:, 0].astype(jnp.float32)  # [B, D]
+            x = first_token(out.last_hidden_state).astype(jnp.float32)  # [B, D]
             if self._head == "tanh":
                 x = jnp.tanh(self.dense(dropout(x, self._dropout, rngs)))
             else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from svt_jax.models.config import EncoderConfig, SVTConfig, read_config, read_svt
+from svt_jax.models.config import EncoderConfig, Parameters, SVTConfig, has_svt, read_config, read_svt
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import Tensors, local_folder, read_tensors
 from svt_jax.models.heads import Classifier
+from svt_jax.models.slot import stored_values
 from svt_jax.models.weight_names import (
     Names,
     base_name,
@@ -24,9 +26,11 @@ from svt_jax.models.weight_names import (
     head_names,
     is_buffer,
     is_head,
+    may_be_absent,
     svt_name,
     with_tied,
 )
+from svt_jax.text import listed
 
 log = logging.getLogger(__name__)
 Module = TypeVar("Module", bound=nnx.Module)
@@ -35,7 +39,15 @@ Shardings = Callable[[nnx.State], nnx.State]
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def load_encoder(path_or_id: str | Path, *, svt: SVTConfig | None = None, dtype: str = "float32") -> Encoder:
+def load_encoder(
+    path_or_id: str | Path,
+    *,
+    svt: SVTConfig | None = None,
+    dtype: str = "float32",
+    ignore: Sequence[str] = (),
+    remat: bool = False,
+    scan_layers: bool = False,
+) -> Encoder:
     """Loads a pretrained BERT, RoBERTa, DistilBERT or ALBERT.
 
     Args:
@@ -44,14 +56,22 @@ def load_encoder(path_or_id: str | Path, *, svt: SVTConfig | None = None, dtype:
       svt: the transformation to put into it; parameters start from `svt.alpha` and `svt.params`. None: the one that
         `export_hf` kept in the folder with its parameters, if there is one.
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+      ignore: patterns as in ("my_head.*",) of names of tensors that are left out where this architecture has no place
+        for them. Without one that fits, such a tensor is an error, but for the heads that transformers knows.
+      remat, scan_layers: as for `models.encoder.Encoder`.
     Returns:
       The module, called as encoder(input_ids, attention_mask, token_type_ids).
     Raises:
       ValueError: if the folder has no weights, or tensors are missing, unknown, misshapen or not floating point
-        (all of them listed), or the architecture is not supported.
+        (the first few of each kind are listed), or the architecture is not supported.
     """
-    checkpoint = _open(path_or_id, svt)
-    return _fill(lambda: checkpoint.new_encoder(dtype, nnx.Rngs(0)), checkpoint, encoder_names(checkpoint.config), 0)
+    checkpoint = _open(path_or_id, svt, ignore)
+    return _fill(
+        lambda: checkpoint.new_encoder(dtype, nnx.Rngs(0), remat, scan_layers),
+        checkpoint,
+        encoder_names(checkpoint.config),
+        0,
+    )
 
 
 def load_classifier(
@@ -62,6 +82,9 @@ def load_classifier(
     dtype: str = "float32",
     seed: int = 0,
     shardings: Shardings | None = None,
+    ignore: Sequence[str] = (),
+    remat: bool = False,
+    scan_layers: bool = False,
 ) -> Classifier:
     """Loads a pretrained encoder with a classification head.
 
@@ -70,7 +93,7 @@ def load_classifier(
     module's abstract state to a sharding for each variable, and each device gets its part alone; without it all weights
     come to the default device.
     """
-    checkpoint = _open(path_or_id, svt)
+    checkpoint = _open(path_or_id, svt, ignore)
     config = checkpoint.config
     names = {theirs: (f"encoder/{ours}", change) for theirs, (ours, change) in encoder_names(config).items()}
     fits = _head_fits(config, checkpoint.tensors, num_labels)
@@ -79,7 +102,7 @@ def load_classifier(
 
     def make() -> Classifier:
         rngs = nnx.Rngs(seed)
-        return Classifier(checkpoint.new_encoder(dtype, rngs), num_labels, rngs=rngs)
+        return Classifier(checkpoint.new_encoder(dtype, rngs, remat, scan_layers), num_labels, rngs=rngs)
 
     classifier = _fill(make, checkpoint, names, seed, shardings)
     if not fits:  # told once all is well: an error is to be one line
@@ -97,7 +120,8 @@ def load_classifier(
 
 def has_head(folder: Path, num_labels: int) -> bool:
     """Whether a checkpoint has a classification head of this size."""
-    return _head_fits(read_config(folder), read_tensors(folder), num_labels)
+    checkpoint = _open(folder, None, ())
+    return _head_fits(checkpoint.config, checkpoint.tensors, num_labels)
 
 
 def _head_fits(config: EncoderConfig, tensors: Tensors, num_labels: int) -> bool:
@@ -121,18 +145,21 @@ class _Checkpoint:
     tensors: Tensors
     full_names: dict[str, str]  # of the tensors, as they stand in the file
     svt: SVTConfig | None
-    svt_is_stored: bool  # its parameters are among the tensors
+    svt_is_chosen: bool  # by the caller
+    svt_is_exported: bool  # and read from the folder, with its parameters
+    parameters: Parameters | None  # None: it has none, or they are among the tensors, as earlier versions kept them
+    ignore: Sequence[str]
 
-    def new_encoder(self, dtype: str, rngs: nnx.Rngs) -> Encoder:
+    def new_encoder(self, dtype: str, rngs: nnx.Rngs, remat: bool, scan_layers: bool) -> Encoder:
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}; allowed are {', '.join(DTYPES)}. Use float32 when in doubt.")
-        return Encoder(self.config, self.svt, dtype=DTYPES[dtype], rngs=rngs)
+        return Encoder(self.config, self.svt, dtype=DTYPES[dtype], rngs=rngs, remat=remat, scan_layers=scan_layers)
 
 
-def _open(path_or_id: str | Path, svt: SVTConfig | None) -> _Checkpoint:
+def _open(path_or_id: str | Path, svt: SVTConfig | None, ignore: Sequence[str]) -> _Checkpoint:
     folder = local_folder(path_or_id)
     config = read_config(folder)
-    stored = read_svt(folder) if svt is None else None
+    exported, parameters = read_svt(folder) if svt is None else (None, None)
     tensors: Tensors = {}
     full_names: dict[str, str] = {}
     twice = []
@@ -142,8 +169,18 @@ def _open(path_or_id: str | Path, svt: SVTConfig | None) -> _Checkpoint:
             twice.append(f"{full_name} is given twice, as {name} of the base model")
         tensors[name], full_names[name] = tensor, full_name
     if twice:
-        raise ValueError(f"weights in {folder} do not fit: {'; '.join(twice)}. Download the model again.")
-    return _Checkpoint(folder, config, with_tied(config, tensors), full_names, svt or stored, stored is not None)
+        raise ValueError(f"weights in {folder} do not fit: {listed(twice, between='; ')}. Download the model again.")
+    return _Checkpoint(
+        folder,
+        config,
+        with_tied(config, tensors),
+        full_names,
+        svt=exported if svt is None else svt,
+        svt_is_chosen=svt is not None,
+        svt_is_exported=exported is not None,
+        parameters=parameters,
+        ignore=[ignore] if isinstance(ignore, str) else list(ignore),
+    )
 
 
 def _fill(
@@ -153,12 +190,17 @@ def _fill(
     module = nnx.eval_shape(make)
     state = nnx.state(module)
     variables = {"/".join(map(str, key)): variable for key, variable in nnx.to_flat_state(state)}
-    if checkpoint.svt_is_stored:
+    if checkpoint.svt_is_exported and checkpoint.parameters is None:
         names = names | {
             svt_name(path.removeprefix("encoder/")): (path, np.asarray) for path in variables if "/svt/" in path
         }
-    tensors, left_out, problems = _sort(checkpoint, names, variables.keys())
-    theirs_of = {ours: theirs for theirs, (ours, _) in names.items()}
+    tensors, left_out, unknown = _sort(checkpoint, names, variables.keys())
+    parameters, strange = _svt_parameters(module, checkpoint.parameters)
+    tensors |= parameters
+    missing, misshapen, whole = [], [], []
+    theirs_of = {ours: theirs for theirs, (ours, _) in names.items()} | {
+        path: f"svt_jax's {path}" for path in parameters
+    }
     has_pooler = any("pooler/" in path for path in tensors)  # half a pooler is a fault, none is not
     for path, variable in variables.items():
         shape = variable.get_value().shape
@@ -166,24 +208,25 @@ def _fill(
             continue
         if path not in tensors:
             if has_pooler or "pooler/" not in path:
-                problems.append(f"{theirs_of[path]} is missing ({path} {list(shape)})")
+                missing.append(f"{theirs_of[path]} is missing ({path} {list(shape)})")
         elif tensors[path].shape != shape:
-            problems.append(f"{theirs_of[path]} gives {list(tensors[path].shape)} for {path} {list(shape)}")
+            misshapen.append(f"{theirs_of[path]} gives {list(tensors[path].shape)} for {path} {list(shape)}")
         elif not jnp.issubdtype(tensors[path].dtype, jnp.floating):
-            problems.append(f"{theirs_of[path]} is {tensors[path].dtype}, not floating point")
-    if problems:
+            whole.append(f"{theirs_of[path]} is {tensors[path].dtype}, not floating point")
+    if any(problems := (missing, misshapen, whole, unknown, strange)):
         raise ValueError(
-            f"weights in {checkpoint.folder} do not fit: {'; '.join(problems)}. "
-            "Check that config.json and the weights belong together."
+            f"weights in {checkpoint.folder} do not fit: "
+            f"{'; '.join(listed(kind, most=4, between='; ') for kind in problems if kind)}. "
+            "Check that config.json and the weights belong together"
+            + ("; tensors of your own can be left out by ignore=." if unknown else ".")
         )
-    if stored := sorted(name for name in left_out if name.startswith("svt.")):
+    if checkpoint.svt_is_chosen and has_svt(checkpoint.folder):
         log.warning(
-            "%s: not read, for the SVT that was asked for starts from its own values: %s",
+            "%s: the SVT that was exported with it is not read, for the one that was asked for starts from its own values",
             checkpoint.folder,
-            ", ".join(stored),
         )
-    if others := sorted(set(left_out) - set(stored)):
-        log.warning("%s: left out, as this model has no such part: %s", checkpoint.folder, ", ".join(others))
+    if left_out:
+        log.warning("%s: left out, as this model has no such part: %s", checkpoint.folder, listed(sorted(left_out)))
     if any("pooler/" in path for path in variables) and not has_pooler:
         log.warning("%s has no pooler: it starts from random values (seed %d)", checkpoint.folder, seed)
 
@@ -209,17 +252,43 @@ def _put(tensor: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Arra
     return jax.make_array_from_callback(tensor.shape, sharding, lambda index: np.array(tensor[index], np.float32))
 
 
+def _svt_parameters(module: nnx.Module, parameters: Parameters | None) -> tuple[Tensors, list[str]]:
+    """Exported parameters of an SVT by our path, as they are stored, and what is wrong with them."""
+    if parameters is None:
+        return {}, []
+    ahead, encoder = ("encoder/", module.encoder) if isinstance(module, Classifier) else ("", module)
+    assert isinstance(encoder, Encoder)
+    layers = {str(n): layer.svt for n, layer in enumerate(encoder.layers) if layer.svt is not None}
+    tensors: Tensors = {}
+    problems = []
+    if layers.keys() != parameters.keys():
+        problems.append(f"svt_jax has parameters of the layers {listed(list(parameters))}, not {', '.join(layers)}")
+    for number in layers.keys() & parameters.keys():
+        try:
+            stored = stored_values(layers[number], parameters[number])
+        except ValueError as error:
+            problems.append(f"svt_jax, layer {number}: {error}")
+        else:
+            tensors |= {f"{ahead}layers/{number}/svt/parameters/{name}": array for name, array in stored.items()}
+    return tensors, problems
+
+
 def _sort(checkpoint: _Checkpoint, names: Names, paths: Collection[str]) -> tuple[Tensors, list[str], list[str]]:
-    """The checkpoint's tensors by our path, the names of those left out, and what does not belong to this family."""
+    """The checkpoint's tensors by our path, the names of those left out, and what does not belong to this model."""
     tensors: Tensors = {}
     left_out, problems = [], []
     for name, tensor in checkpoint.tensors.items():
         if name in names and names[name][0] in paths:
             ours, change = names[name]
             tensors[ours] = change(tensor)
-        elif name in names or is_head(checkpoint.config, name) or name.startswith("svt."):
+        elif (name in names and may_be_absent(name)) or is_head(checkpoint.config, name):
             left_out.append(name)
+        elif name.startswith("svt.") and checkpoint.svt_is_chosen:
+            continue  # told of the exported SVT as a whole
         elif not is_buffer(name):
             full_name = checkpoint.full_names.get(name, name)
-            problems.append(f"{full_name} {list(tensor.shape)} is not a tensor of this architecture")
+            if any(fnmatch.fnmatchcase(each, pattern) for each in {name, full_name} for pattern in checkpoint.ignore):
+                left_out.append(full_name)
+            else:
+                problems.append(f"{full_name} {list(tensor.shape)} is not a tensor of this architecture")
     return tensors, left_out, problems

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from svt_jax.mesh import shard_batch
 from svt_jax.models.config import SVTConfig
-from svt_jax.models.layers import dropout, shard_batch
-from svt_jax.remedies.tokens import TokenOperation
-from svt_jax.spectral.base import SpectralFunction
+from svt_jax.models.layers import dropout
+from svt_jax.spectral.base import SpectralFunction, TokenOperation
 from svt_jax.spectral.transform import svt_and_failures
+from svt_jax.text import listed, printable
 
 Array = jax.Array
 
@@ -53,12 +57,17 @@ class SVTLayer(nnx.Module):
         self._config = config
 
     @property
+    def values(self) -> dict[str, Array]:
+        """The present value of each of the function's parameters by name, inside its bounds."""
+        return {
+            name: _bounded(self.parameters[name][...], bounds)
+            for name, bounds in zip(self._names, self._bounds, strict=True)
+        }
+
+    @property
     def function(self) -> SpectralFunction | TokenOperation:
         """The function with its present parameters."""
-        values = [
-            _bounded(self.parameters[name][...], bounds) for name, bounds in zip(self._names, self._bounds, strict=True)
-        ]
-        return jax.tree_util.tree_unflatten(self._treedef, values)
+        return jax.tree_util.tree_unflatten(self._treedef, list(self.values.values()))
 
     def __call__(self, x: Array, mask: Array | None, *, rngs: nnx.Rngs | None) -> tuple[Array, Array]:
         """Transforms x [B, L, D]; mask bool [B, L]. Rows of padding come back as zeros when they are masked.
@@ -71,20 +80,33 @@ class SVTLayer(nnx.Module):
         )
 
 
+def plain_parameters(by_layer: Mapping[int, Mapping[str, jax.Array]]) -> dict[str, dict[str, Any]]:
+    """Parameters of spectral functions by layer and name, for JSON: numbers, and lists where one is an array.
+
+    Example:
+      >>> plain_parameters({11: {"alpha": np.float32(-0.25), "scale": np.ones(2)}})
+      {'11': {'alpha': -0.25, 'scale': [1.0, 1.0]}}
+    """
+    return {
+        str(layer): {name: np.asarray(value).tolist() for name, value in by_name.items()}
+        for layer, by_name in by_layer.items()
+    }
+
+
 _MARGIN = 1e-6
 """Share of an interval that is kept free at its ends: in float32 a sigmoid reaches 0 and 1, and alpha = 0 is 0/0. A
 value that is nearer to an end starts at twice the margin."""
 
 
-def _unbounded(value: float, bounds: tuple[float, float] | None) -> float:
+def _unbounded(value: float, bounds: tuple[float, float] | None, nearest: float = _MARGIN) -> float:
     if bounds is None:
         return value
     low, high = bounds
     if math.isinf(high):
-        distance = max(value - low - _MARGIN, _MARGIN)
+        distance = max(value - low - _MARGIN, nearest)
         return distance + math.log(-math.expm1(-distance))  # log(exp(distance) - 1), which overflows
     share = ((value - low) / (high - low) - _MARGIN) / (1.0 - 2.0 * _MARGIN)
-    share = min(max(share, _MARGIN), 1.0 - _MARGIN)
+    share = min(max(share, nearest), 1.0 - nearest)
     return math.log(share / (1.0 - share))
 
 
@@ -95,3 +117,52 @@ def _bounded(stored: Array, bounds: tuple[float, float] | None) -> Array:
     if math.isinf(high):
         return low + _MARGIN + jax.nn.softplus(stored)
     return low + (high - low) * (_MARGIN + (1.0 - 2.0 * _MARGIN) * jax.nn.sigmoid(stored))
+
+
+_NEAREST = 2.0**-53
+"""The same for a value that was trained, which need not keep away from where training would stand still."""
+
+
+def learned_values(layer: SVTLayer) -> dict[str, Any]:
+    """The function's parameters by name, inside their bounds: a number each, or a list of them, of double precision.
+
+    In float32 a value near an end of its interval would not give back what is stored.
+    """
+    return {
+        name: _bounded_double(np.asarray(layer.parameters[name][...], np.float64), bounds).tolist()
+        for name, bounds in zip(layer._names, layer._bounds, strict=True)
+    }
+
+
+def stored_values(layer: SVTLayer, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What the layer stores for these values of its function's parameters: the inverse of `learned_values`.
+
+    Raises:
+      ValueError: if a parameter is missing, unknown, no number, or outside of its bounds.
+    """
+    bounds = dict(zip(layer._names, layer._bounds, strict=True))
+    if values.keys() != bounds.keys():
+        raise ValueError(f"the parameters are {listed(sorted(values))} and not {', '.join(bounds) or 'none'}")
+    stored = {}
+    for name, value in values.items():
+        low, high = bounds[name] or (-math.inf, math.inf)
+        try:
+            array = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            array = np.asarray(math.nan)
+        if not np.all((low < array) & (array < high)) or (bounds[name] and array.ndim):
+            raise ValueError(f"{name} is {printable(repr(value))}, which does not lie in ({low:g}, {high:g})")
+        stored[name] = np.asarray(
+            _unbounded(array.item(), bounds[name], _NEAREST) if array.ndim == 0 else array, np.float32
+        )
+    return stored
+
+
+def _bounded_double(stored: np.ndarray, bounds: tuple[float, float] | None) -> np.ndarray:
+    """`_bounded` in double precision."""
+    if bounds is None:
+        return stored
+    low, high = bounds
+    if math.isinf(high):
+        return low + _MARGIN + np.logaddexp(0.0, stored)
+    return low + (high - low) * (_MARGIN + (1.0 - 2.0 * _MARGIN) * (0.5 + 0.5 * np.tanh(0.5 * stored)))

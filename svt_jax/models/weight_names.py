@@ -135,6 +135,10 @@ NAMES: dict[str, FamilyNames] = {
 }
 """By `model_type`, as `families.FAMILIES`."""
 
+# What wrappers put in front of every name: DataParallel, PyTorch Lightning, sentence-transformers before 6 and since.
+_WRAPPERS = ("module.", "model.", "0.auto_model.", "0.model.", "auto_model.")
+# And anywhere in a name: torch.compile, FSDP and checkpointed activations, each around any part of a model.
+_WRAPPED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # numbers that every model of the family has alike
 
 
@@ -162,15 +166,28 @@ def prefix(config: EncoderConfig) -> str:
 
 
 def base_name(config: EncoderConfig, name: str) -> str:
-    """A tensor's name without the prefix, and as it is spelt today."""
+    """A tensor's name without its prefixes, in whatever order they stand, and as it is spelt today.
+
+    Example:
+      >>> base_name(EncoderConfig.from_hf({"model_type": "bert"}), "module._orig_mod.bert.embeddings.LayerNorm.gamma")
+      'embeddings.LayerNorm.weight'
+    """
+    name = _WRAPPED.sub("", name)
+    prefixes = (*_WRAPPERS, prefix(config))
+    while ahead := next((each for each in prefixes if name.startswith(each)), None):
+        name = name.removeprefix(ahead)
     # TensorFlow-era checkpoints call layer norm's parameters gamma and beta
-    name = name.removeprefix(prefix(config))
     return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
 
 
 def is_head(config: EncoderConfig, name: str) -> bool:
     """Whether a tensor that is none of the encoder's is of a head."""
     return re.match(rf"({NAMES[config.model_type].other_heads})\.", name) is not None
+
+
+def may_be_absent(name: str) -> bool:
+    """Whether models have no place for a tensor of their family by what they are for, and not by their config.json."""
+    return name.startswith("pooler.")  # a classifier of RoBERTa's has none
 
 
 def is_buffer(name: str) -> bool:
@@ -186,7 +203,7 @@ def with_tied(config: EncoderConfig, tensors: dict[str, np.ndarray]) -> dict[str
 
 
 def svt_name(path: str) -> str:
-    """Our own name for a parameter in the SVT slot.
+    """What exports before this version call a parameter in the SVT slot, which they hold unbounded.
 
     Example:
       >>> svt_name("layers/11/svt/parameters/alpha")

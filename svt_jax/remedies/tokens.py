@@ -1,4 +1,4 @@
-r"""Peers of the transformation: other published remedies against token uniformity, for the same slot.
+r"""Remedies that act on the token matrix of one input, and are no functions of its singular values.
 
 Each maps the token matrix of one input to another of its shape. They are no functions of singular values alone, so they
 are `TokenOperation`s and not `SpectralFunction`s; `svt(x, operation, mask=mask)` and `svt.function` in a config take
@@ -20,70 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svt_jax.spectral.base import Parametric, SpectralFunction, static_field
-from svt_jax.spectral.solvers import Solver, decompose, product, solver_for
+from svt_jax.spectral.base import Solver, SpectralFunction, TokenOperation, first_order_only, static_field
+from svt_jax.spectral.solvers import decompose, product
 from svt_jax.spectral.transform import transform_or_nan
 
 Array = jax.Array
-
-
-class TokenOperation(Parametric):
-    """Base class of an operation on token matrices: subclass it, annotate the parameters, write `operate`.
-
-    Calling an instance takes care of the mask, the dtype and compilation.
-
-    Example:
-      >>> import jax.numpy as jnp, svt_jax
-      >>> class Scale(svt_jax.TokenOperation):
-      ...     factor: float = 2.0
-      ...     def operate(self, x, mask, solver):
-      ...         return self.factor * x
-      >>> Scale()(jnp.ones((2, 2)), mask=jnp.array([True, False]))
-      Array([[2., 2.],
-             [0., 0.]], dtype=float32)
-    """
-
-    def operate(self, x: Array, mask: Array, solver: Solver) -> Array:
-        """The operation itself.
-
-        Args:
-          x: float32 or float64 [..., L, D], rows zero where `mask` is false.
-          mask: bool[..., L]; tokens that are not real must have no influence on the others.
-          solver: "svd", "gram", "gram64" or "auto", for operations that decompose.
-        Returns:
-          [..., L, D]; rows where `mask` is false are set to zero by the caller. Not finite where the operation failed:
-          `svt` then passes that matrix on as it came.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define operate(x, mask, solver)")
-
-    def __call__(self, x: Array, *, mask: Array | None = None, solver: Solver = "auto") -> Array:
-        """Applies the operation to each token matrix; arguments, result and errors are those of `svt`."""
-        x, mask = jnp.asarray(x), None if mask is None else jnp.asarray(mask)
-        problems = []
-        if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-            problems.append(
-                f"{type(self).__name__} needs a floating-point array [..., L, D], got {x.dtype}{list(x.shape)}. "
-                "Cast or reshape it."
-            )
-        elif mask is not None and mask.shape != x.shape[:-1]:
-            problems.append(f"mask must have x's shape without its last axis, {x.shape[:-1]}; got {mask.shape}.")
-        try:
-            solver_for(self, solver)
-        except ValueError as error:
-            problems.append(str(error))
-        if problems:
-            raise ValueError(" ".join(problems))
-        return _apply(self, x, jnp.ones(x.shape[:-1], bool) if mask is None else mask, solver)
-
-
-@functools.partial(jax.jit, static_argnames="solver")
-def _apply(operation: TokenOperation, x: Array, mask: Array, solver: Solver) -> Array:
-    work_dtype = jnp.promote_types(x.dtype, jnp.float32)
-    mask = mask.astype(bool)
-    work = jnp.where(mask[..., None], x.astype(work_dtype), 0.0)
-    operation = jax.tree.map(lambda leaf: jnp.asarray(leaf, work_dtype), operation)
-    out = operation.operate(work, mask, solver)
-    return jnp.where(mask[..., None], out, 0.0).astype(x.dtype)
 
 
 class ContraNorm(TokenOperation):
@@ -94,8 +35,10 @@ class ContraNorm(TokenOperation):
     with the softmax over the real tokens of each row. A gradient step on the uniformity of contrastive learning. A token
     whose largest entry is below 1e-12 of the largest of all counts as zero: its cosine with all others is 0, a constant.
 
-    The authors act in every layer, between the residual sum and the layer norm; `before_norm` differs from that by
-    adding the residual again after it, `replace_norm` by having no norm.
+    The authors act in every layer, by default between the residual sum and the layer norm of BERT's attention (their
+    position 7). Here it is behind the feed-forward part, their position 8; `before_norm` differs from that by adding the
+    residual again after it, `replace_norm` by having no norm. Their ALBERT class lacks the factor 1 + c, which makes it
+    another operation; this is the one of their BERT class, for all families.
 
     Args:
       scale: c, greater than 0. The authors choose it by task from 0.005, 0.01, 0.05, 0.1 and 0.2; the default is the
@@ -150,7 +93,7 @@ class _RootMeanSquare(SpectralFunction):
     def __call__(self, values: Array, spectrum: Array) -> Array:
         # a constant to differentiation: the result does not depend on it
         largest = jax.lax.stop_gradient(jnp.max(spectrum, axis=-1, keepdims=True))
-        positive = jnp.sum(spectrum > 0, axis=-1, keepdims=True)
+        positive = jnp.sum(spectrum > 0, axis=-1, keepdims=True, dtype=spectrum.dtype)
         squares = jnp.sum(jnp.square(spectrum / largest), axis=-1, keepdims=True)
         mean = largest * jnp.sqrt(squares / jnp.maximum(positive, 1))
         return jnp.broadcast_to(mean, jnp.broadcast_shapes(mean.shape, values.shape))
@@ -193,6 +136,9 @@ class TokenAllButTheTop(TokenOperation):
     r"""Removes the tokens' mean and the k directions of largest singular value.
 
         Y = X_c - sum_{i <= k} u_i u_i^T X_c,     X_c = U diag(sigma) V^T
+
+    The source's algorithm, and most public code, takes the directions from X_c and projects X itself, mean included: its
+    rows all differ from these by one vector, the mean's projection on the directions that go. Here the rows' mean is 0.
 
     The top directions must be set off from the rest to be defined: a direction with sigma_i no larger than sigma_{k+1}
     (to within eps max(L, D) sigma_1) stays. So fewer than k go at ties, none if all singular values are equal, and Y
@@ -256,7 +202,7 @@ def _centered(x: Array, mask: Array) -> Array:
 def _top_projector(x: Array, k: int, solver: str) -> tuple[Array, Array]:
     """P [..., L, L] = sum_{i <= k} u_i u_i^T of x [..., L, D], L <= D, whose largest entry is 1; and where it failed."""
     u, _, top, failed = _top_directions(x, k, solver)
-    return product(u * top[..., None, :], u.mT), failed
+    return product(jnp.where(top[..., None, :], u, 0.0), u.mT), failed
 
 
 @_top_projector.defjvp
@@ -264,12 +210,13 @@ def _top_projector_jvp(k: int, solver: str, primals: tuple, tangents: tuple) -> 
     # dP = U [E * (U^T (dX X^T + X dX^T) U)] U^T with E_ij = 1/|sigma_i^2 - sigma_j^2| between a top direction and
     # another, 0 elsewhere: first-order perturbation of the eigenvectors of X X^T.
     (x,), (dx,) = primals, tangents
+    x = first_order_only(x)
     u, sigma, top, failed = _top_directions(x, k, solver)
     s_i, s_j = sigma[..., :, None], sigma[..., None, :]
     between = top[..., :, None] != top[..., None, :]
     coefficients = jnp.where(between, 1.0 / jnp.where(between, jnp.abs(s_i - s_j) * (s_i + s_j), 1.0), 0.0)
     half = product(product(u.mT, dx), product(u.mT, x).mT)
-    projector = product(u * top[..., None, :], u.mT)
+    projector = product(jnp.where(top[..., None, :], u, 0.0), u.mT)
     tangent = product(product(u, coefficients * (half + half.mT)), u.mT)
     return (projector, failed), (tangent, np.zeros(failed.shape, jax.dtypes.float0))
 

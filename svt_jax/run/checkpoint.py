@@ -1,7 +1,8 @@
 """Checkpoints by Orbax: parameters, optimizer state, and where the run stands. Written in the background, atomically.
 
 The newest `keep` are kept, and the best besides. Orbax notices a missing or a shortened file, but not a changed byte; so
-each checkpoint holds a digest of every array and of its own JSON, and one that does not match them is damaged.
+each checkpoint holds a digest of every array and of its own JSON, and one that does not match them is damaged. It also
+holds its step and its run, for a folder may be renamed or copied. Each is read back before it counts as saved.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import itertools
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import nnx
 from orbax.checkpoint import type_handlers
 
 from svt_jax.run import distributed
-from svt_jax.training.step import TrainState
+from svt_jax.run.literal_path import LiteralPath
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +36,32 @@ type_handlers.register_type_handler(
 )
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes. Randomness is no state: it follows from the seed and the step's number.
+
+    Attributes:
+      params: trained parameters, an nnx state.
+      constants: what the model holds besides (parameters of a spectral function that is not trained).
+      optimizer: optax's state.
+    """
+
+    params: nnx.State
+    constants: nnx.State
+    optimizer: Any
+
+
 class CheckpointWriteError(OSError):
     """A checkpoint could not be written; those before it are whole."""
 
 
 class DamagedError(Exception):
     """A checkpoint does not hold what was saved."""
+
+
+class MisplacedError(ValueError):
+    """A whole checkpoint lies where that of another step or another run should."""
 
 
 class _UnreadableHereError(Exception):
@@ -63,16 +86,22 @@ class Checkpoints:
     Args:
       folder: of the checkpoints.
       keep: newest ones to keep.
+      run: id of the run. It is written into each checkpoint, and those of another are refused; None asks for none.
       read_only: for a reader beside a run that may still be writing; never removes anything.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False):
+    def __init__(self, folder: Path, keep: int = 2, *, run: str | None = None, read_only: bool = False):
         self._kept = _NewestAndBest(keep)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._kept, cleanup_tmp_directories=not read_only, read_only=read_only
+            preservation_policy=self._kept,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            # in the background, and before the folder gets its name and older ones are removed
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._read_back),
         )
-        self._read_only = read_only
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._run, self._read_only = run, read_only
+        self._written: _Written | None = None
+        self._manager = ocp.CheckpointManager(LiteralPath(folder.absolute()), options=options)
 
     @property
     def steps(self) -> list[int]:
@@ -84,6 +113,8 @@ class Checkpoints:
         for step in self.steps[::-1]:
             try:
                 best = self._read_record(step)["best"]
+            except MisplacedError:
+                raise
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 log.warning("the checkpoint of step %d is damaged (%s)", step, error)
                 continue
@@ -99,11 +130,14 @@ class Checkpoints:
           progress: plain JSON.
           best: the step of the best score so far.
         Raises:
-          CheckpointWriteError: if this one, or the one before it in the background, could not be written.
+          CheckpointWriteError: if this one, or the one before it in the background, could not be written or read back.
         """
+        self.wait()
         self._kept.best = best
         parts = _parts(state)
-        record = {"progress": progress, "best": best, "digests": digests(parts)}
+        sums = digests(parts)
+        record = {"step": step, "run": self._run, "progress": progress, "best": best, "digests": sums}
+        self._written = _Written(step, {name: _smallest(part) for name, part in parts.items()}, sums)
         items = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
         items["record"] = ocp.args.JsonSave({**record, "sha256": _sha256(record)})
         try:
@@ -120,6 +154,7 @@ class Checkpoints:
             Without an optimizer (None) that part is not read.
         Raises:
           ValueError: if there is none, or that step's is damaged.
+          MisplacedError: if one is of another step or another run.
         """
         candidates = [step] if step is not None else self.steps[::-1]
         problems = []
@@ -130,6 +165,8 @@ class Checkpoints:
                 raise ValueError(
                     f"{error}. Remove that folder, and start all processes again to go on from the checkpoint before it."
                 ) from error
+            except MisplacedError:  # not damage: going back to an older one would hide a mistake
+                raise
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 problems.append(f"step {candidate}: {error}")
                 reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -186,10 +223,33 @@ class Checkpoints:
 
     def _read_record(self, step: int) -> dict[str, Any]:
         restored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-        record = dict(restored["record"])
-        if record.pop("sha256", None) != _sha256(record):
-            raise DamagedError("its record is not what was saved")
+        record = _checked(restored["record"])
+        their_step, their_run = record.get("step", step), record.get("run", self._run)  # earlier versions wrote neither
+        if their_step != step or (self._run is not None and their_run != self._run):
+            whose = "this run" if their_run == self._run else f"another run, {their_run}, and this is {self._run}"
+            raise MisplacedError(
+                f"{self._manager.directory / str(step)} holds the checkpoint of step {their_step} of {whose}; allowed is "
+                f"that of step {step} of the run itself. Put back what was there, or move the folder away."
+            )
         return record
+
+    def _read_back(self) -> None:
+        """Reads of what was just written the record, and the metadata and the smallest array of each part."""
+        assert self._written is not None
+        written = self._written
+        folder = self._manager.directory / f"{written.step}{ocp.utils.TMP_DIR_SUFFIX}"
+        try:
+            record = _checked(ocp.JsonCheckpointHandler().restore(folder / "record"))
+            read = record["step"] == written.step
+            for name, (target, place) in written.samples.items():
+                arguments = ocp.args.PyTreeRestore(target, ocp.checkpoint_utils.construct_restore_args(target))
+                restored = ocp.PyTreeCheckpointHandler().restore(folder / name, args=arguments)
+                leaf = jax.tree.leaves(restored, is_leaf=lambda leaf: leaf is ocp.PLACEHOLDER)[place]
+                read = read and digests({name: leaf})[name] == [written.digests[name][place]]
+        except Exception as error:
+            raise DamagedError(f"what was written cannot be read back: {error}") from error
+        if not read:
+            raise DamagedError("what is read back is not what was written")
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -210,10 +270,42 @@ class Checkpoints:
             raise self._write_error(error) from error
 
     def _write_error(self, error: Exception) -> CheckpointWriteError:
+        # of TensorStore's page of paths and addresses what the system said; of other errors all
+        system = re.search(r"([^:]+) \[os_error_code=", str(error))
+        why = system[1].strip() if system else " ".join(str(error).split())
         return CheckpointWriteError(
-            f"a checkpoint could not be written to {self._manager.directory} ({error}); those before it are whole. Make "
+            f"a checkpoint could not be written to {self._manager.directory} ({why}); those before it are whole. Make "
             "room, or mend what is wrong, and start the same command again to resume."
         )
+
+
+def last_good(checkpoints: Checkpoints) -> str:
+    """For a message: which checkpoint is the last good one."""
+    steps = checkpoints.steps
+    return f"the checkpoint of step {steps[-1]} is the last good one" if steps else "no checkpoint had been written"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What to read back from a checkpoint.
+
+    Attributes:
+      step: of the checkpoint.
+      samples: of each part a tree to restore to, of which all but one leaf are left out, and the place of that leaf.
+      digests: of all arrays.
+    """
+
+    step: int
+    samples: dict[str, tuple[Any, int]]
+    digests: dict[str, list[int]]
+
+
+def _smallest(part: Any) -> tuple[Any, int]:
+    leaves, structure = jax.tree.flatten(part)
+    place = min(range(len(leaves)), key=lambda n: leaves[n].size)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sample = jax.ShapeDtypeStruct(leaves[place].shape, leaves[place].dtype, sharding=here)
+    return jax.tree.unflatten(structure, [sample if n == place else ocp.PLACEHOLDER for n in range(len(leaves))]), place
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -244,6 +336,13 @@ def _digest(x: jax.Array) -> jax.Array:
         place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
     # multiples of an odd constant are scattered over the numbers, so that equal changes do not cancel
     return jnp.sum(words * (place * np.uint32(2 * 0x9E3779B1 & 0xFFFFFFFF) + np.uint32(1)), dtype=jnp.uint32)
+
+
+def _checked(read: Any) -> dict[str, Any]:
+    record = dict(read)
+    if record.pop("sha256", None) != _sha256(record):
+        raise DamagedError("its record is not what was saved")
+    return record
 
 
 def _sha256(record: dict[str, Any]) -> str:

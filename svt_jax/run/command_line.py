@@ -5,73 +5,186 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from svt_jax.run.config import TrainConfig
+from svt_jax.text import printable
+from svt_jax.yaml_files import as_values, load_text, read_table
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+log = logging.getLogger(__name__)
 
 
 def parse_config(arguments: Sequence[str]) -> TrainConfig:
     """The TrainConfig of a command line: defaults, then --config files, then --section.key values, in that order.
 
+    A value is read by its key's type: text is as written, whatever it looks like. Keys that do nothing are warned of.
+
     Raises:
       ValueError: for an unknown key, a wrong type or a value out of range.
     """
-    from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+    parser = train_parser()
+    return _to_config(parser, parse(parser, arguments, _keys(TrainConfig)))
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="train.py",
-        description="Fine-tunes an encoder with a singular value transformation. Without arguments: configs/demo.yaml.",
-        exit_on_error=False,
-        allow_abbrev=False,
+
+def make_config(values: Mapping[str, Any] | str | Path) -> TrainConfig:
+    """The TrainConfig of nested values as in a YAML file, or of such a file. Raises as `parse_config`.
+
+    Example:
+      >>> make_config({"optim": {"epochs": 1}, "svt": {"function": "soft_decay"}}).optim.epochs
+      1
+    """
+    if not isinstance(values, Mapping):
+        return parse_config(["--config", str(values)])
+    parser = train_parser()
+    return _to_config(parser, _parse_table(parser, dict(values), None, _keys(TrainConfig), ""))
+
+
+def train_parser() -> ArgumentParser:
+    """The parser of every key of a training config."""
+    parser = make_parser(
+        "train.py",
+        "Fine-tunes an encoder with a singular value transformation. Without arguments: configs/demo.yaml.",
     )
-    parser.add_argument("--config", action="config", help="YAML file with what differs from the defaults.")
+    parser.add_argument(
+        "--config",
+        help="YAML file with what differs from the defaults, or the name of one in configs/; of several a later overrides.",
+    )
     parser.add_class_arguments(TrainConfig)
     parser.add_argument("--traceback", action="store_true", help="Show where an error came from.")
+    return parser
+
+
+def make_parser(prog: str, description: str) -> ArgumentParser:
+    """A parser whose values are text until their option's type reads them."""
+    from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_loader("svt_jax", load_text, (yaml.YAMLError,))
+    return ArgumentParser(
+        prog=prog, description=description, exit_on_error=False, allow_abbrev=False, parser_mode="svt_jax"
+    )
+
+
+_OTHERWISE = "allowed are --config FILE and --section.key VALUE. See --help."
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str], keys: list[str], otherwise: str = _OTHERWISE) -> Namespace:
+    """The values of --config files, and over them those of the other arguments.
+
+    Args:
+      parser: from `make_parser`.
+      arguments: a command line.
+      keys: the names of its options.
+      otherwise: the end of a message that has no form of its own.
+    Raises:
+      ValueError: for an unknown option or a wrong value.
+    """
+    files, options = split_configs(arguments) if "config" in (a.dest for a in parser._actions) else ([], arguments)
+    parsed = None
+    for path in files:
+        table = read_table(find_config(path), [key for key in keys if "." not in key] or ("keys",))
+        parsed = _parse_table(parser, table, parsed, keys, f"{path}: ")
     try:
-        parsed = parser.parse_args(_config_first(arguments))
+        return parser.parse_args(join_negative_numbers(options), parsed)
     except argparse.ArgumentError as error:
-        raise ValueError(_explain(str(error), _keys(TrainConfig))) from error
-    for section in (field.name for field in dataclasses.fields(TrainConfig)):
+        raise ValueError(explain(str(error), keys, otherwise)) from error
+
+
+def find_config(name: str) -> str:
+    """The file of a config: the path itself, or the one of this name that comes with the package, as in "rte"."""
+    package = Path(__file__).parents[1]
+    if not os.path.isfile(os.path.expanduser(name)) and re.fullmatch(r"[\w/-]+", name):
+        for folder in (package / "configs", package.parent / "configs"):  # of a wheel, or of a clone
+            if (folder / f"{name}.yaml").is_file():
+                return str(folder / f"{name}.yaml")
+    return name
+
+
+def _parse_table(
+    parser: ArgumentParser, table: dict[str, Any], below: Namespace | None, keys: list[str], where: str
+) -> Namespace:
+    if unknown := _unknown(table, keys):
+        raise ValueError(where + " ".join(unknown_key(key, keys) for key in unknown))
+    for action in parser._actions:  # one value is a list of one, as on the command line
+        if action.nargs == "+" and table.get(action.dest) is not None and not isinstance(table[action.dest], list):
+            table = {**table, action.dest: [table[action.dest]]}
+    try:
+        return parser.parse_object(table, below)
+    except argparse.ArgumentError as error:
+        raise ValueError(where + explain(str(error), keys)) from error
+
+
+def _unknown(table: Mapping[str, Any], keys: list[str]) -> list[str]:
+    """The names in a table, and in its sections, that are none of `keys`."""
+    sections = {key.split(".")[0] for key in keys if "." in key}
+    unknown = []
+    for name, value in table.items():
+        if str(name) in sections and isinstance(value, Mapping):
+            unknown += [f"{name}.{key}" for key in value if f"{name}.{key}" not in keys]
+        elif str(name) not in sections and str(name) not in keys:
+            unknown.append(str(name))
+    return unknown
+
+
+def _to_config(parser: ArgumentParser, parsed: Namespace) -> TrainConfig:
+    from jsonargparse import Namespace
+
+    sections = [field.name for field in dataclasses.fields(TrainConfig)]
+    for section in sections:
         if not isinstance(parsed[section], Namespace):
             raise ValueError(
-                f"section {section} is {parsed[section]!r}; allowed is a table of keys. Fill it or leave it out."
+                f"section {section} is {printable(str(parsed[section]))}; allowed is a table of keys. Fill it or leave it out."
             )
+    parsed["svt.params"] = as_values(parsed["svt.params"])  # whose types the function knows, and no annotation
     values = parser.instantiate(parsed).as_dict()
-    return TrainConfig(**{field.name: values[field.name] for field in dataclasses.fields(TrainConfig)})
+    config = TrainConfig(**{section: values[section] for section in sections})
+    for line in config.without_effect():
+        log.warning(line)
+    return config
 
 
-def _config_first(arguments: Sequence[str]) -> list[str]:
-    """Moves --config to the front: an option before it would otherwise be overridden by the file."""
-    front: list[str] = []
-    rest: list[str] = []
-    items = iter(arguments)
-    for item in items:
-        if item == "--config":
-            front += [item, *([value] if (value := next(items, None)) is not None else [])]
-        elif item.startswith("--config="):
-            front.append(item)
-        else:
-            rest.append(item)
-    for path in [item.removeprefix("--config=") for item in front if item != "--config"]:
-        _check_file(Path(path))
-    return front + rest
-
-
-def _check_file(path: Path) -> None:
-    """What the parser would report without the file's name; that there is none it says itself."""
-    if not path.is_file():
-        return
+def split_configs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files of every --config, and the other arguments: these override the files wherever they stand."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="append", default=[])
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); allowed is a YAML file. Correct it.") from error
-    if content is None:
-        raise ValueError(f"{path} holds nothing; allowed is a table of keys. Fill it or leave it out.")
+        found, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; allowed is --config FILE. Name the file.") from error
+    return found.config, rest
+
+
+def join_negative_numbers(arguments: Sequence[str]) -> list[str]:
+    """The arguments with --option and a negative number after it as one: argparse takes -1e-5 for an option.
+
+    Example:
+      >>> join_negative_numbers(["--svt.alpha", "-1e-5", "--svt.learnable", "false"])
+      ['--svt.alpha=-1e-5', '--svt.learnable', 'false']
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and re.fullmatch(r"--[^=]+", joined[-1]) and _is_negative_number(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _is_negative_number(argument: str) -> bool:
+    try:
+        return argument.startswith("-") and float(argument) is not None
+    except ValueError:
+        return False
 
 
 def _keys(config_class: type) -> list[str]:
@@ -79,8 +192,14 @@ def _keys(config_class: type) -> list[str]:
     return [f"{section}.{f.name}" for section, make in sections.items() for f in dataclasses.fields(make)]  # type: ignore[arg-type]
 
 
-def _explain(message: str, keys: list[str]) -> str:
-    """The parser's message as: what came; what is allowed; what to do."""
+def explain(message: str, keys: list[str], otherwise: str = _OTHERWISE) -> str:
+    """The parser's message as: what came; what is allowed; what to do.
+
+    Args:
+      message: the parser's.
+      keys: names of the parser's options.
+      otherwise: the end of a message that has no form of its own.
+    """
     message = " ".join(message.split())
     if found := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
         return unknown_key(found[1], keys)
@@ -88,24 +207,36 @@ def _explain(message: str, keys: list[str]) -> str:
         return unknown_key(f"{found[1]}.{found[2]}", keys)
     if found := re.search(r"[Oo]ption '([\w.]+)' is not accepted", message):
         return unknown_key(found[1], keys)
-    if found := re.search(r'Parser key "([\w.]+)": File does not exist: (.*)', message):
-        return f"{found[1]} file {found[2]} does not exist; allowed is a YAML file. Check the path."
-    if found := re.search(r'Parser key "([\w.]+)":.*?Expected an? (.*?)\. Got value: (.*)', message):
-        allowed = re.sub(r"<class '(\w+)'>", r"\1", found[2]).replace("typing.", "")
-        return f"{found[1]} is {found[3]!r}; allowed is {allowed}. Correct the config or the option."
     if found := re.search(
         r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*Given value: (.*)$',
         message,
     ):
-        allowed = re.sub(r"<class '(\w+)'>", r"\1", found[2]).replace("typing.", "").replace(", ...", "")
-        return f"{found[1]} is {found[3]}; allowed is one of {allowed}. Correct the config or the option."
-    return f"{message}; allowed are --config FILE and --section.key VALUE. See --help."
+        what = f"{found[1]} is {printable(found[3])}; allowed is one of {_types(found[2])}"
+        return f"{what}. Correct the config or the option."
+    if found := re.search(r'Parser key "(\w+)": Unable to load config .(.*?). - Parser key', message):
+        return f"section {found[1]} is {printable(found[2])}; allowed is a table of keys. Fill it or leave it out."
+    if found := re.search(r'Parser key "([\w.]+)":.*?Expected an? (.*?)\. Got value: (.*)', message):
+        what = f"{found[1]} is {printable(found[3])!r}; allowed is {_types(found[2])}"
+        return f"{what}. Correct the config or the option."
+    return f"{message}; {otherwise}"
+
+
+def _types(text: str) -> str:
+    """Types as the parser names them, in a user's words.
+
+    Example:
+      >>> _types("Literal['keep', 'drop'], NoneType, <class 'float'>")
+      'keep, drop, null, float'
+    """
+    text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", lambda found: found[1].replace("'", ""), text)
+    text = re.sub(r"<class '(\w+)'>", r"\1", text)
+    return text.replace("typing.", "").replace("NoneType", "null").replace(", ...", "")
 
 
 def unknown_key(key: str, keys: list[str]) -> str:
     """The error for a key that is none of `keys`: its neighbours, and the nearest one."""
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(printable(key), keys, n=1, cutoff=0.0)
     section = key.split(".")[0]
     siblings = [k for k in keys if k.startswith(section + ".")]
     allowed = siblings or sorted({k.split(".")[0] for k in keys})
-    return f"unknown key {key!r}; allowed are {', '.join(allowed)}. Did you mean {near[0]}?"
+    return f"unknown key {printable(key)!r}; allowed are {', '.join(allowed)}. Did you mean {near[0]}?"

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
+import unicodedata
 from typing import Any, Literal
 
 from svt_jax.models.config import MODEL_KEYS_OF_SPEED, SVTConfig
 from svt_jax.models.hf import DTYPES
+from svt_jax.text import printable
+
+_LONGEST_NAME = 200
+"""Bytes: a file system takes 255, and checkpoints and files beside them have longer names for a while."""
 
 
 def _lists(value: Any) -> Any:
@@ -24,6 +30,12 @@ def _positive(section: str, config: Any, *names: str) -> None:
             raise ValueError(f"{section}.{name} is {value}; it must be greater than 0 and finite. Correct the config.")
 
 
+def _expand(config: Any, *names: str) -> None:
+    """A leading ~ of a path is the home folder: no shell expands --run.output_dir=~/runs, nor a file's value."""
+    for name in names:
+        object.__setattr__(config, name, os.path.expanduser(getattr(config, name)))
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Where a run writes, and its seed.
@@ -31,7 +43,7 @@ class RunConfig:
     Attributes:
         name: Folder of this run inside output_dir; null makes one from task, model, function and seed.
         output_dir: Folder of all runs.
-        seed: Of the head's initialisation, the order of examples and dropout.
+        seed: Decides the head's initialisation, the order of examples, and dropout.
         max_svt_failures: Decompositions that may fail in the run (the transformation is left out there) before it stops.
     """
 
@@ -41,6 +53,17 @@ class RunConfig:
     max_svt_failures: int = 100
 
     def __post_init__(self) -> None:
+        _expand(self, "output_dir")
+        name = self.name
+        if name is not None and (
+            name.strip() in ("", ".", "..")
+            or len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME
+            or any(each in "/\\" or unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in name)
+        ):
+            raise ValueError(
+                f"run.name is {printable(repr(name))}; allowed is a folder's name inside run.output_dir: at most {_LONGEST_NAME} "
+                "bytes, without separators and control characters. Choose another, and run.output_dir for the place."
+            )
         if self.max_svt_failures < 0:
             raise ValueError(f"run.max_svt_failures is {self.max_svt_failures}; it must be at least 0. Correct it.")
         if not 0 <= self.seed < 2**31:
@@ -53,7 +76,7 @@ class ModelConfig:
 
     Attributes:
         path: Folder with config.json, model.safetensors and a tokenizer, or a hub id; demo is a small random encoder.
-        dtype: Of the computation, float32 or bfloat16. Parameters, SVT and losses are float32.
+        dtype: The computation's type, float32 or bfloat16. Parameters, SVT and losses are float32.
         remat: Compute each layer's inner values a second time for the gradient instead of keeping them: less memory, and
             another forward pass. An SVT's decomposition is kept.
         scan_layers: Compile layers in a row that have no SVT as one loop: 12 layers compile in half to three
@@ -66,6 +89,7 @@ class ModelConfig:
     scan_layers: bool | None = None
 
     def __post_init__(self) -> None:
+        _expand(self, "path")
         if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}.")
 
@@ -83,7 +107,7 @@ class DataConfig:
         group_by_length: Make training batches of examples of like length, in random order, so that little is padded.
         eval_batch_size: Examples in an evaluation batch, at most.
         text_columns: For custom: the column of the sentence, or the two of a pair.
-        label_column: For custom.
+        label_column: For custom: the column of the label.
         labels: For custom: regression, or the names of the classes in order of their numbers; null takes those of the
             training file.
     """
@@ -96,9 +120,13 @@ class DataConfig:
     eval_batch_size: int = 64
     text_columns: list[str] | None = None
     label_column: str | None = None
-    labels: list[str | int] | Literal["regression"] | None = None
+    labels: list[str] | Literal["regression"] | None = None
 
     def __post_init__(self) -> None:
+        _expand(self, "source")
+        if isinstance(self.labels, list):
+            names = [str(label) if type(label) is int else label for label in self.labels]
+            object.__setattr__(self, "labels", names)
         _positive("data", self, "max_length", "eval_batch_size")
         self._check_custom()
         if isinstance(self.buckets, list) and (
@@ -123,9 +151,11 @@ class DataConfig:
                 f"data.text_columns is {self.text_columns} and data.label_column is {self.label_column!r}; the task custom "
                 "needs one or two columns of text and another one of labels. Name them."
             )
-        if isinstance(self.labels, list) and (len(self.labels) < 2 or len({*map(str, self.labels)}) < len(self.labels)):
+        if isinstance(self.labels, list) and not (
+            all(isinstance(label, str) for label in self.labels) and len({*self.labels}) == len(self.labels) > 1
+        ):
             raise ValueError(
-                f"data.labels is {self.labels}; allowed are two or more different names, regression, or null. Correct it."
+                f"data.labels is {printable(str(self.labels))}; allowed are two or more different names, regression, or null. Correct it."
             )
 
 
@@ -145,6 +175,7 @@ class OptimConfig:
         warmup_ratio: Share of the steps in which the rate rises from 0.
         schedule: How the rate goes to 0 after warm-up (linear, cosine), or constant.
         grad_clip: Largest global gradient norm; null does not clip.
+        stop_after_worse: Stop after this many evaluations in a row that bring no better score; null trains to the end.
     """
 
     learning_rate: float = 2.0e-5
@@ -157,9 +188,20 @@ class OptimConfig:
     warmup_ratio: float = 0.0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     grad_clip: float | None = None
+    stop_after_worse: int | None = None
 
     def __post_init__(self) -> None:
-        _positive("optim", self, "learning_rate", "batch_size", "accumulate", "epochs", "max_steps", "grad_clip")
+        _positive(
+            "optim",
+            self,
+            "learning_rate",
+            "batch_size",
+            "accumulate",
+            "epochs",
+            "max_steps",
+            "grad_clip",
+            "stop_after_worse",
+        )
         if self.svt_learning_rate is not None and not 0 <= self.svt_learning_rate < math.inf:
             raise ValueError(
                 f"optim.svt_learning_rate is {self.svt_learning_rate}; it must be at least 0, or null. Correct it."
@@ -222,8 +264,8 @@ class CheckpointConfig:
     """When state is saved, how much is kept.
 
     Attributes:
-        every_steps: Save each so many steps, besides the end of each epoch.
-        keep: Newest checkpoints kept; the best one is kept besides.
+        every_steps: Also save after this many steps; each evaluation saves anyway.
+        keep: Newest checkpoints that are kept; the best one is also kept.
         resume: auto goes on from the newest checkpoint of the run's folder; with never, a folder that has one is an error.
     """
 
@@ -241,19 +283,24 @@ class LogConfig:
 
     Attributes:
         every_steps: Steps between lines of metrics.jsonl.
+        evaluate_every_steps: Steps between evaluations, each with a checkpoint; null evaluates after each epoch. The last step
+            is always evaluated.
         spectrum_every_steps: Steps between readings of the probe in spectrum.jsonl, the first before training; null
             reads it after the last step only. A reading costs about a step, so 100 makes it 1 % of training.
         tensorboard: Also write events to the run's folder tensorboard/; needs the package tensorboardX.
-        progress: Show a progress bar (on a terminal; otherwise a line for each evaluation).
+        wandb: Also send the numbers to Weights & Biases; needs the package wandb, whose environment variables apply.
+        progress: Show a progress bar; where there is no terminal, a line each minute.
     """
 
     every_steps: int = 10
+    evaluate_every_steps: int | None = None
     spectrum_every_steps: int | None = None
     tensorboard: bool = False
+    wandb: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
-        _positive("log", self, "every_steps", "spectrum_every_steps")
+        _positive("log", self, "every_steps", "evaluate_every_steps", "spectrum_every_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,6 +323,25 @@ class TrainConfig:
                 f"model.path is {self.model.path!r} and data.task is {self.data.task!r}: the demo model's tokenizer knows "
                 "only the demo task's words. Set both to demo, or neither."
             )
+
+    def without_effect(self) -> list[str]:
+        """What is set to other than its default and does nothing beside the other keys: a sentence for each reason.
+
+        Example:
+          >>> TrainConfig(svt=SVTConfig(alpha=-0.5)).without_effect()
+          ['svt.alpha does nothing, for svt.function is none. Name a function, or leave it out.']
+        """
+        found = self.svt.without_effect()
+        if self.svt.function == "none" and self.run.max_svt_failures != RunConfig().max_svt_failures:
+            found.append("run.max_svt_failures does nothing, for svt.function is none. Leave it out.")
+        if not self.svt.trains and self.optim.svt_learning_rate is not None:
+            found.append(
+                f"optim.svt_learning_rate does nothing, for svt.function {self.svt.function} has no parameters that are "
+                "trained here. Leave it out."
+            )
+        if self.data.task == "demo" and self.data.source != DataConfig().source:
+            found.append("data.source does nothing, for the task demo makes its own examples. Leave it out.")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as in a YAML file."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from svt_jax.run.config import DistributedConfig
 
@@ -75,6 +76,15 @@ def _on_cluster() -> bool:
     )
 
 
+def describe(mesh: Mesh) -> str:
+    """What a run computes on, in a line, as in "platform cpu, 8 devices (cpu), 1 process; mesh data 8, fsdp 1, tensor 1"."""
+    device, count = mesh.devices.flat[0], jax.process_count()
+    return (
+        f"platform {device.platform}, {mesh.size} device{'s' * (mesh.size > 1)} ({device.device_kind}), "
+        f"{count} process{'es' * (count > 1)}; mesh " + ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    )
+
+
 def is_first() -> bool:
     """Whether this process writes."""
     return jax.process_index() == 0
@@ -103,3 +113,9 @@ def on_first(action: Callable[..., T], *arguments: Any) -> T | None:
 def agree(value: bool) -> bool:
     """The first process's value, in all."""
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value
+
+
+def from_first(text: str | None, length: int) -> str:
+    """The first process's ASCII text of so many letters, in all; what the others give does not count."""
+    letters = np.frombuffer((text or " ").ljust(length).encode(), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(letters)).decode() if jax.process_count() > 1 else text or ""

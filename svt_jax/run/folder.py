@@ -1,7 +1,7 @@
 """The folder of a run: what is written there, and in what form.
 
 config.yaml      the complete config, as run
-manifest.json    versions, devices, mesh, seed, names of the classes, hash of the weights, git commit
+manifest.json    the run's id, versions, devices, mesh, seed, names of the classes, hashes of weights, data and files here
 model/           config.json and tokenizer: with a checkpoint, all that evaluation needs
 metrics.jsonl    a line each log.every_steps steps
 spectrum.jsonl   a reading of the probe (evaluation.probe) after the last step, and each log.spectrum_every_steps steps
@@ -9,43 +9,31 @@ tensorboard/     the same for TensorBoard, with log.tensorboard
 checkpoints/     Orbax
 results.json     scores, when the run is complete
 report.html      the same to look at
+before-1/        what an attempt left that ended before its first checkpoint, or whose checkpoints were removed
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib.metadata
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
+import logging
 from pathlib import Path
 from typing import Any
 
-import jax
 import yaml
-from jax.sharding import Mesh
+from filelock import FileLock
 
-from svt_jax.data.glue import Split, Task
-from svt_jax.data.tokenizer import Tokens, hash_tokens
 from svt_jax.models.config import MODEL_KEYS_OF_SPEED, EncoderConfig, read_config
-from svt_jax.models.files import hash_weights
 from svt_jax.run.config import TrainConfig
-from svt_jax.run.lock import LOCK_NAME, RunLock
+from svt_jax.run.literal_path import check_storable
+from svt_jax.run.lock import LOCK_NAME, lock_folder
+from svt_jax.run.manifest import read_manifest, resumed
+from svt_jax.run.run_files import check_files, file_digests, put_aside
+from svt_jax.writing import write_whole, writing
+from svt_jax.yaml_files import load_values
 
-_PACKAGES = (
-    "svt_jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "transformers",
-    "datasets",
-    "numpy",
-    "scipy",
-)
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +78,11 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a step to go on from."""
+        return self.checkpoints.is_dir() and any(path.name.isdigit() for path in self.checkpoints.iterdir())
+
     def read_results(self) -> dict[str, Any]:
         return json.loads(self.results.read_text(encoding="utf-8"))
 
@@ -122,23 +115,29 @@ def run_path(config: TrainConfig) -> RunFolder:
 def find_run(config: TrainConfig) -> RunFolder:
     """The folder of this config's run, which may not exist yet; nothing is written.
 
+    A folder in which a start has failed, or a run has ended before its first checkpoint, is free for any config.
+
     Raises:
-      ValueError: if the folder holds another run or foreign files.
+      ValueError: if the folder holds another run or foreign files, or the run's own files have changed.
     """
     folder = run_path(config)
+    check_storable(folder.checkpoints)
     if folder.config.is_file():
         theirs, ours = _identity(_read_config(folder)), _flat(_plain(config.identity()))
+        if folder.has_checkpoint and folder.manifest.is_file():
+            _check_files(folder, theirs)
         differing = [
             f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}"
             for key in ours | theirs
             if theirs.get(key) != ours.get(key)
         ]
-        if differing:
+        is_bound = folder.has_checkpoint or folder.results.is_file() or not (folder.path / LOCK_NAME).is_file()
+        if differing and is_bound:
             raise ValueError(
                 f"{folder.path} holds another run's config ({'; '.join(differing)}); a folder holds one run. "
                 "Choose another --run.name."
             )
-        if config.checkpoint.resume == "never" and any(folder.checkpoints.glob("[0-9]*")):
+        if config.checkpoint.resume == "never" and folder.has_checkpoint:
             raise ValueError(
                 f"{folder.path} holds this run already and checkpoint.resume is 'never'. "
                 "Choose another --run.name, or resume with auto."
@@ -150,128 +149,109 @@ def find_run(config: TrainConfig) -> RunFolder:
 
 def create(
     folder: RunFolder, config: TrainConfig, manifest: dict[str, Any], encoder: EncoderConfig, tokenizer: Any
-) -> RunLock:
+) -> FileLock:
     """Writes config, manifest and model description of a run that starts, or notes in the manifest that it resumes.
 
     Returns:
       the lock on the folder, which is to be released when the run ends.
     Raises:
-      ValueError: if another process trains in the folder, a resumed run would start from other weights, classes or data, or
-        the folder cannot be written.
+      ValueError: if another process trains in the folder, a resumed run would start from other weights, classes or data,
+        files of the run have changed, or the folder cannot be written.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        lock = RunLock(folder.path)
-        if folder.manifest.is_file():
-            first = _read_manifest(folder)
-            if first["weights_sha256"] != manifest["weights_sha256"]:
-                raise ValueError(
-                    f"{folder.path} began with weights {first['weights_sha256']} and model.path now holds "
-                    f"{manifest['weights_sha256']}. Restore the model, or choose another --run.name."
-                )
-            if first["classes"] != manifest["classes"]:
-                raise ValueError(
-                    f"{folder.path} began with the classes {first['classes']} and the training file now has "
-                    f"{manifest['classes']}. Restore the file, or choose another --run.name."
-                )
-            if changed := [
-                split
-                for split, theirs in first.get("data_sha256", {}).items()
-                if theirs != manifest["data_sha256"].get(split)
-            ]:
-                raise ValueError(
-                    f"{folder.path} began with other tokens or labels in {', '.join(changed)} than data.source now gives. "
-                    "Restore the files, or choose another --run.name."
-                )
-            manifest = {**first, "resumed": [*first.get("resumed", []), manifest]}
-        # as run: mesh, logging and checkpoint settings may change when a run is resumed
-        write_atomically(folder.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
-        write_atomically(folder.manifest, _json(manifest))
-        folder.model.mkdir(exist_ok=True)
-        tokenizer.save_pretrained(folder.model)
-        write_atomically(folder.model / "config.json", _json(encoder.to_hf()))
-        return lock
+        lock = lock_folder(folder.path)
     except OSError as error:
         raise ValueError(
             f"{folder.path} cannot be written ({error.strerror}). Choose another --run.output_dir."
         ) from error
+    with contextlib.ExitStack() as failing, writing(folder.path, "Make room, or choose another --run.output_dir."):
+        failing.callback(lock.release)
+        find_run(config)  # again: another process may have been at work until now
+        if folder.has_checkpoint:
+            manifest = resumed(folder.manifest, manifest)
+        else:
+            _put_aside(folder, config)
+        # as run: mesh, logging and checkpoint settings may change when a run is resumed
+        write_whole(folder.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        if "files_sha256" not in manifest:
+            _write_model(folder, encoder, tokenizer)
+            manifest["files_sha256"] = file_digests(folder.path, _identity(_read_config(folder)))
+        write_whole(folder.manifest, _json(manifest))  # last: the other files are whole if it is there
+        failing.pop_all()
+    return lock
+
+
+def _put_aside(folder: RunFolder, config: TrainConfig) -> None:
+    """Keeps what an attempt has left from which this run cannot go on, and says so."""
+    logs = [folder.metrics, folder.spectrum, folder.results, folder.report]
+    is_other = folder.config.is_file() and _identity(_read_config(folder)) != _flat(_plain(config.identity()))
+    if is_other or any(path.is_file() and path.stat().st_size for path in logs):
+        aside = put_aside(folder.path, [*logs, folder.tensorboard, folder.model], [folder.config, folder.manifest])
+        log.warning(
+            "%s has no checkpoint, so the run starts at step 0; what an earlier one left there is kept in %s",
+            folder.path,
+            aside,
+        )
+
+
+def _write_model(folder: RunFolder, encoder: EncoderConfig, tokenizer: Any) -> None:
+    folder.model.mkdir(exist_ok=True)
+    save_tokenizer(tokenizer, folder.model)
+    write_whole(folder.model / "config.json", _json(encoder.to_hf()))
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Raises OSError, naming the folder, if there is no room."""
+    with writing(folder, "Make room, or choose another folder."):
+        try:
+            tokenizer.save_pretrained(folder)
+        except OSError:
+            raise
+        except Exception as error:  # the tokenizers package raises bare Exception for a full disk
+            raise OSError(str(error)) from error
 
 
 def read_run(path: str | Path) -> tuple[RunFolder, dict[str, Any], EncoderConfig]:
     """A run's folder, its config as plain values, and its architecture.
 
     Raises:
-      ValueError: if the folder holds no run.
+      ValueError: if the folder holds no run, or its files have changed since the run wrote them.
     """
     folder = RunFolder(Path(path))
     if not folder.config.is_file():
         raise ValueError(f"{path} holds no run (no config.yaml); allowed is a folder that train.py wrote. Check --run.")
     config = _read_config(folder)
-    _identity(config)  # raises if it is not a run's
+    identity = _identity(config)  # raises if it is not a run's
     try:
         for section in dataclasses.fields(TrainConfig):
             section.default_factory(**config.get(section.name, {}))  # type: ignore[operator]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder.config} is not one that a run wrote ({error}). Restore it from a copy.") from error
+    _check_files(folder, identity)
     return folder, config, read_config(folder.model)
 
 
 def read_classes(folder: RunFolder) -> list[str] | None:
     """The names of a run's classes in order of their numbers; None for a regression."""
-    return _read_manifest(folder)["classes"]
+    return read_manifest(folder.manifest)["classes"]
 
 
-def _read_manifest(folder: RunFolder) -> dict[str, Any]:
-    try:
-        found = json.loads(folder.manifest.read_text(encoding="utf-8"))
-        missing = [key for key in ("weights_sha256", "classes") if key not in found]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder.manifest} is not one that a run wrote ({error}). Restore it from a copy.") from error
-    if missing:
-        raise ValueError(
-            f"{folder.manifest} is not one that a run wrote (it lacks {', '.join(missing)}). Restore it from a copy."
-        )
-    return found
+def _check_files(folder: RunFolder, identity: dict[str, Any]) -> None:
+    written = read_manifest(folder.manifest).get("files_sha256")  # earlier versions wrote none
+    if written is not None:
+        check_files(folder.path, written, file_digests(folder.path, identity))
 
 
-def make_manifest(
-    config: TrainConfig, mesh: Mesh, weights: Path | None, task: Task, tokens: Mapping[Split, Tokens]
-) -> dict[str, Any]:
-    """What is needed to tell whether two runs are comparable, and to read the model's outputs."""
-    return {
-        "command": sys.argv,
-        "seed": config.run.seed,
-        "python": sys.version.split()[0],
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "device": device_description(),
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-        "cpu_count": os.cpu_count(),
-        "mesh": dict(mesh.shape),
-        "classes": None if task.labels is None else list(task.labels),
-        "weights_sha256": None if weights is None else hash_weights(weights),
-        "data_sha256": {split: hash_tokens(each) for split, each in tokens.items()},
-        "git_commit": _git_commit(),
-    }
+def read_id(folder: RunFolder) -> str | None:
+    """The run's id, which its checkpoints hold too; None if an earlier version wrote it."""
+    return read_manifest(folder.manifest).get("run_id")
 
 
 def write_results(folder: RunFolder, results: dict[str, Any]) -> None:
-    write_atomically(folder.results, _json(results))
-
-
-def device_description() -> str:
-    """The kind of device and how many, as in "cpu x 8"."""
-    return f"{jax.devices()[0].device_kind} x {jax.device_count()}"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(
+        folder.results, _json(results), "Make room, and start the same command again: nothing is trained twice."
+    )
 
 
 def _is_left_by_a_start(path: Path) -> bool:
@@ -297,7 +277,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
     try:
-        return yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        return load_values(folder.config.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{folder.config} is not YAML. Choose another --run.name.") from error
 
@@ -309,18 +289,3 @@ def _identity(stored: dict[str, Any]) -> dict[str, Any]:
         return _flat({**values, "seed": stored["run"]["seed"]})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("the folder's config.yaml is not one that a run wrote. Choose another folder.") from error
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # ours, when it runs from a folder where it was not installed
-        return None
-
-
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -1,1 +1,3 @@
-"""Singular value transformations as pure functions on arrays, and maps fitted to sets of embeddings: no model, no config."""
+"""Singular value transformations as pure functions on arrays: no model, no config, no file."""
+
+from svt_jax.spectral import measures as measures

@@ -16,13 +16,19 @@ Shape letters used in this package: `B` batch, `L` tokens, `D` hidden size, `R` 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Literal, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from svt_jax.mesh import divided_like, whole_matrices
+
 Array = jax.Array
+Solver = Literal["auto", "svd", "gram", "gram64", "poly"]
+SOLVERS = ("auto", "svd", "gram", "gram64", "poly")
 
 
 def static_field(*, default: Any) -> Any:
@@ -105,6 +111,60 @@ class Parametric:
             raise ValueError(" ".join(problem for problem in problems if problem))
 
 
+def work_dtype(dtype: Any) -> Any:
+    """The dtype in which an array of floating-point `dtype` is worked on: float64 for float64, float32 for all others.
+
+    (`jnp.promote_types` refuses bfloat16 beside float32 under strict dtype promotion.)
+    """
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def _problems(x: Array, mask: Array | None, who: str) -> list[str]:
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        return [f"{who} needs a floating-point array [..., L, D], got {x.dtype}{list(x.shape)}. Cast or reshape it."]
+    if mask is not None and mask.shape != x.shape[:-1]:
+        return [f"mask must have x's shape without its last axis, {x.shape[:-1]}; got {mask.shape}."]
+    return []
+
+
+def prepare(x: Array, mask: Array | None, who: str) -> tuple[Array, Array | None]:
+    """The one check and cast of what `svt`, token operations and measures take.
+
+    Args:
+      x: float[..., L, D].
+      mask: bool[..., L], true for real tokens; None for all.
+      who: for the message.
+    Returns:
+      x in float32 (float64 for float64) with rows of padding zero, gathered over Explicit mesh axes that divide its last two
+      dimensions; and the mask as bool, None if it was None.
+    Raises:
+      ValueError: if x is not a floating-point array of at least two dimensions, or the mask does not fit it.
+    """
+    x, mask = jnp.asarray(x), None if mask is None else jnp.asarray(mask).astype(bool)
+    if problems := _problems(x, mask, who):
+        raise ValueError(" ".join(problems))
+    work = x.astype(work_dtype(x.dtype))
+    return whole_matrices(work if mask is None else jnp.where(mask[..., None], work, 0.0)), mask
+
+
+@jax.custom_jvp
+def first_order_only(x: Array) -> Array:
+    """x, in the derivative rule of what a decomposition gives: differentiating that rule once more is an error.
+
+    JAX would differentiate the decomposition, whose derivative is NaN at equal and at zero singular values.
+    """
+    return x
+
+
+@first_order_only.defjvp
+def _no_second_order(primals: tuple, tangents: tuple) -> Any:
+    raise NotImplementedError(
+        "a second derivative through a singular value decomposition; allowed are first derivatives, forward or reverse, "
+        "and second ones in a function's parameters; put jax.lax.stop_gradient around one of the two, or take "
+        "differences of first derivatives."
+    )
+
+
 class SpectralFunction(Parametric):
     """Base class: subclass it, annotate the parameters, write `__call__`.
 
@@ -138,3 +198,73 @@ class SpectralFunction(Parametric):
           float[..., N].
         """
         raise NotImplementedError(f"{type(self).__name__} must define __call__(values, spectrum)")
+
+
+def solver_for(function: Parametric, solver: str) -> str:
+    """The solver as far as the function decides it; `decompose` does the rest, by platform.
+
+    Raises:
+      ValueError: for an unknown solver, or `poly` with a function that it cannot serve.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"unknown solver {solver!r}; allowed are {', '.join(SOLVERS)}. Use 'auto' when in doubt.")
+    vanishes = isinstance(function, SpectralFunction) and function.vanishes_at_zero
+    if solver == "poly" and not (vanishes and getattr(function, "needs_largest_only", False)):
+        raise ValueError(
+            f"solver 'poly' and {type(function).__name__}: allowed are functions that vanish at zero and need only the "
+            "largest singular value, as centered_soft_decay and log_shift. Use one of these, or 'auto'."
+        )
+    return "gram" if solver == "auto" and vanishes else solver
+
+
+class TokenOperation(Parametric):
+    """Base class of an operation on token matrices: subclass it, annotate the parameters, write `operate`.
+
+    Calling an instance takes care of the mask, the dtype and compilation.
+
+    Example:
+      >>> import jax.numpy as jnp, svt_jax
+      >>> class Scale(svt_jax.TokenOperation):
+      ...     factor: float = 2.0
+      ...     def operate(self, x, mask, solver):
+      ...         return self.factor * x
+      >>> Scale()(jnp.ones((2, 2)), mask=jnp.array([True, False]))
+      Array([[2., 2.],
+             [0., 0.]], dtype=float32)
+    """
+
+    def operate(self, x: Array, mask: Array, solver: Solver) -> Array:
+        """The operation itself.
+
+        Args:
+          x: float32 or float64 [..., L, D], rows zero where `mask` is false.
+          mask: bool[..., L]; tokens that are not real must have no influence on the others.
+          solver: "svd", "gram", "gram64" or "auto", for operations that decompose.
+        Returns:
+          [..., L, D]; rows where `mask` is false are set to zero by the caller. Not finite where the operation failed:
+          `svt` then passes that matrix on as it came.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define operate(x, mask, solver)")
+
+    def __call__(self, x: Array, *, mask: Array | None = None, solver: Solver = "auto") -> Array:
+        """Applies the operation to each token matrix; arguments, result and errors are those of `svt`."""
+        x, mask = jnp.asarray(x), None if mask is None else jnp.asarray(mask)
+        problems = _problems(x, mask, type(self).__name__)
+        try:
+            solver_for(self, solver)
+        except ValueError as error:
+            problems.append(str(error))
+        if problems:
+            raise ValueError(" ".join(problems))
+        return _apply(self, x, mask, solver)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _apply(operation: TokenOperation, x: Array, mask: Array | None, solver: Solver) -> Array:
+    work, mask = prepare(x, mask, type(operation).__name__)
+    if x.size == 0:
+        return x
+    mask = jnp.ones(x.shape[:-1], bool) if mask is None else mask
+    operation = jax.tree.map(lambda leaf: jnp.asarray(leaf, work.dtype), operation)
+    out = divided_like(operation.operate(work, mask, solver), x)
+    return jnp.where(mask[..., None], out, 0.0).astype(x.dtype)

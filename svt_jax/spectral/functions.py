@@ -42,10 +42,11 @@ def _soft_log_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -
     slope = 1.0 / (1.0 - u)
     # d/dalpha = s^2 k(u), k(u) = (ln(1 - u) + u/(1 - u))/u^2 = 1/2 + 2/3 u + 3/4 u^2 + ..., a difference of equals at small u
     small = jnp.abs(u) < 0.05
-    v = jnp.where(small, -1.0, u)
+    v, far_alpha = jnp.where(small, -1.0, u), jnp.where(small, -1.0, alpha)
+    near = jnp.where(small, s, 0.0)
     series = functools.reduce(lambda total, n: total * u + (1.0 - 1.0 / n), range(12, 1, -1), jnp.zeros_like(u))
-    k = jnp.where(small, series, (jnp.log1p(-v) + v / (1.0 - v)) / (v * v))
-    return _soft_log(s, alpha), slope * ds + s * s * k * dalpha
+    far = (jnp.log1p(-v) + v / (1.0 - v)) / far_alpha / far_alpha  # not s^2 k(u), which leaves float32's range
+    return _soft_log(s, alpha), slope * ds + jnp.where(small, near * near * series, far) * dalpha
 
 
 def _exp_ratio(u: Array) -> Array:
@@ -59,10 +60,11 @@ def _exp_ratio(u: Array) -> Array:
 def _rescaled(new: Array, new_largest: Array, largest: Array) -> Array:
     """new * largest / new_largest, so that the largest singular value is kept."""
     # SoftDecay's f crosses zero at sigma = |alpha|: a matrix whose largest value is just that has no finite rescaling.
-    smallest_divisor = 1e-6 * largest
+    # Only there, below 1: at large sigma f is a millionth of it too, and right.
+    smallest_divisor = 1e-6 * jnp.minimum(largest, 1.0)
     sign = jnp.where(new_largest < 0, -1.0, 1.0)
     divisor = jnp.where(jnp.abs(new_largest) < smallest_divisor, sign * smallest_divisor, new_largest)
-    return new / divisor * largest
+    return new / (divisor / largest)  # derivatives of a quotient of two small numbers would underflow
 
 
 class SoftDecay(SpectralFunction):
@@ -254,7 +256,7 @@ class Average(SpectralFunction):
     """
 
     def __call__(self, values: Array, spectrum: Array) -> Array:
-        positive = jnp.sum(spectrum > 0, axis=-1, keepdims=True)
+        positive = jnp.sum(spectrum > 0, axis=-1, keepdims=True, dtype=spectrum.dtype)
         mean = jnp.sum(spectrum, axis=-1, keepdims=True) / jnp.maximum(positive, 1)
         return jnp.broadcast_to(mean, jnp.broadcast_shapes(mean.shape, values.shape))
 

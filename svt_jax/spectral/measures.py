@@ -2,14 +2,17 @@
 
 x is float[..., L, D]: the tokens of one input, or a set of sentence embeddings. `mask` is bool[..., L], true for real
 rows; rows that are masked out play no part, whatever they hold. Results are float32 (float64 for float64 input), one
-for each matrix.
+for each matrix. A matrix without rows or columns counts as one whose rows are all masked out: each measure of it is 0.
+
+All have first derivatives, forward and reverse: finite ones at zero rows and at equal or zero singular values too, where
+a measure's own may not exist.
 
 The two programs published with the method define several measures differently. Ours are the paper's definitions; each
 docstring says how the others differ.
 
 References:
   Yan, Gui, Li, He, UAI 2022, arXiv 2208.11790, section 3 (token uniformity, skewness) and section 5 (RBF distance,
-  explained variance, local structure).
+  explained variance, local structure). Explained variance is there after IsoBN: Zhou et al., arXiv 2005.02178.
 """
 
 from __future__ import annotations
@@ -20,31 +23,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from svt_jax.spectral.solvers import per_matrix, product
+from svt_jax.spectral.base import first_order_only, prepare
+from svt_jax.spectral.solvers import decompose, per_matrix, product
 
 Array = jax.Array
 
 
 def _work(x: Array, mask: Array | None) -> tuple[Array, Array]:
     """x in float32 or float64 with masked rows zero, and the mask."""
-    x = jnp.asarray(x)
-    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"measures need a floating-point array [..., L, D], got {x.dtype}{list(x.shape)}. Cast or reshape it."
-        )
-    if mask is None:
-        mask = jnp.ones(x.shape[:-1], bool)
-    mask = jnp.asarray(mask).astype(bool)
-    if mask.shape != x.shape[:-1]:
-        raise ValueError(f"mask must have x's shape without its last axis, {x.shape[:-1]}; got {mask.shape}.")
-    return jnp.where(mask[..., None], x.astype(jnp.promote_types(x.dtype, jnp.float32)), 0.0), mask
+    work, mask = prepare(x, mask, "a measure")
+    return work, jnp.ones(work.shape[:-1], bool) if mask is None else mask
 
 
 def _unit_rows(x: Array) -> Array:
-    scale = jnp.max(jnp.abs(x), axis=-1, keepdims=True)  # squares of very large or small entries stay finite
+    # squares of very large or small entries stay finite; a constant to differentiation, for the result is scale-free
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0))
     x = x / jnp.where(scale > 0, scale, 1.0)
-    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    return x / jnp.where(norm > 0, norm, 1.0)
+    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
 
 
 @jax.jit
@@ -81,7 +77,8 @@ def cls_uniformity(x: Array, mask: Array | None = None) -> Array:
     x, mask = _work(x, mask)
     unit = _unit_rows(x)
     n = jnp.sum(mask, axis=-1).astype(x.dtype)
-    return jnp.sum(unit[..., 0, :] * jnp.sum(unit, axis=-2), axis=-1) / jnp.maximum(n, 1.0)
+    first = unit[..., :1, :]  # none of a matrix without rows
+    return jnp.sum(first * jnp.sum(unit, axis=-2, keepdims=True), axis=(-2, -1)) / jnp.maximum(n, 1.0)
 
 
 def _singular_values_of_one(x: Array) -> Array:
@@ -92,6 +89,27 @@ def _singular_values_of_one(x: Array) -> Array:
         double = (x if x.shape[0] <= x.shape[1] else x.T).astype(jnp.float64)
         squares = jnp.linalg.eigvalsh(double @ double.T, symmetrize_input=False)
         return jnp.sqrt(jnp.maximum(squares[::-1], 0.0)).astype(x.dtype)
+
+
+@jax.custom_jvp
+def _singular_values(x: Array) -> Array:
+    if x.size == 0:
+        return jnp.zeros((*x.shape[:-2], min(x.shape[-2:])), x.dtype)
+    return per_matrix(_singular_values_of_one, x)
+
+
+@_singular_values.defjvp
+def _singular_values_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # dsigma_i = u_i^T dX v_i. At equal values a choice of directions, the same in sum; 0 where sigma_i is 0.
+    x, dx = first_order_only(primals[0]), tangents[0]
+    if x.size == 0:
+        return _singular_values(x), jnp.zeros((*x.shape[:-2], min(x.shape[-2:])), x.dtype)
+    wide, dwide = (x, dx) if x.shape[-2] <= x.shape[-1] else (x.mT, dx.mT)
+    u, sigma, rows, unit, _ = decompose(wide, "svd" if x.dtype == jnp.float64 else "auto")
+    tolerance = jnp.finfo(x.dtype).eps * max(x.shape[-2:])
+    live = sigma > tolerance * jnp.max(sigma, axis=-1, keepdims=True)
+    slopes = jnp.sum(product(u.mT, dwide) * rows, axis=-1) * unit
+    return _singular_values(x), jnp.where(live, slopes, 0.0)
 
 
 @jax.jit
@@ -106,7 +124,7 @@ def singular_values(x: Array, mask: Array | None = None) -> Array:
       Array([4., 3.], dtype=float32)
     """
     x, _ = _work(x, mask)
-    return per_matrix(_singular_values_of_one, x)
+    return _singular_values(x)
 
 
 @functools.partial(jax.jit, static_argnames="k")
@@ -126,6 +144,8 @@ def explained_variance(x: Array, k: int, mask: Array | None = None) -> Array:
 
 def explained_variance_of(sigma: Array, k: int) -> Array:
     """`explained_variance` of singular values [..., R], descending."""
+    if sigma.shape[-1] == 0 and k >= 1:
+        return jnp.zeros(sigma.shape[:-1], sigma.dtype)
     if not 1 <= k <= sigma.shape[-1]:
         raise ValueError(f"k must lie in [1, {sigma.shape[-1]}], the number of singular values; got {k}.")
     largest = jnp.max(sigma, axis=-1, keepdims=True)
@@ -157,9 +177,13 @@ def rbf_distance(x: Array, t: float = 2.0, mask: Array | None = None) -> Array:
     lengths = jnp.sum(jnp.square(unit), axis=-1)
     squares = jnp.maximum(lengths[..., :, None] + lengths[..., None, :] - 2.0 * cosines, 0.0)
     rows = x.shape[-2]
-    pairs = mask[..., :, None] & mask[..., None, :] & ~jnp.eye(rows, dtype=bool)
+    others = jnp.broadcast_to(~jnp.eye(rows, dtype=bool), cosines.shape)
+    pairs = mask[..., :, None] & mask[..., None, :] & others
     n = jnp.sum(pairs, axis=(-2, -1)).astype(x.dtype)
-    summed = jax.nn.logsumexp(jnp.where(pairs, -t * squares, -jnp.inf), axis=(-2, -1))
+    if rows == 0:
+        return n
+    counted = pairs | (n == 0)[..., None, None]  # a logarithm of no pairs at all has no derivative
+    summed = jax.nn.logsumexp(jnp.where(counted, -t * squares, -jnp.inf), axis=(-2, -1))
     return jnp.where(n > 0, summed - jnp.log(jnp.maximum(n, 1.0)), 0.0)
 
 
@@ -199,13 +223,15 @@ def spectrum_summary(x: Array, mask: Array | None = None) -> SpectrumSummary:
 
 def ratios_to_largest(sigma: Array, count: Array) -> tuple[Array, Array]:
     """sigma_i / sigma_1 [..., R] of the first `count` [...] singular values, the others 0; and which those are."""
-    real = jnp.arange(sigma.shape[-1]) < count[..., None]
+    real = jax.lax.broadcasted_iota(count.dtype, sigma.shape, sigma.ndim - 1) < count[..., None]
     largest = jnp.max(sigma, axis=-1, keepdims=True)
     return jnp.where(real, sigma / jnp.where(largest > 0, largest, 1.0), 0.0), real
 
 
 def spectrum_summary_of(sigma: Array, count: Array) -> SpectrumSummary:
     """`spectrum_summary` of singular values [..., R], descending, of which the first `count` [...] are real."""
+    if sigma.shape[-1] == 0:
+        return SpectrumSummary(*[jnp.zeros(sigma.shape[:-1], sigma.dtype)] * 4)
     ratios, real = ratios_to_largest(sigma, count)  # the shape does not depend on scale
     r = count[..., None]
     count = jnp.maximum(r, 1).astype(sigma.dtype)
@@ -232,6 +258,21 @@ def spectrum_summary_of(sigma: Array, count: Array) -> SpectrumSummary:
 def _barycentric_weights(gram: Array) -> Array:
     weights = jnp.linalg.solve(gram, jnp.ones(gram.shape[-1], gram.dtype))
     return weights / jnp.sum(weights)
+
+
+@jax.custom_jvp
+def _weights(gram: Array) -> Array:
+    """w [..., k] = G^-1 1 / (1^T G^-1 1) of symmetric matrices G [..., k, k]."""
+    return per_matrix(_barycentric_weights, gram)
+
+
+@_weights.defjvp
+def _weights_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # dw = -(G^-1 - s w w^T) dG w with s = 1^T G^-1 1
+    gram = first_order_only(primals[0])
+    weights, inverse = _weights(gram), per_matrix(jnp.linalg.inv, gram)
+    moved = product(inverse, product(tangents[0], weights[..., None]))[..., 0]
+    return weights, weights * jnp.sum(moved, axis=-1, keepdims=True) - moved
 
 
 @functools.partial(jax.jit, static_argnames="k")
@@ -267,12 +308,13 @@ def local_structure(x: Array, y: Array, k: int = 12) -> Array:
     if x.ndim != 2 or y.ndim != 2 or x.shape[0] != y.shape[0] or x.shape[0] <= k:
         raise ValueError(f"local_structure needs x [N, D] and y [N, D'] with N > k = {k}; got {x.shape} and {y.shape}.")
     u, v = (_unit_rows(_work(rows, None)[0]) for rows in (x, y))
-    cosines = jnp.where(jnp.eye(u.shape[0], dtype=bool), -jnp.inf, product(u, u.mT))
-    _, neighbours = jax.lax.top_k(cosines, k)  # [N, k]
+    cosines = jnp.where(jnp.eye(u.shape[0], dtype=bool), -jnp.inf, jax.lax.stop_gradient(product(u, u.mT)))
+    neighbours = jnp.argsort(-cosines, axis=-1)[:, :k]  # (lax.top_k would gather a batch sharded over devices)
     offsets = u[neighbours] - u[:, None]  # [N, k, D]
     gram = product(offsets, offsets.mT)
     trace = jnp.trace(gram, axis1=-2, axis2=-1)
     ridge = jnp.where(trace > 0, 1e-3 * trace, 1.0)  # equal points: any weights rebuild them
-    weights = per_matrix(_barycentric_weights, gram + ridge[:, None, None] * jnp.eye(k, dtype=gram.dtype))
+    weights = _weights(gram + ridge[:, None, None] * jnp.eye(k, dtype=gram.dtype)[None])
     rebuilt = jnp.einsum("nk,nkd->nd", weights, v[neighbours], precision=jax.lax.Precision.HIGHEST)
-    return jnp.linalg.norm(v - rebuilt)
+    total = jnp.sum(jnp.square(v - rebuilt))
+    return jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1.0)), 0.0)

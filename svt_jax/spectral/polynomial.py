@@ -12,7 +12,12 @@ of L x L, and two with a side of D.
 What has to be known beforehand comes from X X^T by repeated squaring: upper = tr((X X^T)^m)^(1/m), which is never below
 sigma_1^2, and sigma_1^2 itself as a Rayleigh quotient.
 
-h has a square root's singularity at zero, so the error falls like n^-2; `error_bound` gives it.
+h has a square root's singularity at zero, so the error falls like n^-2; `error_bound` gives it. A matrix for which phi is
+further than `TOLERANCE` sigma_1 from its polynomial, somewhere between 0 and sigma_1, is NaN, which `svt` counts as a
+failure. The bound holds centred SoftDecay to 1e-2 up to beta sigma_1 = 52, beta = |alpha|/(1 - alpha^2):
+
+    alpha      -0.1   -0.2   -0.4   -0.6   -0.8   -0.9
+    sigma_1    515    250    109    56     23     11
 
 References:
   Paterson, Stockmeyer: "On the number of nonscalar multiplications necessary to evaluate polynomials", SIAM J. Comput.
@@ -28,17 +33,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.base import SpectralFunction, first_order_only
 from svt_jax.spectral.solvers import product
 
 Array = jax.Array
 
 DEGREE = 63
+TOLERANCE = 1e-2
+"""The largest error of phi, as a share of sigma_1, that is not a failure."""
 _SQUARINGS = 8
+_HIGHEST = jax.lax.Precision.HIGHEST  # accelerators' default would spoil the coefficients
 
 
 def transform_by_products(x: Array, function: SpectralFunction, degree: int = DEGREE) -> Array:
     """F(x), approximately, for float32/float64 x [..., L, D] with L <= D; differentiable by tracing through it.
+
+    NaN, of derivative 0, where it would be off by more than `TOLERANCE`.
 
     The derivative is that of the polynomial: exact, while the ends of its interval are held fixed.
 
@@ -50,25 +60,42 @@ def transform_by_products(x: Array, function: SpectralFunction, degree: int = DE
     scale = jax.lax.stop_gradient(jnp.where(scale > 0, scale, 1.0))  # keeps squares of 1e+-18 inside float32
     rows = x / scale
     gram = product(rows, rows.mT)
-    return _interpolate(rows, gram, scale, *_leading(jax.lax.stop_gradient(gram)), function, degree)
+    return _interpolate(rows, gram, scale, *_leading(gram), function, degree)
 
 
 def _interpolate(
     rows: Array, gram: Array, scale: Array, upper: Array, leading: Array, function: SpectralFunction, degree: int
 ) -> Array:
     """F(rows * scale) by the polynomial on [0, upper], with the leading eigenvector of gram = rows rows^T given."""
-    quotient = jnp.einsum("...i,...ij,...j->...", leading, gram, leading)
+    quotient = jnp.einsum("...i,...ij,...j->...", leading, gram, leading, precision=_HIGHEST)
     largest = jnp.sqrt(jnp.where(quotient > 0, quotient, 1.0))  # 1: any number serves a matrix of zeros
 
     steps = max(1, math.isqrt(degree + 1))
     constants, nodes = _constants(degree, steps)
-    lambdas = upper[..., None] * jnp.asarray((nodes + 1.0) / 2.0, rows.dtype)
-    values, unit = jnp.sqrt(lambdas), scale[..., 0]
+    values, unit = _roots(upper, nodes), scale[..., 0]
     h = function(values * unit, largest[..., None] * unit) / (values * unit)
-    coefficients = jnp.einsum("jik,...k->...ji", jnp.asarray(constants, rows.dtype), h)
-    eye = jnp.eye(rows.shape[-2], dtype=rows.dtype)
+    coefficients = jnp.einsum("jik,...k->...ji", jnp.asarray(constants, rows.dtype), h, precision=_HIGHEST)
+    failed = ~(_error(function, h, upper, largest, scale, degree) <= TOLERANCE)  # not >: NaN is a failure too
+    eye = jnp.broadcast_to(jnp.eye(rows.shape[-2], dtype=rows.dtype), gram.shape)
     y = gram * (2.0 / upper)[..., None, None] - eye
-    return product(_evaluate(coefficients, y, eye), rows) * scale
+    out = product(_evaluate(coefficients, y, eye), rows) * scale
+    return jnp.where(failed[..., None, None], jnp.nan, out)
+
+
+def _roots(upper: Array, points: np.ndarray) -> Array:
+    """sqrt(lambda) [..., P] where y in [-1, 1] is `points`."""
+    shares = jnp.asarray((points + 1.0) / 2.0, upper.dtype)
+    return jnp.sqrt(upper[..., None] * shares.reshape(*[1] * upper.ndim, -1))
+
+
+def _error(function: SpectralFunction, h: Array, upper: Array, largest: Array, scale: Array, degree: int) -> Array:
+    """max |phi - its polynomial| / sigma_1 [...] at points up to sigma_1, four between any two nodes."""
+    interpolation, points = _between(degree)
+    values, unit = _roots(upper, points), scale[..., 0]
+    exact = function(values * unit, largest[..., None] * unit) / unit
+    error = jnp.einsum("pk,...k->...p", jnp.asarray(interpolation, h.dtype), h, precision=_HIGHEST) * values - exact
+    inside = values <= largest[..., None]
+    return jax.lax.stop_gradient(jnp.max(jnp.where(inside, jnp.abs(error), 0.0), axis=-1) / largest)
 
 
 def error_bound(gamma: float, degree: int = DEGREE) -> float:
@@ -91,6 +118,7 @@ def error_bound(gamma: float, degree: int = DEGREE) -> float:
     return 0.06 * gamma**2 / (math.log1p(gamma) * (degree + 1) ** 2)
 
 
+@jax.custom_jvp
 def _leading(gram: Array) -> tuple[Array, Array]:
     """(upper [...], leading [..., L]): a bound of the largest eigenvalue from above, and nearly its eigenvector."""
     power, log_trace = gram, jnp.zeros(gram.shape[:-2], gram.dtype)
@@ -106,6 +134,12 @@ def _leading(gram: Array) -> tuple[Array, Array]:
     norm = jnp.linalg.norm(leading, axis=-1, keepdims=True)
     # rounding may have made the trace too small by a little
     return jnp.exp(log_trace) * (1.0 + 1e-5), leading / jnp.where(norm > 0, norm, 1.0)
+
+
+@_leading.defjvp
+def _leading_is_held_fixed(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple, tuple]:
+    out = _leading(first_order_only(primals[0]))  # a second derivative would miss how the eigenvector turns
+    return out, jax.tree.map(jnp.zeros_like, out)
 
 
 @functools.cache
@@ -126,6 +160,18 @@ def _constants(degree: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
             c[j * steps - i] -= c[j * steps + i]
     q[0] = c[:steps]
     return q, np.cos(angles)
+
+
+@functools.cache
+def _between(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """([P, degree + 1], points [P]): from h at the nodes to its polynomial at points between them."""
+    count = degree + 1
+    nodes = math.pi * (np.arange(count) + 0.5) / count
+    points = math.pi * (np.arange(4 * count) + 0.5) / (4 * count)
+    weights = np.full(count, 2.0 / count)
+    weights[0] = 1.0 / count
+    orders = np.arange(count)
+    return (np.cos(np.outer(points, orders)) * weights) @ np.cos(np.outer(orders, nodes)), np.cos(points)
 
 
 def _evaluate(coefficients: Array, y: Array, eye: Array) -> Array:

@@ -1,14 +1,14 @@
-"""Functions by name, as a config gives them: the spectral functions, the peers, and a user's own."""
+"""Functions by name, as a config gives them: the spectral functions, the remedies, and a user's own."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from svt_jax.remedies.tokens import ContraNorm, TokenAllButTheTop, TokenOperation, TokenWhitening
-from svt_jax.spectral.base import SpectralFunction
+from svt_jax.spectral.base import SpectralFunction, TokenOperation
 from svt_jax.spectral.functions import Average, Identity, Linear, LogShift, SoftDecay, SoftExponential
 
 
@@ -24,15 +24,18 @@ _REGISTRY: dict[str, Callable[..., SpectralFunction | TokenOperation]] = {
     "linear": Linear,
     "average": Average,
     "identity": Identity,
-    "contra_norm": ContraNorm,
-    "token_whitening": TokenWhitening,
-    "all_but_the_top": TokenAllButTheTop,
 }
+_REMEDIES = {
+    "contra_norm": "svt_jax.remedies.tokens:ContraNorm",
+    "token_whitening": "svt_jax.remedies.tokens:TokenWhitening",
+    "token_all_but_the_top": "svt_jax.remedies.tokens:TokenAllButTheTop",
+}
+"""Of the floor above this one, so they are imported when they are asked for."""
 
 
 def function_names() -> tuple[str, ...]:
     """Names that `get_function` knows, registered ones included."""
-    return tuple(_REGISTRY)
+    return (*_REGISTRY, *_REMEDIES)
 
 
 def get_function(name: str, **params: Any) -> SpectralFunction | TokenOperation:
@@ -48,13 +51,13 @@ def get_function(name: str, **params: Any) -> SpectralFunction | TokenOperation:
       >>> get_function("soft_decay", alpha=-0.5)
       SoftDecay(alpha=-0.5, centered=False, eps=0.0)
     """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+    if name not in function_names():
+        near = difflib.get_close_matches(name, function_names(), n=1)
         raise ValueError(
-            f"unknown spectral function {name!r}; known are {', '.join(_REGISTRY)}. "
+            f"unknown spectral function {name!r}; known are {', '.join(function_names())}. "
             + (f"Did you mean {near[0]!r}?" if near else "Add your own with svt_jax.register_function.")
         )
-    make = _REGISTRY[name]
+    make = _REGISTRY[name] if name in _REGISTRY else pkgutil.resolve_name(_REMEDIES[name])
     try:
         inspect.signature(make).bind(**params)
     except TypeError as error:
@@ -74,6 +77,6 @@ def register_function(name: str, cls: Callable[..., SpectralFunction | TokenOper
     Raises:
       ValueError: if the name is taken.
     """
-    if name in _REGISTRY:
+    if name in function_names():
         raise ValueError(f"a spectral function {name!r} is registered already. Choose another name.")
     _REGISTRY[name] = cls

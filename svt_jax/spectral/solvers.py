@@ -17,7 +17,7 @@ lowered for a TPU where there is none.
 1. jaxlib before 0.11.1 on CPU splits a batched LAPACK call over the thread pool and waits for the pieces inside a
    pool thread; when enough such calls are in flight (two branches of one model, several simulated devices) the
    process hangs for ever. One matrix a call runs inline and cannot hang.
-2. Over a batch-sharded input, a loop over matrices makes the partitioner gather the batch; `shard_map` keeps it local.
+2. Over a batch-sharded input, a loop over matrices makes the partitioner gather the batch; mesh.py keeps it local.
 3. SciPy's OpenBLAS, which jaxlib calls, starts threads that fight with XLA's own: 4 to 20 times slower.
 """
 
@@ -26,20 +26,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
 
-from svt_jax.spectral.base import Parametric, SpectralFunction
+from svt_jax.mesh import left_to_partitioner, on_each_device, partitioned
+from svt_jax.spectral.base import Parametric, solver_for
 
 Array = jax.Array
-Solver = Literal["auto", "svd", "gram", "gram64", "poly"]
-SOLVERS = ("auto", "svd", "gram", "gram64", "poly")
-BATCH_AXES = ("data", "fsdp")
-"""Mesh axes over which the leading (batch) dimension of an input may be sharded."""
 DECOMPOSITION = "decomposition"
 """Name of what `decompose` returns, for policies of `jax.checkpoint`."""
 
@@ -71,23 +67,6 @@ def choose_solver(solver: str, function: Parametric) -> str:
     solver = solver_for(function, solver)
     by_platform = _BY_PLATFORM.get(solver, {})
     return by_platform.get(jax.default_backend(), by_platform.get("default", solver))
-
-
-def solver_for(function: Parametric, solver: str) -> str:
-    """The solver as far as the function decides it; `decompose` does the rest, by platform.
-
-    Raises:
-      ValueError: for an unknown solver, or `poly` with a function that it cannot serve.
-    """
-    if solver not in SOLVERS:
-        raise ValueError(f"unknown solver {solver!r}; allowed are {', '.join(SOLVERS)}. Use 'auto' when in doubt.")
-    vanishes = isinstance(function, SpectralFunction) and function.vanishes_at_zero
-    if solver == "poly" and not (vanishes and getattr(function, "needs_largest_only", False)):
-        raise ValueError(
-            f"solver 'poly' and {type(function).__name__}: allowed are functions that vanish at zero and need only the "
-            "largest singular value, as centered_soft_decay and log_shift. Use one of these, or 'auto'."
-        )
-    return "gram" if solver == "auto" and vanishes else solver
 
 
 class Decomposition(NamedTuple):
@@ -186,47 +165,42 @@ def product(a: Array, b: Array) -> Array:
 def per_matrix(decomposition: Callable[[Array], Any], x: Array) -> Any:
     """Applies a decomposition of one matrix to each matrix of x [..., m, n]; see the head of this file."""
     _one_blas_thread()
-    batch_shape = x.shape[:-2]
-    flat = x.reshape(-1, *x.shape[-2:])
-    out = _batched(decomposition)(flat)
-    return jax.tree.map(lambda leaf: leaf.reshape(*batch_shape, *leaf.shape[1:]), out)
+    return _batched(decomposition, 0)(x)
 
 
 @functools.cache
-def _batched(decomposition: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    # custom_vmap folds a batch dimension that vmap adds into the existing one; plain vmap of lax.map would put a
-    # batched call inside the loop, which is what must not happen.
+def _batched(decomposition: Callable[[Array], Any], mapped: int) -> Callable[[Array], Any]:
+    # custom_vmap makes a dimension that vmap adds one more batch dimension; plain vmap of lax.map would put a batched
+    # call inside the loop, which is what must not happen.
     @jax.custom_batching.custom_vmap
     def call(x: Array) -> Any:
-        local = functools.partial(_local, decomposition)
-        mesh = jax.sharding.get_abstract_mesh()
-        axes = () if mesh.empty else tuple(a for a in BATCH_AXES if a in mesh.axis_names)
-        shards = 1
-        for axis in axes:
-            shards *= mesh.shape[axis]
-        if not axes or x.shape[0] % shards:
-            return local(x)
-        spec = PartitionSpec(axes)
-        # unchecked: the loops of JAX's svd for TPUs fail the check
-        return jax.shard_map(local, in_specs=spec, out_specs=spec, check_vma=False)(x)
+        return on_each_device(functools.partial(_local, decomposition), x, mapped=mapped)
 
     @call.def_vmap
-    def _fold(axis_size: int, in_batched: list[bool], x: Array) -> Any:
-        folded = call(x.reshape(-1, *x.shape[2:]))
-        out = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), folded)
+    def _one_more(axis_size: int, in_batched: list[bool], x: Array) -> Any:
+        out = _batched(decomposition, mapped + 1)(x)
         return out, jax.tree.map(lambda _: True, out)
 
     return call
 
 
 def _local(decomposition: Callable[[Array], Any], x: Array) -> Any:
+    batched = functools.partial(_flat, jax.vmap(decomposition))
     if jax.version.__version_info__ >= (0, 11, 1):
-        return jax.vmap(decomposition)(x)
-    one_by_one = functools.partial(_one_by_one, decomposition)
-    return jax.lax.platform_dependent(x, cpu=one_by_one, default=jax.vmap(decomposition))
+        return batched(x)
+    one_by_one: Callable[[Array], Any] = functools.partial(_flat, functools.partial(_one_by_one, decomposition))
+    if left_to_partitioner(x):
+        one_by_one = partitioned(one_by_one)
+    return jax.lax.platform_dependent(x, cpu=one_by_one, default=batched)
 
 
-_UNROLLED = 32
+def _flat(of_batch: Callable[[Array], Any], x: Array) -> Any:
+    """`of_batch`, which takes [B, m, n], of x [..., m, n]."""
+    out = of_batch(x.reshape(-1, *x.shape[-2:]))
+    return jax.tree.map(lambda leaf: leaf.reshape(*x.shape[:-2], *leaf.shape[1:]), out)
+
+
+_UNROLLED = 8
 """Calls of one matrix in a row that XLA may run side by side; those of a loop's short body run one after the other."""
 
 

@@ -14,7 +14,8 @@ F's own derivative is bounded. With a tangent dX, A = U^T dX and B = A V:
     K_ii  = [J_phi diag(B)]_i + (dphi/dtheta . dtheta)_i           with phi's coupling through sigma_1 and its parameters
     dF    = U [ K V^T + diag(phi/sigma) (A - B V^T) ]
 
-It is linear in (dX, dtheta), so JAX transposes it for reverse mode.
+It is linear in (dX, dtheta), so JAX transposes it for reverse mode. It is a first derivative only: differentiating it
+again in X would differentiate the decomposition, and is an error.
 
 A decomposition that fails for a finite matrix must not cost a run of days: where the result is not finite, be it for the
 decomposition or for the function, the matrix passes unchanged, with the derivative of the identity, and
@@ -28,17 +29,22 @@ References:
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from svt_jax.spectral.base import Parametric, SpectralFunction
+from svt_jax.mesh import divided_like
+from svt_jax.spectral.base import (
+    Parametric,
+    Solver,
+    SpectralFunction,
+    TokenOperation,
+    first_order_only,
+    prepare,
+    solver_for,
+)
 from svt_jax.spectral.polynomial import transform_by_products
-from svt_jax.spectral.solvers import Solver, decompose, product, solver_for
-
-if TYPE_CHECKING:  # which builds on this file
-    from svt_jax.remedies.tokens import TokenOperation
+from svt_jax.spectral.solvers import decompose, product
 
 Array = jax.Array
 
@@ -59,11 +65,17 @@ def svt(
       solver: "svd", "gram", "gram64", "poly" or "auto" (see `solvers.choose_solver`). Work is done in float32 (float64 for
         float64 input) whatever x's dtype.
     Returns:
-      x's shape and dtype. A finite matrix whose result would not be finite, because the decomposition failed or the
-      function gave no number, comes back as it is: `svt_and_failures` tells which.
+      x's shape and dtype; an x without entries comes back as it is. So does a finite matrix whose result would not be
+      finite, because the decomposition failed or the function gave no number, as with a parameter outside its bounds:
+      `svt_and_failures` tells which.
     Raises:
       ValueError: if x is not a floating-point array of at least two dimensions, function is no object of those classes,
         mask does not fit x, or the solver cannot serve the function.
+      NotImplementedError: for a second derivative in x of what decomposes. First ones, forward and reverse, are exact;
+        so are second ones in the function's parameters.
+
+    Under `jit` an x that a mesh divides over its batch, by Explicit or Auto axes of any name, is transformed without
+    exchange between devices.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, svt_jax
@@ -102,34 +114,27 @@ def svt_and_failures(
 @jax.jit
 def _pass_failed(x: Array, out: Array, mask: Array | None) -> tuple[Array, Array]:
     if mask is not None:
-        x = jnp.where(mask.astype(bool)[..., None], x, 0.0)
+        x = jnp.where(mask.astype(bool)[..., None], x, 0)
     failed = jnp.all(jnp.isfinite(x), axis=(-2, -1)) & ~jnp.all(jnp.isfinite(out), axis=(-2, -1))
     return jnp.where(failed[..., None, None], x, out), failed
 
 
 def transform_or_nan(x: Array, function: SpectralFunction, *, mask: Array | None, solver: Solver) -> Array:
     """`svt` of arrays with a matrix of NaN, of derivative 0, where the decomposition fails."""
-    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"svt needs a floating-point array [..., L, D], got {x.dtype}{list(x.shape)}. Cast or reshape it."
-        )
-    if mask is not None and mask.shape != x.shape[:-1]:
-        raise ValueError(f"mask must have x's shape without its last axis, {x.shape[:-1]}; got {mask.shape}.")
-    return _masked(x, function, mask, solver_for(function, solver))
+    return _transformed(x, function, mask, solver_for(function, solver))
 
 
 @functools.partial(jax.jit, static_argnames="solver")  # called eagerly, one compilation and not fifty
-def _masked(x: Array, function: SpectralFunction, mask: Array | None, solver: str) -> Array:
-    work_dtype = jnp.promote_types(x.dtype, jnp.float32)
-    work = x.astype(work_dtype)
-    if mask is not None:
-        keep = mask.astype(bool)[..., None]
-        work = jnp.where(keep, work, 0.0)
-    function = jax.tree.map(lambda leaf: jnp.asarray(leaf, work_dtype), function)
+def _transformed(x: Array, function: SpectralFunction, mask: Array | None, solver: str) -> Array:
+    work, mask = prepare(x, mask, "svt")
+    if x.size == 0:
+        return x
+    function = jax.tree.map(lambda leaf: jnp.asarray(leaf, work.dtype), function)
     transform = transform_by_products if solver == "poly" else functools.partial(_transform, solver=solver)
     out = transform(work, function) if x.shape[-2] <= x.shape[-1] else transform(work.mT, function).mT
+    out = divided_like(out, x)
     if mask is not None:
-        out = jnp.where(keep, out, 0.0)
+        out = jnp.where(mask[..., None], out, 0.0)
     return out.astype(x.dtype)
 
 
@@ -153,6 +158,7 @@ def _transposed(u: Array) -> Array:
 @_transform.defjvp
 def _transform_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x, function), (dx, dfunction) = primals, tangents
+    x = first_order_only(x)
     u, sigma, rows, unit, failed = decompose(x, solver)
     spectrum, live, phi = _new_values(function, sigma, x.shape[-1])
     ut = _transposed(u)

@@ -7,11 +7,16 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
+import numpy as np
+
+from svt_jax.data.batching import Batch
+
 
 @dataclasses.dataclass
 class Clock:
-    """Seconds and examples of training alone: compilation, evaluation and waiting for saves are not in it.
-    And what is counted from the run's begin: examples, tokens, compilations, decompositions that failed.
+    """Seconds of training only (without compilation, evaluation and waiting for saves), and what is counted from the run's
+    beginning: examples, tokens, compilations, decompositions that failed. `first_step_seconds` runs from the call to the end
+    of the first step.
 
     The numbers of a run's earlier processes go in, so that a resumed run reports all of it.
     """
@@ -23,10 +28,17 @@ class Clock:
     compiles: int = 0
     svt_failures: int = 0
     wall_seconds: float = 0.0
+    first_step_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self._wall_before, self._process_start = self.wall_seconds, time.perf_counter()
         self._start: float | None = None
+
+    def count(self, batch: Batch, lengths: np.ndarray) -> None:
+        """A step's examples and real tokens; `lengths` are those of all training examples."""
+        real = batch["index"][batch["weights"] > 0]
+        self.examples += len(real)
+        self.tokens += int(lengths[real].sum())
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

@@ -1,78 +1,93 @@
-"""What a run writes down while it goes on: metrics.jsonl, spectrum.jsonl, and TensorBoard events where they are asked for."""
+"""What a run writes down while it goes on, as callbacks: JSON lines, TensorBoard events, Weights & Biases, checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import json
+import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svt_jax.evaluation.probe import MEASURES
 from svt_jax.run.config import LogConfig
-from svt_jax.run.folder import RunFolder, read_lines, write_atomically
+from svt_jax.run.folder import RunFolder, read_id, read_lines
+from svt_jax.training.callbacks import Callback
+from svt_jax.training.events import Events
+from svt_jax.training.results import best_evaluation
+from svt_jax.writing import write_whole, writing
+
+if TYPE_CHECKING:
+    from svt_jax.training.loop import Run
+    from svt_jax.training.setup import Experiment
+
+log = logging.getLogger(__name__)
+
+_ADVICE = "Make room, and start the same command again to resume."
+_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
-def check_tensorboard(config: LogConfig) -> None:
-    """Raises ValueError if events are asked for and cannot be written."""
-    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+def check_packages(config: LogConfig) -> None:
+    """Raises ValueError if the config asks for logs whose package is not installed."""
+    missing = {
+        key: package
+        for key, package in _PACKAGES.items()
+        if getattr(config, key) and importlib.util.find_spec(package) is None
+    }
+    if missing:
         raise ValueError(
-            "log.tensorboard is true and the package tensorboardX, which writes the events, is not installed; allowed is "
-            "false, or true with it. Install it: pip install 'svt_jax[tensorboard]'."
+            " ".join(
+                f"log.{key} is true and the package {package} is not installed; allowed is false, or true with it. "
+                f"Install it: pip install 'svt_jax[{key}]'."
+                for key, package in missing.items()
+            )
         )
 
 
-class Records:
-    """Appends to a run's files; on resuming, drops what is of steps that will be done again.
+class SaveCheckpoints(Callback):
+    """Keeps the run's state, so that it can go on after this step with the same bits."""
 
-    Args:
-      folder: of the run.
-      start_step: steps that are done.
-      tensorboard: also write TensorBoard events.
-      writes: false in the processes that leave it to the first: nothing is written then.
-    """
+    def __init__(self, experiment: Experiment):
+        self._checkpoints, self._task = experiment.checkpoints, experiment.model.task
 
-    def __init__(self, folder: RunFolder, start_step: int, *, tensorboard: bool, writes: bool = True):
-        self._metrics = _Lines(folder.metrics, start_step) if writes else None
-        self._spectrum = _Lines(folder.spectrum, start_step) if writes else None
-        self._events: Any = None
-        if tensorboard and writes:
-            from tensorboardX import SummaryWriter
+    def on_start(self, run: Run) -> None:
+        self._run = run
 
-            self._events = SummaryWriter(str(folder.tensorboard), purge_step=start_step + 1 if start_step else None)
+    def on_checkpoint(self, step: int) -> None:
+        run = self._run
+        progress = {
+            "clock": run.clock.numbers(),
+            "evaluations": run.evaluations,
+            "svt": run.svt,
+            "first_svt": run.first_svt,
+        }
+        best = best_evaluation(self._task, run.evaluations)["step"] if run.evaluations else None
+        self._checkpoints.save(step, run.state, progress, best)
 
-    def metrics(self, line: dict[str, Any]) -> None:
-        """A line of metrics.jsonl: numbers by name, and alpha by layer."""
-        if self._metrics is not None:
-            self._metrics.write(line)
-        numbers = {name: value for name, value in line.items() if name not in ("step", "alpha")}
-        self._scalars("train", line["step"], numbers)
-        self._scalars("alpha", line["step"], {f"layer_{n}": alpha for n, alpha in line["alpha"].items()})
 
-    def evaluation(self, step: int, scores: Mapping[Any, dict[str, float]]) -> None:
-        """Scores by split and metric. (results.json and the checkpoints hold them too.)"""
-        for split, metrics in scores.items():
-            self._scalars(split, step, metrics)
+class JsonLines(Callback):
+    """Appends to metrics.jsonl and spectrum.jsonl; on resuming, drops what is of steps that will be done again."""
 
-    def spectrum(self, step: int, reading: dict[str, Any]) -> None:
-        """A reading of the probe."""
-        if self._spectrum is not None:
-            self._spectrum.write({"step": step, **reading})
-        for state in reading["states"]:
-            place = "embeddings" if state["layer"] is None else f"layer_{state['layer']}_{state['state']}"
-            for measure in MEASURES:
-                self._scalars(f"spectrum_{measure}", step, {place: state[measure]})
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+        self._metrics = self._spectrum = None
+
+    def on_start(self, run: Run) -> None:
+        self._metrics = _Lines(self._folder.metrics, run.step)
+        self._spectrum = _Lines(self._folder.spectrum, run.step)
+
+    def on_log(self, step: int, metrics: dict[str, Any]) -> None:
+        self._metrics.write(metrics)
+
+    def on_spectrum(self, step: int, reading: dict[str, Any]) -> None:
+        self._spectrum.write({"step": step, **reading})
 
     def close(self) -> None:
-        for file in (self._metrics, self._spectrum, self._events):
-            if file is not None:
-                file.close()
-
-    def _scalars(self, group: str, step: int, numbers: dict[str, float]) -> None:
-        if self._events is not None:
-            for name, value in numbers.items():
-                self._events.add_scalar(f"{group}/{name}", value, step)
+        for lines in (self._metrics, self._spectrum):
+            if lines is not None:
+                lines.close()
 
 
 class _Lines:
@@ -81,20 +96,144 @@ class _Lines:
     def __init__(self, path: Path, start_step: int):
         # before the first step a run may have written a reading, and will do so again
         kept = [line for line in read_lines(path) if 0 < start_step >= line["step"]]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept), _ADVICE)
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
         """Raises OSError if there is no room for the line."""
-        try:
+        with writing(self._path, _ADVICE):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise OSError(
-                f"{self._file.name} could not be written ({error.strerror}). Make room, and start the same command again "
-                "to resume."
-            ) from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # of a line for which there was no room, as `write` has said
             self._file.close()
+
+
+def scalars_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl as numbers (and lists, of a parameter that is an array) by a name with slashes.
+
+    Example:
+      >>> scalars_of({"step": 3, "loss": 0.5, "alpha": {"11": -0.25}, "svt": {"11": {"alpha": -0.25, "gamma": 2.0}}})
+      {'train/loss': 0.5, 'alpha/layer_11': -0.25, 'svt/layer_11/gamma': 2.0}
+    """
+    numbers = {f"train/{name}": value for name, value in metrics.items() if name not in ("step", "alpha", "svt")}
+    numbers |= {f"alpha/layer_{n}": alpha for n, alpha in metrics["alpha"].items()}
+    others = {(n, name): value for n, by_name in metrics["svt"].items() for name, value in by_name.items()}
+    return numbers | {f"svt/layer_{n}/{name}": value for (n, name), value in others.items() if name != "alpha"}
+
+
+def scalars_of_reading(reading: Mapping[str, Any]) -> dict[str, float]:
+    """As `scalars_of`, for a reading of the probe."""
+    numbers = {}
+    for state in reading["states"]:
+        place = "embeddings" if state["layer"] is None else f"layer_{state['layer']}_{state['state']}"
+        numbers |= {f"spectrum_{measure}/{place}": state[measure] for measure in MEASURES}
+    return numbers
+
+
+class TensorBoard(Callback):
+    """Event files in the run's folder."""
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+        self._events: Events | None = None
+
+    def on_start(self, run: Run) -> None:
+        self._events = Events(self._folder.tensorboard, run.step)
+
+    def on_log(self, step: int, metrics: dict[str, Any]) -> None:
+        self._add(step, scalars_of(metrics))
+
+    def on_evaluate(self, step: int, scores: dict[str, dict[str, float]]) -> None:
+        self._add(step, {f"{split}/{name}": value for split, each in scores.items() for name, value in each.items()})
+
+    def on_spectrum(self, step: int, reading: dict[str, Any]) -> None:
+        self._add(step, scalars_of_reading(reading))
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def _add(self, step: int, numbers: dict[str, Any]) -> None:
+        for name, value in numbers.items():
+            add = self._events.add_histogram if isinstance(value, list) else self._events.add_scalar
+            add(name, value, step)
+
+
+class WeightsAndBiases(Callback):
+    """The same numbers for Weights & Biases. Its own environment variables choose project, entity and mode.
+
+    The run's id there is made from the run's folder, so that a resumed run goes on in it. What fails here only warns.
+    """
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+        self._run: Any = None
+
+    def on_start(self, run: Run) -> None:
+        import wandb
+
+        with self._warning():
+            self._run = wandb.init(
+                dir=str(self._folder.path),
+                name=self._folder.path.name,
+                id=read_id(self._folder),
+                resume="allow",
+                config=run.config.to_dict(),
+            )
+
+    def on_log(self, step: int, metrics: dict[str, Any]) -> None:
+        self._add(step, scalars_of(metrics))
+
+    def on_evaluate(self, step: int, scores: dict[str, dict[str, float]]) -> None:
+        self._add(step, {f"{split}/{name}": value for split, each in scores.items() for name, value in each.items()})
+
+    def on_spectrum(self, step: int, reading: dict[str, Any]) -> None:
+        self._add(step, scalars_of_reading(reading))
+
+    def on_end(self, results: dict[str, Any]) -> None:
+        with self._warning():
+            if self._run is not None:
+                self._run.summary.update({"best": results["best"], "metrics": results["metrics"]})
+
+    def close(self) -> None:
+        with self._warning():
+            if self._run is not None:
+                self._run.finish()
+
+    def _add(self, step: int, numbers: dict[str, Any]) -> None:
+        with self._warning():
+            if self._run is not None:
+                self._run.log(numbers, step=step)
+
+    @contextlib.contextmanager
+    def _warning(self) -> Any:
+        try:
+            yield
+        except Exception as error:  # of a service, which lies beside the work
+            self._run = None
+            log.warning("Weights & Biases gets no more (%s)", error)
+
+
+class Report(Callback):
+    """Writes report.html at the end. The work is done then, and does not fail by its picture."""
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+
+    def on_end(self, results: dict[str, Any]) -> None:
+        from svt_jax.analysis.report import write_report
+
+        try:
+            if not self._folder.report.is_file():
+                write_report(self._folder)
+        except Exception as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            log.warning(
+                "the run is complete, and its report could not be made (%s). Once that is mended: "
+                "python eval.py report --run %s",
+                why,
+                shlex.quote(str(self._folder.path)),
+            )

@@ -9,6 +9,24 @@ from flax import nnx
 from svt_jax.models.slot import SVTParam
 from svt_jax.run.config import OptimConfig
 
+_ROWS_OF_A_STEP = 1024
+"""Of any training set, however small it is; the rows that it does not fill weigh nothing."""
+
+
+def check_sizes(config: OptimConfig, num_examples: int, num_steps: int) -> None:
+    """Raises ValueError if a step is larger than the training set, or there are more steps than can be counted."""
+    rows = config.batch_size * config.accumulate
+    if rows > max(num_examples, _ROWS_OF_A_STEP):
+        raise ValueError(
+            f"optim.batch_size {config.batch_size} times optim.accumulate {config.accumulate} is {rows} examples a step and "
+            f"the training set has {num_examples}; allowed are as many as it has, or {_ROWS_OF_A_STEP}. Lower them."
+        )
+    if num_steps >= 2**31:
+        raise ValueError(
+            f"optim.epochs {config.epochs} and optim.max_steps {config.max_steps} are {num_steps} steps; allowed are fewer than "
+            "2^31. Lower one of them."
+        )
+
 
 def learning_rate_schedule(config: OptimConfig, num_steps: int, peak: float | None = None) -> optax.Schedule:
     """Rate by step: from 0 to the peak over warmup_ratio of the steps, then to 0 at step num_steps (or constant).

@@ -2,52 +2,110 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import logging
+import os
+import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from svt_jax.run import distributed
+from svt_jax.training.callbacks import Callback
 
-class TrainingProgress:
-    """A progress bar with loss, rate and time left."""
+if TYPE_CHECKING:
+    from svt_jax.training.loop import Run
 
-    def __init__(self, console: Console, num_steps: int, start_step: int, enabled: bool):
-        self._console = console
-        self._num_steps = num_steps
-        self._progress = Progress(
+log = logging.getLogger(__name__)
+
+
+def discard_output() -> None:
+    """Sends standard output nowhere from here on, so that what is left in its buffer does not fail at exit."""
+    with contextlib.suppress(OSError, ValueError):  # it is closed, or no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class PlainConsole(Console):
+    """A console that shows text as it is, and goes quiet when its stream ends: names may look like rich's markup.
+
+    What it says lies beside the work: a reader that has gone, or a full disk, must not end a training run.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"markup": False, "emoji": False, **options})
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.quiet:
+            return
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self.on_broken_pipe(error)
+
+    def on_broken_pipe(self, error: OSError | None = None) -> None:
+        self.quiet = True
+        discard_output()
+        log.warning("nothing more is shown: the output cannot be written (%s)", error or "its reader has gone")
+
+
+_MINUTE = 60.0
+
+
+class TrainingProgress(Callback):
+    """A bar with loss, rate and time left on a terminal; elsewhere a line each minute. And a line for each evaluation."""
+
+    def __init__(self, console: Console, *, enabled: bool):
+        self._console, self._enabled = console, enabled
+        self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  {task.fields[rate]} examples/s  left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
             disable=not (enabled and console.is_terminal),
         )
-        self._task = self._progress.add_task("", total=num_steps, completed=start_step, loss="-", rate="-", note="")
+        self._said = time.monotonic()
 
-    def __enter__(self) -> TrainingProgress:
-        self._progress.start()
-        return self
+    def on_start(self, run: Run) -> None:
+        self._run = run
+        self._say(distributed.describe(jax.sharding.get_mesh()))
+        if run.step:
+            self._say(f"resuming {run.folder} after step {run.step} of {run.num_steps}")
+        self._bar.start()
+        self._task = self._bar.add_task("", total=run.num_steps, completed=run.step, loss="-", rate="-", note="")
+        self._first, self._began = run.step, run.clock.training_seconds
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+    def on_busy(self, what: str) -> None:
+        self._bar.update(self._task, note=what)
 
-    def update(self, step: int, loss: float, examples_per_second: float) -> None:
-        self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{examples_per_second:.0f}")
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        loss, rate = f"{metrics['loss']:.4f}", f"{metrics['examples_per_second']:.0f}"
+        self._bar.update(self._task, completed=step, loss=loss, rate=rate)
+        if self._bar.disable and self._enabled and time.monotonic() - self._said >= _MINUTE:
+            self._said = time.monotonic()
+            seconds = (self._run.clock.training_seconds - self._began) / max(step - self._first, 1)
+            left = datetime.timedelta(seconds=round(seconds * (self._run.num_steps - step)))
+            self._say(f"step {step}/{self._run.num_steps}  loss {loss}  {rate} examples/s  left {left}")
 
-    def note(self, text: str) -> None:
-        """Says what the run is busy with besides training."""
-        self._progress.update(self._task, note=text)
+    def on_evaluate(self, step: int, scores: dict[str, dict[str, float]]) -> None:
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in scores["validation"].items())
+        epoch = step / self._run.steps_per_epoch
+        self._say(f"step {step}/{self._run.num_steps}  epoch {epoch:.2f}  validation  {numbers}")
 
-    def evaluated(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self._console.print(f"step {step}/{self._num_steps}  epoch {epoch:.2f}  validation  {scores}", highlight=False)
+    def close(self) -> None:
+        self._bar.stop()
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class EncodingProgress:

@@ -13,20 +13,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-
-class StoppedBySignalError(BaseException):
-    """SIGTERM or SIGINT came; the state, if training had begun, is saved.
-
-    As KeyboardInterrupt no Exception: it may come anywhere, and whoever handles errors of reading a file must not take
-    it for one.
-
-    Attributes:
-      number: of the signal.
-    """
-
-    def __init__(self, message: str, number: int):
-        super().__init__(message)
-        self.number = number
+from svt_jax.errors import StoppedBySignalError
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,34 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 
-from svt_jax.models.encoder import Encoder
-from svt_jax.models.heads import Classifier
-from svt_jax.training.used_embeddings import WordRows, trained_part
+from svt_jax.host import compiler_options
+from svt_jax.mesh import batch_sharding, parameter_shardings, replicated
+from svt_jax.run.checkpoint import TrainState
+from svt_jax.run.task_model import TaskModel
+from svt_jax.training.used_embeddings import UsedEmbeddings, trained_part
 
 Array = jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """Everything that a step changes. Randomness is no state: it follows from the seed and the step's number.
-
-    Attributes:
-      params: trained parameters, an nnx state.
-      constants: what the model holds besides (parameters of a spectral function that is not trained).
-      optimizer: optax's state.
-    """
-
-    params: nnx.State
-    constants: nnx.State
-    optimizer: Any
-
-
-def split_model(model: Classifier | Encoder) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """A classifier or encoder as (graph definition, trained parameters, what else it holds); see `TrainState`."""
-    graphdef, params, constants = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    return graphdef, params, constants
 
 
 def weighted_loss(logits: Array, labels: Array, weights: Array, *, regression: bool) -> Array:
@@ -50,34 +30,34 @@ def weighted_loss(logits: Array, labels: Array, weights: Array, *, regression: b
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef,
+    model: TaskModel,
     optimizer: optax.GradientTransformation,
     *,
-    accumulate: int,
-    regression: bool,
-    rows: WordRows | None = None,
+    accumulate: int = 1,
+    used: UsedEmbeddings | None = None,
 ) -> Callable[[TrainState, dict[str, Array], Array, Array], tuple[TrainState, dict[str, Array]]]:
     """Builds the step.
 
     Args:
-      graphdef: of the classifier.
+      model: a classifier; its task says whether the loss is cross entropy or, for a regression, squared error.
       optimizer: over its trained parameters.
       accumulate: micro-batches in a batch, run one after another; the gradient is that of the whole batch.
-      regression: squared error in place of cross entropy.
-      rows: of the word embeddings, those of all tokens in all batches; None for the whole table. The optimizer's state
-        is that of `trained_part(params, rows)`.
+      used: rows of the word embeddings that the batches use; None for the whole table. The optimizer's state is that of
+        `trained_part(params, used)`.
     Returns:
       step(state, batch, seed, number) -> (state, metrics), with batch arrays [accumulate * B, ...]; dropout follows
       from the seed and the step's number. Metrics are the mean loss, the global gradient norm, `squared_norms`, one
       entry a gradient leaf, to name one that is not finite, and `svt_failures`, how many decompositions failed.
     """
 
+    graphdef, regression = model.graphdef, model.task is not None and model.task.regression
+
     def micro_loss(
         trained: nnx.State, constants: nnx.State, batch: dict[str, Array], key: Array
     ) -> tuple[Array, Array]:
-        model = nnx.merge(graphdef, trained, constants)
-        input_ids = batch["input_ids"] if rows is None else jnp.asarray(rows.place)[batch["input_ids"]]
-        logits, failures = model.logits_and_failures(
+        classifier = nnx.merge(graphdef, trained, constants)
+        input_ids = batch["input_ids"] if used is None else jnp.asarray(used.place)[batch["input_ids"]]
+        logits, failures = classifier.logits_and_failures(
             input_ids, batch["attention_mask"], batch["token_type_ids"], rngs=nnx.Rngs(dropout=key)
         )
         failures = (
@@ -91,7 +71,7 @@ def make_train_step(
         state: TrainState, batch: dict[str, Array], seed: Array, number: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), number)
-        trained = trained_part(state.params, rows)
+        trained = trained_part(state.params, used)
         total = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
         if accumulate == 1:
             (loss, failures), grads = gradients(trained, state.constants, batch, key)
@@ -111,7 +91,7 @@ def make_train_step(
         )
         updates, optimizer_state = optimizer.update(grads, state.optimizer, trained)
         trained = optax.apply_updates(trained, updates)
-        params = trained if rows is None else rows.put(state.params, trained)
+        params = trained if used is None else used.put(state.params, trained)
         metrics = {
             "loss": loss / total,
             "grad_norm": jnp.sqrt(jnp.sum(squared_norms)),
@@ -121,3 +101,51 @@ def make_train_step(
         return TrainState(params, state.constants, optimizer_state), metrics
 
     return step
+
+
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, params: nnx.State, shardings: nnx.State, mesh: Mesh
+) -> Any:
+    """The sharding of the optimizer's state: moments like their parameters, counters replicated."""
+    # A moment's path in the optimizer's state ends in its parameter's path. (optax.tree_map_params would tell moments
+    # from counters, but it cannot look into optax.partition with labels that depend on the parameters.)
+    of_parameter = dict(jax.tree_util.tree_leaves_with_path(nnx.as_pure(shardings)))
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        tails = (path[start:] for start in range(len(path)))
+        return next((of_parameter[tail] for tail in tails if tail in of_parameter), replicated(mesh))
+
+    return jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(optimizer.init, params))
+
+
+def state_shardings(model: TaskModel, optimizer: optax.GradientTransformation) -> TrainState:
+    """The sharding of everything that a step changes; errors are those of `parameter_shardings`."""
+    shardings = parameter_shardings(model.params, model.mesh)
+    return TrainState(
+        params=shardings,
+        constants=parameter_shardings(model.constants, model.mesh),
+        optimizer=optimizer_shardings(optimizer, model.params, shardings, model.mesh),
+    )
+
+
+def jit_step(
+    model: TaskModel,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+    *,
+    accumulate: int = 1,
+    used: UsedEmbeddings | None = None,
+) -> Any:
+    """The step of `make_train_step`, jitted for the model's mesh: the state stays where it is, its buffers are reused.
+
+    Args:
+      shardings: from `state_shardings`.
+    """
+    mesh = model.mesh
+    return jax.jit(
+        make_train_step(model, optimizer, accumulate=accumulate, used=used),
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+        compiler_options=compiler_options("training"),
+    )

@@ -1,67 +1,57 @@
-"""What each step tells: its metrics are read, logged and checked."""
+"""What each step tells: its metrics are read some steps late, checked, and handed to the callbacks."""
 
 from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import optax
 
-from svt_jax.evaluation.metrics import NonFiniteError
-from svt_jax.training.clock import Clock
-from svt_jax.training.logs import Records
-from svt_jax.training.progress import TrainingProgress
+from svt_jax.errors import NonFiniteError
+from svt_jax.models.slot import plain_parameters
+from svt_jax.run.checkpoint import last_good
+from svt_jax.training.callbacks import Callbacks
+from svt_jax.training.optimizer import named_paths
+from svt_jax.training.setup import Experiment
+
+if TYPE_CHECKING:
+    from svt_jax.training.loop import Run
 
 ADVICE = "Lower optim.learning_rate or set optim.grad_clip."
 _LAG = 2
 """Steps between dispatch and reading a step's metrics, so that the device never waits for Python."""
 
 
-class Readout:
-    """Reads the metrics of each step some steps late, writes lines of metrics.jsonl, stops the run on one not finite.
+class StepMetrics:
+    """Reads the metrics of each step and stops the run on one that is not finite.
 
     Args:
-      records: take the lines of metrics.jsonl.
-      bar: shows loss and rate.
-      clock: gives the rates.
-      schedule: gives the learning rate.
-      steps_per_epoch: of the run.
-      logs: whether a step gets a line.
-      parameter_names: in the order of `squared_norms`.
-      last_good: says which checkpoint is the last good one.
-      max_svt_failures: decompositions that may fail in the run.
+      experiment: gives the schedule and names.
+      run: whose steps they are.
+      call: the callbacks: `on_step` for each step, `on_log` for a line of metrics.jsonl.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        bar: TrainingProgress,
-        clock: Clock,
-        *,
-        schedule: optax.Schedule,
-        steps_per_epoch: int,
-        logs: Callable[[int], bool],
-        parameter_names: Sequence[str],
-        last_good: Callable[[], str],
-        max_svt_failures: int,
-    ):
-        self._records, self._bar, self._clock, self._schedule = records, bar, clock, schedule
-        self._steps_per_epoch, self._logs = steps_per_epoch, logs
-        self._parameter_names, self._last_good = parameter_names, last_good
-        self._max_svt_failures = max_svt_failures
+    def __init__(self, experiment: Experiment, run: Run, call: Callbacks):
+        self._experiment, self._run, self._call = experiment, run, call
         self._pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
 
-    def add(self, step: int, metrics: dict[str, Any]) -> None:
+    def logs(self, step: int) -> bool:
+        """Whether a step gets a line."""
+        return step % self._run.config.log.every_steps == 0 or step == self._run.num_steps
+
+    def add(self, step: int, metrics: dict[str, jax.Array], svt: dict[str, Any]) -> None:
         """Takes a step's metrics, which may not be computed yet, and reads those of an earlier one.
 
+        Args:
+          step: its number, from 1.
+          metrics: of the step.
+          svt: "alpha" by layer and "svt" by layer and name, for a step that gets a line.
         Raises:
           NonFiniteError: if that step's loss or gradient is not finite, or too many decompositions have failed.
         """
-        self._pending.append((step, metrics))
+        self._pending.append((step, {**metrics, **svt}))
         while len(self._pending) > _LAG:
             self._read(*self._pending.popleft())
 
@@ -75,39 +65,42 @@ class Readout:
         jax.block_until_ready([metrics for _, metrics in self._pending])
 
     def _read(self, step: int, metrics: dict[str, Any]) -> None:
-        loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        loss, grad_norm, clock = float(metrics["loss"]), float(metrics["grad_norm"]), self._run.clock
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise NonFiniteError(self._non_finite_message(step, loss, np.asarray(metrics["squared_norms"])))
-        self._clock.svt_failures += int(metrics["svt_failures"])
-        if self._clock.svt_failures > self._max_svt_failures:
+        clock.svt_failures += int(metrics["svt_failures"])
+        limit = self._run.config.run.max_svt_failures
+        if clock.svt_failures > limit:
             raise NonFiniteError(
-                f"step {step}: {self._clock.svt_failures} decompositions have failed since the run began; allowed are "
-                f"run.max_svt_failures {self._max_svt_failures}, and {self._last_good()}. Choose another svt.solver, or "
+                f"step {step}: {clock.svt_failures} decompositions have failed since the run began; allowed are "
+                f"run.max_svt_failures {limit}, and {last_good(self._experiment.checkpoints)}. Choose another svt.solver, or "
                 "raise the limit."
             )
-        rate = self._clock.examples_per_second
-        self._bar.update(step, loss, rate)
-        if self._logs(step):
-            self._records.metrics(
-                {
-                    "step": step,
-                    "epoch": step / self._steps_per_epoch,
-                    "loss": loss,
-                    "learning_rate": float(self._schedule(step - 1)),
-                    "alpha": {str(n): float(alpha) for n, alpha in metrics["alpha"].items()},
-                    "grad_norm": grad_norm,
-                    "svt_failures": self._clock.svt_failures,
-                    "examples_per_second": rate,
-                    "tokens_per_second": self._clock.tokens_per_second,
-                    "compiles": self._clock.compiles,
-                }
-            )
+        numbers = {"loss": loss, "grad_norm": grad_norm, "examples_per_second": clock.examples_per_second}
+        self._call.on_step(step, numbers)
+        if self.logs(step):
+            line = {
+                "step": step,
+                "epoch": step / self._experiment.steps_per_epoch,
+                "loss": loss,
+                "learning_rate": float(self._experiment.schedule(step - 1)),
+                "alpha": {str(n): float(alpha) for n, alpha in metrics["alpha"].items()},
+                "svt": plain_parameters(metrics["svt"]),
+                "grad_norm": grad_norm,
+                "svt_failures": clock.svt_failures,
+                "examples_per_second": clock.examples_per_second,
+                "tokens_per_second": clock.tokens_per_second,
+                "compiles": clock.compiles,
+            }
+            self._call.on_log(step, line)
 
     def _non_finite_message(self, step: int, loss: float, squared_norms: np.ndarray) -> str:
         if not math.isfinite(loss):
             what = f"the loss is {loss}"
         else:
-            norms = zip(self._parameter_names, squared_norms, strict=True)
+            norms = zip(named_paths(self._experiment.shardings.params), squared_norms, strict=True)
             first = next((name for name, value in norms if not math.isfinite(value)), "their norm")
             what = f"the loss is {loss:.4g} and the gradient of {first} is not finite"
-        return f"step {step}: {what}; training needs finite numbers, {self._last_good()}. {ADVICE}"
+        return (
+            f"step {step}: {what}; training needs finite numbers, {last_good(self._experiment.checkpoints)}. {ADVICE}"
+        )

@@ -25,7 +25,7 @@ _TABLE = ("encoder", "embeddings", "word", "embedding")
 
 
 @dataclasses.dataclass(frozen=True)
-class WordRows:
+class UsedEmbeddings:
     """Some rows of a classifier's word embeddings.
 
     Attributes:
@@ -37,11 +37,11 @@ class WordRows:
     place: np.ndarray
 
     @classmethod
-    def of(cls, tokens: np.ndarray, vocab_size: int) -> WordRows:
+    def of(cls, tokens: np.ndarray, vocab_size: int) -> UsedEmbeddings:
         """The rows of these tokens.
 
         Example:
-          >>> WordRows.of(np.array([[2, 5], [2, 0]]), vocab_size=7).place
+          >>> UsedEmbeddings.of(np.array([[2, 5], [2, 0]]), vocab_size=7).place
           array([0, 3, 1, 3, 3, 2, 3], dtype=int32)
         """
         rows = np.unique(tokens).astype(np.int32)
@@ -61,19 +61,19 @@ class WordRows:
         )
 
 
-def trained_part(params: nnx.State, rows: WordRows | None) -> nnx.State:
-    """The parameters that a step differentiates and updates: with the given rows in place of the table."""
-    return params if rows is None else rows.take(params)
+def trained_part(params: nnx.State, used: UsedEmbeddings | None) -> nnx.State:
+    """The parameters that a step differentiates and updates: with the used rows in place of the table."""
+    return params if used is None else used.take(params)
 
 
 def _with_table(params: nnx.State, change: Callable[[Array], Array]) -> nnx.State:
     return nnx.map_state(lambda path, leaf: leaf.replace(change(leaf.get_value())) if path == _TABLE else leaf, params)
 
 
-def trained_rows(tokens: Tokens, encoder: EncoderConfig, optim: OptimConfig) -> WordRows | None:
+def used_embeddings(tokens: Tokens, encoder: EncoderConfig, optim: OptimConfig) -> UsedEmbeddings | None:
     """The rows that training on these examples can change; None if that is all, or too many to gain by it."""
     # A bucket may be longer than every example, so padding is used though no example have it. RoBERTa tells padding by
     # its number, which must stay: so every row up to that.
     padding = np.append(np.arange(encoder.pad_token_id + 1), tokens.pad_id)
-    used = WordRows.of(np.union1d(tokens.ids, padding), encoder.vocab_size)
+    used = UsedEmbeddings.of(np.union1d(tokens.ids, padding), encoder.vocab_size)
     return used if optim.weight_decay == 0 and 2 * len(used.rows) < encoder.vocab_size else None

@@ -15,7 +15,7 @@ import svt_jax
 from svt_jax import cli
 from svt_jax.analysis.compare import paired_difference
 from svt_jax.analysis.comparison_files import markdown, write_comparison
-from svt_jax.runs import setting_names
+from svt_jax.training.grid import setting_names
 
 PLAIN = {0: 0.50, 1: 0.60, 2: 0.55}
 SOFT = {0: 0.53, 1: 0.61, 2: 0.60}
@@ -59,6 +59,13 @@ def test_mean_deviation_and_paired_test_are_those_worked_by_hand(runs):
         (0.03 - 4.302653 * 0.02 / math.sqrt(3), 0.03 + 4.302653 * 0.02 / math.sqrt(3))
     )
     assert found.p_wilcoxon is None
+
+
+def test_one_folder_is_no_list_of_letters():
+    with pytest.raises(
+        ValueError, match="runs is 'runs/a'; allowed is a list of folders. Put a single one into a list"
+    ):
+        svt_jax.compare("runs/a")
 
 
 def test_runs_are_paired_by_seed_whatever_their_order(runs):
@@ -152,6 +159,32 @@ def test_the_files_hold_the_same_numbers(runs, tmp_path):
     assert paths[3].read_bytes()[:4] == b"\x89PNG"
 
 
+def test_names_are_shown_as_they_are_everywhere(tmp_path, capsys):
+    names = [r"$\foo{$", "[b]x|y"]
+    runs = [
+        run for n, name in enumerate(names) for run in write_runs(tmp_path, name, {0: 0.5, 1: n / 2}, function=f"f{n}")
+    ]
+    assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "[out]")]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)
+    text = (tmp_path / "[out]" / "compare.md").read_text()
+    assert "| accuracy | [b]x\\|y | 2 |" in text
+    assert (tmp_path / "[out]" / "compare.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_picture_or_a_table_that_fails_is_a_warning(runs, tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("svt_jax.analysis.comparison_files.picture", fail)
+    monkeypatch.setattr("svt_jax.cli.commands.compare.show", fail)
+    assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "out")]) == 0
+    assert [message.partition(" (")[0] for message in caplog.messages] == [
+        "the picture of the scores could not be made", "the table of results could not be made",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.csv", "compare.json", "compare.md"]
+
+
 @pytest.mark.parametrize("name", ["results.json", "manifest.json", "config.yaml"])
 @pytest.mark.parametrize("content", ["{}", "{", "[1]", "\x00"])
 def test_a_damaged_file_of_a_run_is_named_in_one_line(runs, tmp_path, capsys, name, content):
@@ -178,7 +211,7 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(runs, tmp_path, cap
         ),
         (lambda f, runs: [*runs, *write_runs(f / "z", "plain", {1: 0.2})], "another run of plain with seed 1"),
         (lambda f, runs: [*runs, "--seeds", "0,1"], "--seeds goes with --config"),
-        (lambda f, runs: [*runs, "--optim.epochs", "1"], "unrecognized arguments: --optim.epochs 1"),
+        (lambda f, runs: [*runs, "--optim.epochs", "1"], "--optim.epochs goes with --config"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line_and_status_2(runs, tmp_path, capsys, change, words):
@@ -220,12 +253,12 @@ def test_settings_are_named_after_what_they_do_not_share():
 @pytest.mark.slow
 def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, capsys, monkeypatch):
     from svt_jax.data import demo
-    from svt_jax.training import assemble
-    from svt_jax.training.signals import StoppedBySignalError
-    from svt_jax.training.step_metrics import Readout
+    from svt_jax.errors import StoppedBySignalError
+    from svt_jax.run import task_model
+    from svt_jax.training.step_metrics import StepMetrics
 
     # one layer and few stories: there are eight runs
-    monkeypatch.setattr(assemble, "DEMO_ENCODER", dataclasses.replace(assemble.DEMO_ENCODER, num_hidden_layers=1))
+    monkeypatch.setattr(task_model, "DEMO_ENCODER", dataclasses.replace(task_model.DEMO_ENCODER, num_hidden_layers=1))
     monkeypatch.setattr(demo, "SIZES", {"train": 256, "validation": 64, "test": 1})
     (tmp_path / "plain.yaml").write_text("svt: {function: none}\n")
     (tmp_path / "soft.yaml").write_text("svt: {function: soft_decay}\n")
@@ -234,7 +267,7 @@ def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, cap
     command = ["compare", *settings, "--seeds", "0,1", *short, "--output"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert cli.evaluate([*command, str(whole)]) == 0
-    read, third_steps = Readout._read, []
+    read, third_steps = StepMetrics._read, []
 
     def stop_in_the_third_run(self, step, *rest):
         if step == 3:
@@ -243,7 +276,7 @@ def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, cap
                 raise StoppedBySignalError("stopped", 15)
         return read(self, step, *rest)
 
-    monkeypatch.setattr(Readout, "_read", stop_in_the_third_run)
+    monkeypatch.setattr(StepMetrics, "_read", stop_in_the_third_run)
     assert cli.evaluate([*command, str(stopped)]) == 143
     done = [p.parent.name for p in sorted((stopped / "runs").glob("*/results.json"))]
     assert done == ["plain-seed0", "soft-seed0"]

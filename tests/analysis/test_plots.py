@@ -1,6 +1,9 @@
 """Pictures: nothing overlaps at 12 and 24 layers, axes are named, bands hold the seeds, files are the same each time."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -92,3 +95,22 @@ def test_files_are_svg_and_png_and_the_same_each_time(tmp_path):
     assert [path.name for path in paths] == ["cdf.svg", "cdf.png"]
     assert paths[1].read_bytes().startswith(b"\x89PNG")
     assert plots.to_svg(plots.spectrum_cdf(one)) == plots.to_svg(plots.spectrum_cdf(one))
+
+
+def test_names_in_pictures_are_text_and_no_formulas():
+    names = (r"$\foo{$", "_hidden", "a_b^c")
+    curves = plots.training_curves({name: [course(seed=n)] for n, name in enumerate(names)})
+    depth = plots.measures_by_depth({name: [reading(2, seed=n)] for n, name in enumerate(names)})
+    for figure in (curves, depth):
+        assert plots.to_svg(figure).startswith("<svg")
+        shown = [text.strip() for text, _ in texts(figure)]
+        assert set(names) <= set(shown)
+
+
+@pytest.mark.parametrize("backend", ["inline", "module://not.installed", "nonsense"])
+def test_a_backend_that_is_not_installed_is_not_asked_for(backend, tmp_path):
+    code = "from svt_jax.analysis import plots; import os; print(plots.Figure().get_size_inches().tolist(), os.environ['MPLBACKEND'])"
+    environment = {**os.environ, "MPLBACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == backend

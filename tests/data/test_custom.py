@@ -4,7 +4,7 @@ import pytest
 
 from svt_jax.data.custom import custom_task, find_classes, load_custom
 from svt_jax.run.config import DataConfig
-from svt_jax.training.assemble import find_task, load_split
+from svt_jax.run.task_data import find_task, load_split
 
 
 def folder(tmp_path, **files):
@@ -44,8 +44,58 @@ def test_classes_that_are_named_or_saved_keep_their_numbers(tmp_path):
 
 def test_a_row_without_a_class_is_an_error_and_no_class_of_its_own(tmp_path):
     source = folder(tmp_path, train_csv="t,label\nx,red\ny,\nz,blue\nu, \n")
-    with pytest.raises(ValueError, match=r"train.csv, line 3: 'label' is empty, as in 2 rows; allowed is the name"):
+    with pytest.raises(ValueError, match="train.csv, line 3: label is empty; .*train.csv, line 5: label is empty"):
         find_classes(source, "label")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"train_csv": "t,label\nx,red\ny,NaN\nz,blue\n"},
+        {"train_tsv": "t\tlabel\nx\tred\ny\tnan\nz\tblue\n"},
+        {"train_jsonl": '{"t": "x", "label": "red"}\n{"t": "y", "label": NaN}\n{"t": "z", "label": "blue"}\n'},
+        {"train_jsonl": '{"t": "x", "label": "red"}\n{"t": "y", "label": null}\n{"t": "z", "label": "blue"}\n'},
+        {"train_jsonl": '{"t": "x", "label": "red"}\n{"t": "y"}\n{"t": "z", "label": "blue"}\n'},
+    ],
+)
+def test_no_format_makes_a_class_of_a_missing_value(tmp_path, files):
+    words = r"line [23]: (label is 'nan'|label is 'NaN'|label is NaN|label is null|it lacks \['label'\])"
+    with pytest.raises(ValueError, match=words):
+        find_classes(folder(tmp_path, **files), "label")
+
+
+def test_a_number_in_two_spellings_is_no_two_classes(tmp_path):
+    source = folder(tmp_path, train_jsonl='{"t": "x", "label": 1}\n{"t": "y", "label": 0}\n{"t": "z", "label": 1.0}\n')
+    with pytest.raises(
+        ValueError, match="has the classes '1' and '1.0' in 'label'; allowed is one spelling of a number"
+    ):
+        find_classes(source, "label")
+    assert load_custom(custom_task(["t"], "label", ["0", "1", "1.0"]), source, "train").labels.tolist() == [1, 0, 2]
+
+
+def test_true_and_false_of_json_are_the_classes_of_a_csv(tmp_path):
+    source = folder(
+        tmp_path,
+        train_jsonl='{"t": "x", "label": true}\n{"t": "y", "label": false}\n',
+        validation_csv="t,label\nx,false\ny,true\n",
+    )
+    task = custom_task(["t"], "label", find_classes(source, "label"))
+    assert task.labels == ("false", "true")
+    assert [load_custom(task, source, split).labels.tolist() for split in ("train", "validation")] == [[1, 0], [0, 1]]
+
+
+def test_a_text_that_is_missing_is_an_error_in_each_split(tmp_path):
+    task = custom_task(["a", "b"], "label", ["red", "blue"])
+    source = folder(tmp_path, train_csv="a,b,label\nx,,red\n", test_jsonl='{"a": "x", "b": "y"}\n{"a": "", "b": "y"}\n')
+    with pytest.raises(ValueError, match=r"train.csv, line 2: b is empty"):
+        load_custom(task, source, "train")
+    with pytest.raises(ValueError, match=r"test.jsonl, line 2: a is empty"):
+        load_custom(task, source, "test")
+
+
+def test_a_custom_task_takes_any_iterable():
+    task = custom_task(iter(["a"]), "label", iter(["red", "blue"]))
+    assert (task.text, task.labels, task.metrics[-1]) == (("a",), ("red", "blue"), "f1")
 
 
 def test_regression_takes_any_finite_number(tmp_path):

@@ -120,6 +120,7 @@ def test_a_file_without_header_keeps_its_first_row(tmp_path):
         ("index\tsentence1\tlabel\n0\ta\tentailment\n", r"lacks the columns \['sentence2'\]"),
         ("index\tsentence1\tsentence2\tlabel\n", "has no rows"),
         ("", "has no rows"),
+        ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tmaybe\n1\ta\tb\tno\n", "line 2: label 'maybe'.*; .*line 3: label 'no'"),
     ],
 )  # fmt: skip
 def test_malformed_files_are_errors_that_name_the_place(tmp_path, text, words):
@@ -160,6 +161,29 @@ def test_the_hub_gives_the_same_examples_as_the_files(monkeypatch):
     assert asked == [(("nyu-mll/glue", "mrpc"), {"split": "train"})]
     assert (examples.first, examples.second, examples.labels.tolist()) == (["a", "c"], ["b", "d"], [1, 0])
     assert load_examples(TASKS["mrpc"], "hub", "test").labels is None
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "words"),
+    [
+        ("rte", {"sentence1": ["a", None]}, "nyu-mll/glue rte train, row 1: sentence1 is None; allowed is text"),
+        ("rte", {"label": [0, -1]}, "nyu-mll/glue rte train, row 1: label -1; allowed is a number from 0 to 1"),
+        ("rte", {"label": [None, 1]}, "nyu-mll/glue rte train, row 0: label None; allowed"),
+        (
+            "stsb",
+            {"label": [0.5, float("nan")]},
+            "nyu-mll/glue stsb train, row 1: label nan; allowed is a number from 0 to 5",
+        ),
+        ("stsb", {"label": [None, 1.0]}, "nyu-mll/glue stsb train, row 0: label None; allowed"),
+    ],
+)
+def test_a_missing_value_from_the_hub_is_an_error_that_names_the_row(monkeypatch, task, changes, words):
+    import datasets
+
+    table = {"sentence1": ["a", "c"], "sentence2": ["b", "d"], "label": [1, 0], **changes}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_dict(table))
+    with pytest.raises(ValueError, match=words):
+        load_examples(TASKS[task], "hub", "train")
 
 
 def test_the_hubs_names_for_mnli(monkeypatch):

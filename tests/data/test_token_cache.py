@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import stat
 
 import numpy as np
 import pytest
@@ -132,6 +133,72 @@ def test_a_damaged_or_foreign_file_is_made_anew(folder, calls, caplog, kind):
     assert_same(cached_tokens(EXAMPLES, TOKENIZER, 16), expected)
     assert len(calls) == 2
     assert len(list(folder.iterdir())) == 1
+
+
+@pytest.fixture
+def umask():
+    """Sets the umask of this process, and puts it back."""
+    before = os.umask(0)
+    os.umask(before)
+    yield os.umask
+    os.umask(before)
+
+
+def modes(folder):
+    return {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("mask", "file", "parent"), [(0o002, 0o664, 0o775), (0o077, 0o600, 0o700)])
+def test_the_umask_says_who_may_read_a_file(folder, calls, umask, mask, file, parent):
+    umask(mask)
+    cached_tokens(EXAMPLES, TOKENIZER, 16)
+    assert (modes(folder), stat.S_IMODE(folder.stat().st_mode)) == ({file}, parent)
+
+
+def test_a_file_of_another_user_is_made_anew_with_one_warning(folder, calls, monkeypatch, caplog):
+    """As root reads everything, what the system would say is said in its place."""
+    expected = cached_tokens(EXAMPLES, TOKENIZER, 16)
+    (path,) = folder.iterdir()
+    closed = {path: path.stat().st_ino}
+    opened = type(path).open
+
+    def refuse(self, mode="r", *rest, **more):
+        if closed.get(self) == (self.exists() and self.stat().st_ino):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opened(self, mode, *rest, **more)
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    for _ in range(3):
+        assert_same(cached_tokens(EXAMPLES, TOKENIZER, 16), expected)
+    assert len(calls) == 2
+    assert caplog.text.count("\n") == caplog.text.count("Permission denied") == 1
+    assert "and was made anew" in caplog.text
+
+
+def test_a_cache_that_can_be_neither_read_nor_written_is_told_once(folder, calls, monkeypatch, caplog):
+    expected = cached_tokens(EXAMPLES, TOKENIZER, 16)
+
+    def refuse(self, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(folder), "open", refuse)
+    for length in (16, 16, 15):
+        tokens = cached_tokens(EXAMPLES, TOKENIZER, length)
+    assert_same(cached_tokens(EXAMPLES, TOKENIZER, 16), expected)
+    assert tokens.lengths.max() == 15
+    assert caplog.text.count("\n") == caplog.text.count("tokens are not kept") == 1
+
+
+def test_a_file_that_another_user_does_not_let_go_stays(folder, calls, monkeypatch, caplog):
+    cached_tokens(EXAMPLES, TOKENIZER, 16)
+    monkeypatch.setattr(token_cache, "MAX_BYTES", 1)
+
+    def refuse(self, **_):
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(self))
+
+    monkeypatch.setattr(type(folder), "unlink", refuse)
+    cached_tokens(EXAMPLES, TOKENIZER, 15)
+    assert (len(list(folder.iterdir())), caplog.text) == (2, "")
 
 
 def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch, calls, caplog):

@@ -1,9 +1,13 @@
 """Embeddings kept in a file: used again only for the same model, tokens and sentences."""
 
+import os
+import stat
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import svt_jax
 from svt_jax.embeddings import cache
 from svt_jax.embeddings.cache import encode_cached
 
@@ -18,7 +22,7 @@ def forbid_encoding(monkeypatch):
 def test_kept_vectors_are_those_that_were_encoded(tiny_model, sentences, tmp_path, monkeypatch):
     file = tmp_path / "e.safetensors"
     texts = sentences[:10]
-    (plain,), lengths = encode_cached(tiny_model, texts, ["mean"], 32, None)
+    (plain,), lengths = encode_cached(tiny_model, iter(texts), iter(["mean"]), 32, None)
     (first,), _ = encode_cached(tiny_model, texts, ["mean"], 32, file)
     both, _ = encode_cached(tiny_model, texts, ["cls", "mean"], 32, file)  # cls is added
     assert sorted(load_file(file)) == ["cls:2", "mean:2"]
@@ -72,6 +76,21 @@ def test_a_file_that_cannot_be_written_is_said_before_encoding(tiny_model, sente
     forbid_encoding(monkeypatch)
     with pytest.raises(ValueError, match="no is not a folder. Make it, or correct the path"):
         encode_cached(tiny_model, sentences[:10], ["mean"], 32, tmp_path / "no" / "e.safetensors")
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o077])
+def test_the_umask_says_who_may_read_a_file_of_tensors(make_model, sentences, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        model = make_model(tmp_path / "model")
+        encode_cached(model, sentences[:10], ["mean"], 32, tmp_path / "e.safetensors")
+        svt_jax.Whitening(2).fit(np.eye(4)).export_sentence_transformers(tmp_path / "dense")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"e.safetensors", "model.safetensors", "config.json"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o666 & ~mask}
+    assert not any(path.name.startswith(".") for path in files)
 
 
 def test_max_length_must_fit_the_model(tiny_model, sentences):

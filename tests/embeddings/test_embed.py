@@ -10,7 +10,7 @@ import svt_jax
 from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.embeddings import embed as module
 from svt_jax.embeddings.embed import Pooling, encode, tokenize_sentences
-from svt_jax.evaluation.metrics import NonFiniteError
+from svt_jax.errors import NonFiniteError
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
 from tests.embeddings.conftest import FIELDS
@@ -74,6 +74,17 @@ def test_repeated_sentences_are_encoded_once_and_come_back_in_order(tiny_model, 
     np.testing.assert_allclose(out, [states[s][2].mean(axis=0) for s in asked], atol=2e-6)
 
 
+def test_sentences_that_can_be_read_only_once_are_all_embedded(encoder, sentences):
+    expected = svt_jax.embed(encoder, sentences[:5], tokenizer=demo_tokenizer())
+    for once in (
+        (s for s in sentences[:5]),
+        map(str, sentences[:5]),
+        dict.fromkeys(sentences[:5]),
+        np.array(sentences[:5]),
+    ):
+        np.testing.assert_array_equal(svt_jax.embed(encoder, once, tokenizer=demo_tokenizer()), expected)
+
+
 def test_an_encoder_comes_with_its_tokenizer(encoder, tiny_model, sentences):
     expected = svt_jax.embed(tiny_model, sentences[:3], pooling="cls")
     np.testing.assert_array_equal(
@@ -114,7 +125,7 @@ def test_a_pooling_that_does_not_exist_is_refused(encoder, word, words):
         svt_jax.embed(encoder, ["a"], pooling=word, tokenizer=demo_tokenizer())
 
 
-@pytest.mark.parametrize("sentences", ["one string", ["a", 3], [None]])
+@pytest.mark.parametrize("sentences", ["one string", b"bytes", ["a", 3], [None], (x for x in ["a", 3]), 5, None])
 def test_sentences_must_be_strings(encoder, sentences):
     with pytest.raises(ValueError, match="sentences must be a list of strings"):
         svt_jax.embed(encoder, sentences, tokenizer=demo_tokenizer())
@@ -133,10 +144,22 @@ def test_vectors_that_are_not_finite_are_an_error(tiny_model):
         svt_jax.embed(broken, ["the kite"], tokenizer=demo_tokenizer())
 
 
-def test_a_tokenizer_of_another_vocabulary_is_refused():
-    small = Encoder(EncoderConfig.from_hf({**FIELDS, "vocab_size": 7}), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="the tokenizer has .* tokens and the model's vocab_size is 7"):
-        svt_jax.embed(small, ["the kite"], tokenizer=demo_tokenizer())
+@pytest.mark.parametrize("size", [7, 51, 105])  # of the demo's 52 tokens the last has number 51
+def test_a_tokenizer_of_another_vocabulary_is_refused(size):
+    other = Encoder(EncoderConfig.from_hf({**FIELDS, "vocab_size": size}), rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match=f"the tokenizer has 52 tokens, .* 51, and the model's vocab_size is {size}; allowed"
+    ):
+        svt_jax.embed(other, ["the kite"], tokenizer=demo_tokenizer())
+
+
+def test_a_tokenizer_without_padding_takes_the_models(encoder, sentences):
+    tokenizer = demo_tokenizer()
+    tokenizer.pad_token = None
+    assert tokenizer.pad_token_id is None
+    expected = svt_jax.embed(encoder, sentences[:9], tokenizer=demo_tokenizer())
+    np.testing.assert_array_equal(svt_jax.embed(encoder, sentences[:9], tokenizer=tokenizer), expected)
+    assert tokenize_sentences(sentences[:9], tokenizer, 32, pad_id=7).pad_id == 7
 
 
 def test_workers_have_the_callers_settings(encoder, sentences, monkeypatch):

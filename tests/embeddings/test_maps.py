@@ -75,6 +75,15 @@ def test_all_but_the_top_leaves_nothing_along_the_top():
     np.testing.assert_allclose(out @ vt[2:].T, centered @ vt[2:].T, atol=1e-3)
 
 
+def test_all_but_the_top_differs_from_the_sources_uncentred_projection_by_one_vector():
+    mean = ROWS.mean(axis=0)
+    top = np.linalg.svd(ROWS - mean, full_matrices=False)[2][:2].T
+    published = ROWS - mean - ROWS @ top @ top.T
+    ours = np.asarray(svt_jax.AllButTheTop(2).fit(ROWS).transform(ROWS))
+    np.testing.assert_allclose(ours - published, np.broadcast_to(top @ top.T @ mean, ROWS.shape), atol=1e-4)
+    assert np.linalg.norm(top.T @ mean) > 0.1
+
+
 @pytest.mark.parametrize(
     "fitted",
     [svt_jax.SpectralMap(FUNCTIONS[1]), svt_jax.Whitening(5), svt_jax.AllButTheTop()],
@@ -86,6 +95,24 @@ def test_saved_and_loaded_it_transforms_and_goes_on_fitting(tmp_path, fitted):
     assert np.array_equal(loaded.transform(ROWS), fitted.transform(ROWS))
     again = loaded.partial_fit(ROWS[100:]).transform(ROWS)
     np.testing.assert_allclose(np.abs(again), np.abs(type(fitted).load(tmp_path).fit(ROWS).transform(ROWS)), atol=1e-3)
+
+
+MAPS = [lambda: svt_jax.SpectralMap(FUNCTIONS[1]), lambda: svt_jax.Whitening(5), svt_jax.AllButTheTop]
+
+
+@pytest.mark.parametrize("make", MAPS, ids=["spectral", "whitening", "all_but_the_top"])
+def test_what_can_be_read_only_once_gives_the_map_of_a_list(make):
+    expected = make().fit(ROWS)
+    rows = np.asarray(expected.transform(ROWS))
+    others = (
+        make().fit(part for part in np.split(ROWS, [10, 200])),
+        make().fit(map(np.ndarray.tolist, np.split(ROWS, [10, 200]))),
+        make().fit(ROWS.tolist()),
+        make().partial_fit(row for row in ROWS),
+    )
+    for fitted in others:
+        assert fitted.count == 300
+        np.testing.assert_allclose(np.abs(fitted.transform(iter(ROWS))), np.abs(rows), atol=1e-4)
 
 
 def test_wrong_use_is_an_error(tmp_path):

@@ -138,7 +138,7 @@ def test_the_honest_protocol_fits_on_the_users_sentences_without_the_scored_ones
     [
         (["--pooling", "max"], "pooling is 'max'; allowed are mean, cls, first_last"),
         (["--post", "pca"], "post is 'pca'; allowed are none, soft_decay, centered_soft_decay, whitening, all_but_the_top"),
-        (["--protocol", "fair"], "argument --protocol: invalid choice: 'fair'"),
+        (["--protocol", "fair"], "protocol is 'fair'; allowed is paper, honest"),
         (["--post", "soft_decay", "--alpha", "0.6"], "alpha"),
         (["--alpha", "-2"], "alpha"),
         (["--dim", "3"], "--dim is for --post whitening only"),
@@ -153,7 +153,7 @@ def test_the_honest_protocol_fits_on_the_users_sentences_without_the_scored_ones
         (["--max_length", "64"], "max_length is 64 and the model has 32 positions"),
         (["--max_length", "2"], "need at least 3"),
         (["--output", "no/such/folder/a.json"], "--output no/such/folder/a.json: allowed is a file in a folder that exists"),
-        (["--poling", "mean"], "unrecognized arguments: --poling"),
+        (["--poling", "mean"], "unknown key 'poling'"),
         (["--config", "no.yaml"], "--config 'no.yaml' does not exist"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from svt_jax.embeddings.sts import distinct_sentences, published_mean
 from svt_jax.embeddings.sts_files import PairFile, STSTask
 from svt_jax.embeddings.sts_maps import Post, Vectors, fit_honest, fit_published, unscored
 from svt_jax.embeddings.sts_scores import analyse, score_tasks
-from svt_jax.evaluation.metrics import NonFiniteError
+from svt_jax.errors import NonFiniteError
 
 D = 8
 SENTENCES = [f"s{n}" for n in range(60)]

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from svt_jax.evaluation.metrics import METRICS, NonFiniteError, compute_metrics
+from svt_jax.errors import NonFiniteError
+from svt_jax.evaluation.metrics import METRICS, compute_metrics
 
 
 def classes(*predictions):
@@ -26,6 +27,7 @@ def test_values_worked_by_hand():
     metrics = compute_metrics(["pearson", "spearmanr"], scores(1, 2, 3), np.array([1, 2, 6], np.float32))
     assert metrics["pearson"] == pytest.approx(5 / math.sqrt(2 * 14))
     assert metrics["spearmanr"] == pytest.approx(1.0)
+    assert compute_metrics(iter(["accuracy"]), [[0.0, 1.0], [1.0, 0.0]], [1, 1]) == {"accuracy": 0.5}
 
 
 def test_every_metric_is_a_plain_float_in_its_range():

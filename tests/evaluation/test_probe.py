@@ -1,5 +1,7 @@
 """The probe against a float64 reference in NumPy and SciPy, on a model, over devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,7 @@ from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.probe import BINS, MEASURES, Probe, measure
 from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
-from svt_jax.run.config import MeshConfig
-from svt_jax.training import assemble
-from svt_jax.training.step import split_model
+from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, random_classifier
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([9, 4, 7, 9, 5], np.int32)
@@ -71,14 +71,14 @@ def test_more_tokens_than_features_have_as_many_singular_values_as_features():
 @pytest.fixture(scope="module")
 def model():
     svt = SVTConfig("soft_decay", layers=[1], placement="before_norm", alpha=-0.4)
-    return assemble.random_classifier(assemble.DEMO_ENCODER, svt, 2, dtype="float32", seed=0)
+    return random_classifier(DEMO_ENCODER, svt, 2, dtype="float32", seed=0)
 
 
 @pytest.fixture(scope="module")
 def reading(model):
     """Five examples over eight devices."""
-    graphdef, params, constants = split_model(model)
-    return Probe(graphdef, TOKENS, 64, make_mesh(MeshConfig())).read(params, constants)
+    whole = TaskModel.of(model, make_mesh())
+    return Probe(whole, TOKENS).read(whole)
 
 
 def test_a_reading_holds_every_layer_and_what_the_svt_gets_and_gives(model, reading):
@@ -92,6 +92,7 @@ def test_a_reading_holds_every_layer_and_what_the_svt_gets_and_gives(model, read
         assert_is_reference(state, [np.asarray(x)[n, :length] for n, length in enumerate(LENGTHS)])
     assert reading["examples"] == 5
     assert reading["alpha"] == {"1": pytest.approx(-0.4)}
+    assert reading["svt"] == {"1": {"alpha": pytest.approx(-0.4)}}
 
 
 def test_soft_decay_flattens_what_it_gets(reading):
@@ -106,12 +107,11 @@ def test_the_sample_is_spread_over_the_split_and_its_programs_compile_once(model
     ids = np.tile(TOKENS.ids[:1], (count, 1))
     lengths = np.full(count, 9, np.int32)
     lengths[-1] = 3  # the last one is in the sample
-    graphdef, params, constants = split_model(model.encoder)
-    probe = Probe(graphdef, Tokens(ids, np.zeros_like(ids), lengths, None, 0), 64, make_mesh(MeshConfig()))
-    first = probe.read(params, constants)
+    encoder = TaskModel.of(model.encoder, make_mesh())
+    probe = Probe(encoder, Tokens(ids, np.zeros_like(ids), lengths, None, 0))
+    first = probe.read(encoder)
     programs = [jitted._cache_size() for jitted in (probe._forward, probe._measure)]
-    changed = jax.tree.map(lambda p: p * 1.01, params)
-    second = probe.read(changed, constants)
+    second = probe.read(dataclasses.replace(encoder, params=jax.tree.map(lambda p: p * 1.01, encoder.params)))
     assert (first["examples"], second["examples"]) == (64, 64)
     assert first["states"] != second["states"]
     assert [jitted._cache_size() for jitted in (probe._forward, probe._measure)] == programs

@@ -1,6 +1,8 @@
 """Reading config.json and choosing layers: what is supported, and what is an error that names itself."""
 
+import dataclasses
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -41,6 +43,10 @@ def test_classifier_dropout_falls_back_to_hidden_dropout():
         ([], "holds no table"),
         ({**BERT, "num_attention_heads": 7}, "hidden_size 768 does not divide by num_attention_heads 7"),
         ({**BERT, "hidden_dropout_prob": 1.5}, r"hidden_dropout_prob 1.5 is not in \[0, 1\)"),
+        ({"model_type": ["bert"]}, "model_type .'bert'.; supported are bert"),
+        ({**BERT, "hidden_act": "gelu\x1b[2J"}, r"hidden_act 'gelu\\x1b\[2J' is not one of"),
+        ({**BERT, "hidden_act": "x" * 10**6}, "hidden_act 'x{99} [.]{3} x{49}' is not one of"),
+        ({**BERT, "pad_token_id": 30522}, "pad_token_id 30522 is not below vocab_size 30522"),
     ],
 )  # fmt: skip
 def test_unsupported_values_are_errors_that_name_them(values, words):
@@ -64,6 +70,30 @@ def test_unsupported_values_are_errors_that_name_them(values, words):
 def test_errors_name_fields_as_the_familys_file_does(values, words):
     with pytest.raises(ValueError, match=words):
         EncoderConfig.from_hf(values)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("bert", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, more than 16777216"),
+        ("bert", {"num_hidden_layers": 10**6}, "num_hidden_layers 1000000 is more than 1000"),
+        ("distilbert", {"n_layers": 1001}, "n_layers 1001 is more than 1000"),
+        ("albert", {"inner_group_num": 500}, "num_hidden_layers 12 times inner_group_num 500 is more than 1000"),
+        ("albert", {"num_hidden_layers": 10**6, "num_hidden_groups": 10**6}, "num_hidden_layers 1000000 is more"),
+        ("bert", {"vocab_size": 10**12}, "vocab_size is 1000000000000, more than"),
+        ("bert", {"hidden_size": 10**400}, "hidden_size is 1000000.*000, more than"),
+        ("bert", {"max_position_embeddings": 2**40, "type_vocab_size": 2**40}, "max_position_emb.*type_vocab_size is"),
+        (
+            "distilbert",
+            {"sinusoidal_pos_embds": True, "max_position_embeddings": 10**7},
+            "max_position_embeddings 10000000 times 768 is more than 67108864",
+        ),
+    ],
+)
+def test_a_config_that_asks_for_too_much_is_an_error_before_anything_is_made(family, changes, words):
+    with pytest.raises(ValueError, match=words) as raised:
+        EncoderConfig.from_hf({"model_type": family, **changes})
+    assert len(str(raised.value)) < 1000
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -167,6 +197,14 @@ def test_sinusoidal_positions_are_where_a_new_distilbert_starts():
 def test_the_config_is_hashable_and_lists_are_as_good_as_tuples():
     assert SVTConfig().layers == (-1,)
     listed = SVTConfig("soft_decay", layers=[0, 1], alpha=[-0.1, -0.2])
+    for layers, alpha in (
+        (iter([0, 1]), iter([-0.1, -0.2])),
+        (range(2), (a for a in (-0.1, -0.2))),
+        (np.arange(2), np.array([-0.1, -0.2])),
+    ):
+        other = SVTConfig("soft_decay", layers=layers, alpha=alpha)
+        assert other == listed
+        assert json.dumps(dataclasses.asdict(other)) == json.dumps(dataclasses.asdict(listed))
     assert hash(listed) == hash(SVTConfig("soft_decay", layers=(0, 1), alpha=(-0.1, -0.2)))
 
 

@@ -62,8 +62,7 @@ def test_placement_is_what_its_formula_says(placement, function):
     model = encoder(SVTConfig(function, layers=[1], placement=placement, alpha=-0.3))
     states = model(IDS, MASK, output_hidden_states=True).hidden_states
     layer = model.layers[1]
-    bias = jnp.where(MASK, 0.0, -1e30)[:, None, None, :]
-    x = layer.attention_norm(layer.attention(states[1], states[1], bias, rngs=None) + states[1])
+    x = layer.attention_norm(layer.attention(states[1], states[1], jnp.asarray(MASK), rngs=None) + states[1])
     h = layer.down(jax.nn.gelu(layer.up(x), approximate=False))
     svt = lambda y: svt_jax.svt(y, svt_jax.get_function(function, alpha=-0.3), mask=jnp.asarray(MASK, bool))
     norm = layer.output_norm

@@ -29,6 +29,25 @@ def test_an_index_of_files_that_are_not_there_is_an_error(checkpoint, index, wor
         svt_jax.load_encoder(checkpoint)
 
 
+def test_names_of_files_that_are_not_there_are_shortened_and_without_control_characters(checkpoint):
+    names = {f"t{n}": f"{n}\x1b[31m" for n in range(500)}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(ValueError, match="and 494 more") as raised:
+        svt_jax.load_encoder(checkpoint)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "F8_E8M0"])
+def test_tensors_of_a_precision_that_is_not_read_are_named(checkpoint, kind):
+    """As a quantized model's, whose numbers mean something else without the scales beside them."""
+    name = "encoder.layer.0.output.dense.weight"
+    header = json.dumps({name: {"dtype": kind, "shape": [12, 20], "data_offsets": [0, 240]}}).encode()
+    (checkpoint / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(240))
+    words = rf"precision that is not read: {name} \({kind}\); allowed are float32, .*Save the model in one of these"
+    with pytest.raises(ValueError, match=words):
+        svt_jax.load_encoder(checkpoint)
+
+
 def cached(tmp_path, monkeypatch, checkpoint, names):
     """A download cache as huggingface_hub lays it out, with these files of the checkpoint."""
     from huggingface_hub import constants
@@ -161,6 +180,22 @@ def test_a_pytorch_file_that_is_none_is_an_error(checkpoint, content, words):
     else:
         (checkpoint / "pytorch_model.bin").write_bytes(content)
     with pytest.raises(ValueError, match=words):
+        svt_jax.load_encoder(checkpoint)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "complex64", "sparse"])
+def test_pytorch_tensors_of_a_kind_that_is_not_read_are_named(checkpoint, dtype):
+    import torch
+
+    tensors = {n: torch.tensor(value) for n, value in load_file(checkpoint / "model.safetensors").items()}
+    (checkpoint / "model.safetensors").unlink()
+    name = "pooler.dense.weight"
+    tensors[name] = tensors[name].to_sparse() if dtype == "sparse" else tensors[name].to(getattr(torch, dtype))
+    torch.save(tensors, checkpoint / "pytorch_model.bin")
+    with pytest.raises(
+        ValueError, match=rf"precision that is not read: {name} \(torch.*{dtype}.*; allowed are float32"
+    ):
         svt_jax.load_encoder(checkpoint)
 
 

@@ -41,6 +41,120 @@ def test_a_base_models_names_and_a_heads_prefix_give_the_same_encoder(checkpoint
     assert np.array_equal(plain.pooled, again.pooled)
 
 
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "_orig_mod.",
+        "module.",
+        "model.",
+        "0.auto_model.",
+        "0.model.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "_fsdp_wrapped_module.bert.",
+        "0.auto_model.bert.",
+    ],
+)
+def test_what_wrappers_put_in_front_of_names_is_taken_away(checkpoint, caplog, wrapper):
+    plain = svt_jax.load_classifier(checkpoint, num_labels=3)
+    caplog.clear()
+
+    def prefixed(tensors):
+        tensors |= {"classifier.weight": np.ones((3, 12), np.float32), "classifier.bias": np.zeros(3, np.float32)}
+        for name in list(tensors):
+            tensors[wrapper + name] = tensors.pop(name)
+
+    rewrite(checkpoint, prefixed)
+    assert has_head(checkpoint, 3)
+    again = svt_jax.load_classifier(checkpoint, num_labels=3)
+    assert caplog.text == ""
+    np.testing.assert_array_equal(again.classifier.kernel[...], np.ones((12, 3)))
+    for one, other in zip(plain.encoder.layers, again.encoder.layers, strict=True):
+        np.testing.assert_array_equal(one.up.kernel[...], other.up.kernel[...])
+
+
+def test_a_wrapper_around_a_part_of_the_model_is_taken_away(checkpoint):
+    def compiled(tensors):
+        for name in [n for n in tensors if "layer.1." in n]:
+            tensors[name.replace("layer.1.", "layer.1._orig_mod._checkpoint_wrapped_module.")] = tensors.pop(name)
+
+    plain = svt_jax.load_encoder(checkpoint)
+    rewrite(checkpoint, compiled)
+    again = svt_jax.load_encoder(checkpoint)
+    np.testing.assert_array_equal(plain.layers[1].up.kernel[...], again.layers[1].up.kernel[...])
+
+
+def test_tensors_of_ones_own_are_an_error_unless_they_are_named(checkpoint, caplog):
+    plain = svt_jax.load_encoder(checkpoint)
+    own = {"module.my_head.weight": (2, 12), "module.my_head.bias": (2,), "module.temperature": ()}
+    rewrite(checkpoint, lambda t: t.update({name: np.ones(shape, np.float32) for name, shape in own.items()}))
+    words = "module.temperature .* is not a tensor of this architecture.*tensors of your own can be left out by ignore="
+    with pytest.raises(ValueError, match=words):
+        svt_jax.load_encoder(checkpoint, ignore=["my_head.*"])
+    for ignore in (("my_head.*", "temperature"), "module.*"):
+        caplog.clear()
+        again = svt_jax.load_encoder(checkpoint, ignore=ignore)
+        assert f"left out, as this model has no such part: {', '.join(sorted(own))}" in caplog.text
+        np.testing.assert_array_equal(plain.layers[1].up.kernel[...], again.layers[1].up.kernel[...])
+    svt_jax.load_classifier(checkpoint, num_labels=2, ignore="module.*")
+
+
+def test_a_tensor_of_the_encoder_is_read_whatever_is_left_out(checkpoint):
+    plain, again = svt_jax.load_encoder(checkpoint), svt_jax.load_encoder(checkpoint, ignore="*")
+    np.testing.assert_array_equal(plain.layers[1].up.kernel[...], again.layers[1].up.kernel[...])
+
+
+def test_an_error_is_one_short_line_however_many_tensors_do_not_fit(checkpoint):
+    def rename(tensors):
+        for name in list(tensors):
+            tensors["teacher.\x1b[2J" + name + "x" * 1000] = tensors.pop(name)
+
+    rewrite(checkpoint, rename)
+    with pytest.raises(ValueError) as raised:
+        svt_jax.load_encoder(checkpoint)
+    message = str(raised.value)
+    assert message.isprintable()
+    assert len(message) < 2500
+    assert "and 33 more" in message
+    assert "is missing" in message
+    assert "is not a tensor of this architecture" in message
+
+
+# Each would leave tensors of the file out, and so compute other numbers.
+DISOWNING = {
+    "bert": [{"type_vocab_size": 0}, {"num_hidden_layers": 1}, {"type_vocab_size": 1}, {"max_position_embeddings": 8}],
+    "roberta": [{"type_vocab_size": 0}, {"num_hidden_layers": 1}, {"vocab_size": 20}],
+    "distilbert": [{"num_hidden_layers": 1}, {"max_position_embeddings": 8}],
+    "albert": [
+        {"type_vocab_size": 0},
+        {"num_hidden_groups": 1},
+        {"inner_group_num": 1},
+        {"embedding_size": 4},
+        {"num_hidden_layers": 1},
+    ],
+}
+
+
+@pytest.mark.parametrize(("family", "changes"), [(f, c) for f, changes in DISOWNING.items() for c in changes])
+def test_a_config_that_disowns_a_tensor_is_an_error(tmp_path, family, changes):
+    groups = {"num_hidden_groups": 2, "inner_group_num": 2} if family == "albert" else {}
+    svt_jax.export_hf(tiny.encoder(family, **groups), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    names = FAMILIES[family].fields
+    (tmp_path / "config.json").write_text(json.dumps(config | {names[n][0]: value for n, value in changes.items()}))
+    with pytest.raises(ValueError, match="is not a tensor of this architecture| gives |num_hidden_groups 2 is more"):
+        svt_jax.load_encoder(tmp_path)
+    with pytest.raises(ValueError, match="is not a tensor of this architecture| gives |num_hidden_groups 2 is more"):
+        svt_jax.load_classifier(tmp_path, num_labels=2)
+
+
+def test_a_pooler_that_the_family_has_not_is_an_error(tmp_path):
+    svt_jax.export_hf(tiny.encoder("distilbert"), tmp_path)
+    rewrite(tmp_path, lambda t: t.update({"pooler.dense.weight": np.zeros((12, 12), np.float32)}))
+    with pytest.raises(ValueError, match=r"pooler.dense.weight \[12, 12\] is not a tensor of this architecture"):
+        svt_jax.load_encoder(tmp_path)
+
+
 def test_layer_norms_of_tensorflow_days_are_read(checkpoint):
     plain = svt_jax.load_encoder(checkpoint)(IDS)
 
@@ -140,6 +254,10 @@ def test_a_model_with_svt_has_the_same_weights_and_its_own_alpha(checkpoint):
         (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "holds no table of fields"),
         (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "has no weight_map"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("["), "is not JSON"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("[" * 100_000), "is nested too deeply"),
+        (lambda f: (f / "config.json").write_text('{"a":' * 100_000), "is nested too deeply"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), "is not JSON"),
     ],
 )
 def test_a_broken_folder_is_an_error_that_says_what_to_do(checkpoint, prepare, words):

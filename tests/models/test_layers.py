@@ -6,7 +6,8 @@ import numpy as np
 from flax import nnx
 from scipy import special
 
-from svt_jax.models.layers import ACTIVATION_FUNCTIONS, LayerNorm
+from svt_jax.models.activations import ACTIVATION_FUNCTIONS
+from svt_jax.models.layers import LayerNorm
 
 X = np.concatenate([np.linspace(-12.0, 12.0, 4801), [-1e4, -1e-20, 1e-20, 1e4]]).astype(np.float32)
 NORMAL = special.ndtr(X.astype(np.float64))

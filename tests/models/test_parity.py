@@ -34,9 +34,8 @@ def assert_equal_to_pytorch(folder, arrays):
     assert f"state/{len(states)}" not in arrays
     for n, (mine, theirs) in enumerate(zip(ours.hidden_states, states, strict=True)):
         assert_close(mine, theirs, 1e-4, f"state {n}")
-    bias = jnp.where(given[1], 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
     for n, layer in enumerate(encoder.layers):  # each block alone, from PyTorch's state
-        out, _ = layer(jnp.asarray(states[n]), given[1], bias, rngs=None)
+        out, _ = layer(jnp.asarray(states[n]), jnp.asarray(given[1]).astype(bool), rngs=None)
         assert_close(out, states[n + 1], 1e-5, f"block {n}")
     assert (ours.pooled is None) == ("pooled" not in arrays)
     if ours.pooled is not None:

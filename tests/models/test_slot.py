@@ -37,7 +37,7 @@ def encoder(config):
     [
         ("contra_norm", "before_norm", ["scale"]),
         ("token_whitening", "output", []),
-        ("all_but_the_top", "replace_norm", []),
+        ("token_all_but_the_top", "replace_norm", []),
     ],
 )
 def test_a_peer_works_in_the_slot(function, placement, trained):
@@ -67,7 +67,7 @@ def test_a_peer_works_in_the_slot(function, placement, trained):
         ("log_shift", {"gamma": 5}, {"gamma": 5.0}),
         ("log_shift", {"gamma": 1e4}, {"gamma": 1e4}),  # exp of it overflows
         ("contra_norm", {"scale": 0.005, "temperature": 0.5}, {"scale": 0.005, "temperature": 0.5}),
-        ("all_but_the_top", {"directions": 3}, {"directions": 3}),
+        ("token_all_but_the_top", {"directions": 3}, {"directions": 3}),
         ("soft_decay", {"centered": True, "eps": 1e-7}, {"alpha": -0.2, "centered": 1, "eps": 1e-7}),
     ],
 )
@@ -108,3 +108,19 @@ def test_a_users_operation_is_one_class_and_one_call(monkeypatch):
         ValueError, match=r"svt.params: factor of Shrink must lie in \(0.0, 1.0\), got 2. Start from 0.5"
     ):
         SVTConfig("shrink", params={"factor": 2})
+
+
+def test_no_step_of_a_users_optimizer_takes_alpha_out_of_its_interval():
+    """As a number of the user's own it goes out, and `svt_and_failures` tells."""
+    x = 3.0 + jax.random.normal(jax.random.key(0), (2, 4, 6))
+    for rate in (1e3, -1e3):
+        graphdef, params = nnx.split(svt_jax.SVTLayer(SVTConfig("soft_decay"), alpha=-0.2))
+        slope = jax.grad(lambda params, graphdef=graphdef: jnp.std(nnx.merge(graphdef, params)(x, None, rngs=None)[0]))
+        params = jax.tree.map(lambda value, step, rate=rate: value - rate * step, params, slope(params))
+        layer = nnx.merge(graphdef, params)
+        assert -1.0 < float(layer.function.alpha) < 0.0
+        assert layer(x, None, rngs=None)[1].tolist() == [False, False]
+    apply = jax.jit(lambda alpha: svt_jax.svt_and_failures(x, svt_jax.SoftDecay(alpha=alpha, centered=True)))
+    out, failed = apply(-0.2 - 1.5)
+    assert failed.tolist() == [True, True]
+    np.testing.assert_array_equal(out, x)

@@ -257,8 +257,8 @@ def test_a_sharded_batch_is_not_gathered(peer):
 def test_peers_are_found_by_name_with_their_parameters():
     assert registry.get_function("contra_norm", scale=0.2) == svt_jax.ContraNorm(scale=0.2)
     assert registry.get_function("token_whitening") == svt_jax.TokenWhitening()
-    assert registry.get_function("all_but_the_top", directions=3) == svt_jax.TokenAllButTheTop(directions=3)
-    assert {"contra_norm", "token_whitening", "all_but_the_top"} < set(registry.function_names())
+    assert registry.get_function("token_all_but_the_top", directions=3) == svt_jax.TokenAllButTheTop(directions=3)
+    assert {"contra_norm", "token_whitening", "token_all_but_the_top"} < set(registry.function_names())
 
 
 def test_wrong_arguments_are_errors():

@@ -1,6 +1,8 @@
 """Checkpoints: what is kept, what is found damaged, and digests that do not depend on the mesh."""
 
+import json
 import os
+import shutil
 import signal
 
 import jax
@@ -10,11 +12,19 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from svt_jax.errors import StoppedBySignalError
 from svt_jax.mesh import make_mesh
-from svt_jax.run.checkpoint import Checkpoints, abstract, digests
-from svt_jax.run.config import MeshConfig
-from svt_jax.training.signals import StoppedBySignalError, stop_at_once
-from svt_jax.training.step import TrainState
+from svt_jax.run.checkpoint import (
+    Checkpoints,
+    CheckpointWriteError,
+    MisplacedError,
+    TrainState,
+    _sha256,
+    abstract,
+    digests,
+)
+from svt_jax.run.literal_path import LiteralPath, check_storable
+from svt_jax.training.signals import stop_at_once
 
 
 def state(value):
@@ -23,8 +33,20 @@ def state(value):
 
 
 def shardings(like):
-    mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+    mesh = make_mesh(data=2, fsdp=4)
     return jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec(*["fsdp"] * (leaf.ndim == 2))), like)
+
+
+def like():
+    return abstract(state(0.0), shardings(state(0.0)))
+
+
+def saved(folder, *steps, run=None):
+    """Checkpoints, closed."""
+    checkpoints = Checkpoints(folder, run=run)
+    for step in steps:
+        checkpoints.save(step, state(float(step)), {"told": step}, steps[0])
+    checkpoints.close()
 
 
 def test_digests_are_the_same_on_one_device_and_divided_over_eight():
@@ -102,4 +124,87 @@ def test_a_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, monkeypatch)
     with pytest.raises(StoppedBySignalError), stop_at_once():
         checkpoints.restore(abstract(state(0.0), shardings(state(0.0))))
     assert checkpoints.steps == [1, 2]
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("name", ["lr-[1e-5]", "[paper]/run", "a*b", "a?b", "100%20 {x} $y ~", "a#b:c\nd"])
+def test_a_folder_may_be_called_like_a_pattern(tmp_path, name):
+    folder = tmp_path / name / "checkpoints"
+    check_storable(folder)
+    saved(folder, 1, 2)
+    reader = Checkpoints(folder, read_only=True)
+    step, restored, progress = reader.restore(like())
+    assert (step, progress) == (2, {"told": 2})
+    np.testing.assert_array_equal(restored.params["a"].get_value(), state(2.0).params["a"].get_value())
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("/x/a\\b", "takes for a slash"),
+        ("/x/gs:/b", "a part 'gs:'"),
+        ("/s3/b", "begins with /s3"),
+        (os.fsdecode(b"/x/\xff"), r"/x/\udcff is not UTF-8"),
+    ],
+)
+def test_a_folder_that_the_library_would_take_for_another_is_refused(tmp_path, name, words):
+    with pytest.raises(ValueError, match="Choose another --run.name") as caught:
+        check_storable(tmp_path.__class__(name))
+    assert words in str(caught.value)
+
+
+def test_a_save_that_cannot_be_read_back_is_an_error_and_those_before_it_stay(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state(1.0), {"told": 1}, None)
+    checkpoints.wait()
+    monkeypatch.setattr(LiteralPath, "glob", lambda self, pattern: iter(()))  # its parts are missed, and not missing
+    checkpoints.save(2, state(2.0), {"told": 2}, None)
+    with pytest.raises(CheckpointWriteError, match="cannot be read back") as caught:
+        checkpoints.wait()
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    again = Checkpoints(tmp_path)
+    assert again.restore(like())[::2] == (1, {"told": 1})
+    again.close()
+
+
+def test_a_checkpoint_in_the_place_of_another_step_is_refused(tmp_path):
+    saved(tmp_path, 1, 2, 3, run="a" * 32)
+    (tmp_path / "2").rename(tmp_path / "x")
+    (tmp_path / "3").rename(tmp_path / "2")
+    (tmp_path / "x").rename(tmp_path / "3")
+    checkpoints = Checkpoints(tmp_path, run="a" * 32)
+    for action in (
+        lambda: checkpoints.restore(like()),
+        lambda: checkpoints.restore(like(), 3),
+        lambda: checkpoints.best,
+    ):
+        with pytest.raises(
+            MisplacedError, match="/3 holds the checkpoint of step 2 of this run; allowed is that of step 3"
+        ):
+            action()
+    checkpoints.close()
+    assert {path.name for path in tmp_path.iterdir()} >= {"2", "3"}, "nothing is put aside"
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_its_name(tmp_path):
+    saved(tmp_path / "ours", 1, run="a" * 32)
+    saved(tmp_path / "theirs", 1, 2, run="b" * 32)
+    shutil.copytree(tmp_path / "theirs" / "2", tmp_path / "ours" / "2")
+    checkpoints = Checkpoints(tmp_path / "ours", run="a" * 32, read_only=True)
+    with pytest.raises(MisplacedError, match=f"of another run, {'b' * 32}, and this is {'a' * 32}"):
+        checkpoints.restore(like())
+    assert checkpoints.restore(like(), 1)[0] == 1
+    checkpoints.close()
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path):
+    saved(tmp_path, 1)
+    path = next((tmp_path / "1" / "record").rglob("metadata"))
+    record = json.loads(path.read_text())
+    old = {key: record[key] for key in ("progress", "best", "digests")}
+    path.write_text(json.dumps({**old, "sha256": _sha256(old)}))
+    checkpoints = Checkpoints(tmp_path, run="a" * 32)
+    assert checkpoints.restore(like())[::2] == (1, {"told": 1})
     checkpoints.close()

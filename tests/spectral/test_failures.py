@@ -23,7 +23,7 @@ MASK = jnp.array([[True] * 4, [True, True, True, False], [True] * 4])
         (svt_jax.SoftDecay(-0.6, centered=True), "gram"),
         (svt_jax.SoftDecay(-0.6), "gram64"),
         (svt_jax.get_function("token_whitening"), "auto"),
-        (svt_jax.get_function("all_but_the_top"), "auto"),
+        (svt_jax.get_function("token_all_but_the_top"), "auto"),
     ],
 )
 def test_the_matrix_passes_and_so_does_its_gradient(monkeypatch, function, solver):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import svt_jax
-from svt_jax.spectral.polynomial import DEGREE, _interpolate, _leading, error_bound, transform_by_products
+from svt_jax.spectral import polynomial
+from svt_jax.spectral.polynomial import DEGREE, TOLERANCE, _interpolate, _leading, error_bound, transform_by_products
+from svt_jax.spectral.transform import svt_and_failures
 
 pytestmark = pytest.mark.slow  # an experiment, which nothing takes by itself
 
@@ -93,6 +95,45 @@ def test_masked_tall_batched_and_zero_input():
     np.testing.assert_array_equal(out[2], 0.0)
     np.testing.assert_array_equal(out[1, 13:], 0.0)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(vjp(jnp.ones_like(out))))
+
+
+def test_a_matrix_that_it_would_miss_by_more_than_its_tolerance_passes_and_counts_as_a_failure():
+    far = matrix(247.0 * np.geomspace(1.0, 1e-3, L), np.float32)
+    x = jnp.stack([far, 0.04 * far])
+
+    @jax.jit
+    def run(x, alpha):
+        apply = lambda x, alpha: svt_and_failures(x, svt_jax.SoftDecay(alpha=alpha, centered=True), solver="poly")
+        out, vjp, failed = jax.vjp(apply, x, alpha, has_aux=True)
+        return out, failed, *vjp(jnp.ones_like(out))
+
+    out, failed, slope, slope_alpha = run(x, -0.82)
+    assert failed.tolist() == [True, False]
+    np.testing.assert_array_equal(out[0], far)
+    np.testing.assert_array_equal(slope[0], 1.0)
+    assert np.isfinite(slope).all()
+    assert np.isfinite(slope_alpha)
+    exact = svt_jax.svt(x, svt_jax.SoftDecay(alpha=-0.82, centered=True), solver="svd")
+    assert float(jnp.linalg.norm(out[1] - exact[1], 2)) <= TOLERANCE * 0.04 * 247.0
+    assert float(jnp.linalg.norm(transform_unchecked(far, -0.82) - exact[0], 2)) > TOLERANCE * 247.0
+
+
+def transform_unchecked(x, alpha):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(polynomial, "TOLERANCE", np.inf)
+        return transform_by_products(x, svt_jax.SoftDecay(alpha=alpha, centered=True))
+
+
+@pytest.mark.parametrize("alpha", [-0.1, -0.2, -0.4, -0.6, -0.8, -0.9])
+def test_the_bound_of_the_page_is_served(alpha):
+    """beta sigma_1 of 52, for every alpha."""
+    largest = 52.0 * (1 - alpha**2) / abs(alpha)
+    x = matrix(largest * SPECTRA["linear"], np.float32)
+    function = svt_jax.SoftDecay(alpha=alpha, centered=True)
+    out, failed = svt_and_failures(x, function, solver="poly")
+    assert not failed
+    exact = svt_jax.svt(x, function, solver="svd")
+    assert float(jnp.linalg.norm(out - exact, 2)) <= error_bound(52.0) * largest <= 1e-2 * largest
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])

@@ -12,7 +12,7 @@ from benchmarks.passed_on import PASSED_ON
 from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
 from svt_jax.run.config import MeshConfig
-from svt_jax.training.assemble import DEMO_ENCODER
+from svt_jax.run.task_model import DEMO_ENCODER
 
 BATCH, TOKENS = 16, 24
 ENCODER = dataclasses.replace(
@@ -29,7 +29,7 @@ METRICS = 64
 @functools.cache
 def compiled(config: MeshConfig, svt: SVTConfig, step: int = 0):
     """Step 0 trains, step 1 evaluates; its collectives and its memory."""
-    mesh = make_mesh(config, jax.devices()[: config.data * config.fsdp * config.tensor])
+    mesh = make_mesh(**dataclasses.asdict(config), devices=jax.devices()[: config.data * config.fsdp * config.tensor])
     program = programs(ENCODER, svt, mesh, batch=BATCH, tokens=TOKENS)[step]
     done = program.compile()
     return collectives(done.as_text(), mesh), done.memory_analysis(), program.arguments[0]

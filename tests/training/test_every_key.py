@@ -10,8 +10,8 @@ from svt_jax.run.command_line import parse_config
 from svt_jax.run.config import TrainConfig
 from svt_jax.run.distributed import join
 from svt_jax.run.folder import find_run
-from svt_jax.training.assemble import find_task, load_split
-from svt_jax.training.loop import Trainer
+from svt_jax.run.task_data import find_task, load_split
+from svt_jax.training.train import train
 
 # Copying, comparing or printing a whole config is no use of its keys; those who do it call dataclasses' functions.
 COPYING = {"<string>", dataclasses.__file__}
@@ -46,7 +46,7 @@ def test_a_run_reads_every_key(tmp_path, read):
 
     read.clear()  # of what checking the values has read
     join(demo.distributed)
-    assert Trainer(demo, Console(quiet=True)).run()["steps"] == 1
+    assert train(demo, console=Console(quiet=True)).results["steps"] == 1
     own_keys = {"data.source", "data.text_columns", "data.label_column", "data.labels"}
     assert every - read == {*own_keys, "checkpoint.resume"}
     find_run(demo)  # there is a run now, which may be resumed

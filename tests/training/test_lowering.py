@@ -1,5 +1,6 @@
 """Training and evaluation steps lower for TPUs and NVIDIA GPUs on a machine that has neither."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -36,7 +37,7 @@ CASES = [
 def test_both_steps_lower_for_accelerators(family, solver, dtype, devices):
     encoder = EncoderConfig.from_hf(tiny.fields(family, **SIZES))
     svt = SVTConfig("soft_decay", solver=solver)
-    mesh = make_mesh(MESHES[devices], jax.devices()[:devices])
+    mesh = make_mesh(**dataclasses.asdict(MESHES[devices]), devices=jax.devices()[:devices])
     for program in programs(encoder, svt, mesh, batch=8, tokens=8, dtype=dtype):
         for platform in ("tpu", "cuda"):
             exported = program.export(platform)

@@ -10,9 +10,7 @@ from flax import nnx
 from benchmarks.compiled import programs
 from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
-from svt_jax.run.config import MeshConfig
-from svt_jax.training.assemble import DEMO_ENCODER, random_classifier
-from svt_jax.training.step import split_model
+from svt_jax.run.task_model import DEMO_ENCODER, random_classifier
 
 ENCODER = dataclasses.replace(
     DEMO_ENCODER, num_hidden_layers=4, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1
@@ -20,7 +18,7 @@ ENCODER = dataclasses.replace(
 
 
 def training_step(*, batch=32, solver="gram", **settings):
-    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    mesh = make_mesh(data=1, devices=jax.devices()[:1])
     svt = SVTConfig("soft_decay", solver=solver)
     return programs(ENCODER, svt, mesh, batch=batch, tokens=32, **settings)[0]
 
@@ -34,7 +32,7 @@ def temporary_bytes(**settings) -> int:
 def kept_bytes(*, remat: bool) -> int:
     """What the forward pass of 32 examples keeps for the backward pass, besides the parameters."""
     make = functools.partial(random_classifier, ENCODER, SVTConfig("soft_decay"), 2, dtype="float32", seed=0)
-    graphdef, params, constants = split_model(nnx.eval_shape(make))
+    graphdef, params, constants = nnx.split(nnx.eval_shape(make), nnx.Param, ...)
     whole = jax.ShapeDtypeStruct((32, 32), "int32")
 
     def backward(params, constants, ids):

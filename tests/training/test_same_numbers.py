@@ -9,19 +9,21 @@ import pytest
 from flax import nnx
 
 from svt_jax.data.batching import TrainingBatches
+from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.evaluation.glue import Evaluator
-from svt_jax.mesh import batch_sharding, make_mesh, shard_step, state_shardings
+from svt_jax.mesh import batch_sharding, make_mesh
 from svt_jax.models.config import SVTConfig
 from svt_jax.run.config import MeshConfig, ModelConfig, TrainConfig
-from svt_jax.training import assemble
+from svt_jax.run.task_data import find_task
+from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, draw_classifier, random_classifier
 from svt_jax.training.optimizer import make_optimizer, named_paths
-from svt_jax.training.step import TrainState, make_train_step, split_model
-from svt_jax.training.used_embeddings import trained_part, trained_rows
+from svt_jax.training.step import TrainState, jit_step, state_shardings
+from svt_jax.training.used_embeddings import trained_part, used_embeddings
 
 # Weights larger than usual, so that the scores are not those of a constant answer.
 ENCODER = dataclasses.replace(
-    assemble.DEMO_ENCODER,
-    vocab_size=4 * assemble.DEMO_ENCODER.vocab_size,  # most words are not in use, as in a real task
+    DEMO_ENCODER,
+    vocab_size=4 * DEMO_ENCODER.vocab_size,  # most words are not in use, as in a real task
     hidden_size=32,
     intermediate_size=64,
     hidden_dropout_prob=0.1,
@@ -37,40 +39,37 @@ STEPS = 20
 def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
     """Losses [20], the parameters before and after, logits of the validation split and its score."""
     config = TrainConfig(model=ModelConfig(scan_layers=scan_layers), svt=SVTConfig(function), mesh=mesh_config)
-    mesh = make_mesh(mesh_config, jax.devices()[: mesh_config.data * mesh_config.fsdp * mesh_config.tensor])
-    task = assemble.find_task(config.data)
-    model = assemble.Pretrained(assemble.open_model("demo").tokenizer, ENCODER, None)
-    train, held_out = (
-        assemble.load_tokens(task, config.data, model.tokenizer, ENCODER, split) for split in ("train", "validation")
+    mesh = make_mesh(
+        **dataclasses.asdict(mesh_config),
+        devices=jax.devices()[: mesh_config.data * mesh_config.fsdp * mesh_config.tensor],
     )
+    task = find_task(config.data)
+    classifier = draw_classifier(ENCODER, config, task.num_labels, mesh)
+    model = TaskModel.of(classifier, mesh, task=task, data=config.data, tokenizer=demo_tokenizer())
+    train, held_out = (model.tokens(split) for split in ("train", "validation"))
     batches = TrainingBatches(train, config.optim.batch_size, 0, [int(train.lengths.max())])
-    graphdef, params, constants = split_model(assemble.make_classifier(config, model, task.num_labels, mesh))
     optimizer = make_optimizer(config.optim, STEPS)
-    shardings = state_shardings(params, constants, optimizer, mesh)
-    rows = trained_rows(train, ENCODER, config.optim)
+    shardings = state_shardings(model, optimizer)
+    rows = used_embeddings(train, ENCODER, config.optim)
     assert rows is not None
-    step = shard_step(make_train_step(graphdef, optimizer, accumulate=1, regression=False, rows=rows), shardings, mesh)
-    before = arrays(params)
-    moments = jax.jit(lambda params: optimizer.init(trained_part(params, rows)), out_shardings=shardings.optimizer)(
-        params
-    )
-    state = TrainState(params, constants, moments)
+    step = jit_step(model, optimizer, shardings, used=rows)
+    before = arrays(model.params)
+    init = jax.jit(lambda params: optimizer.init(trained_part(params, rows)), out_shardings=shardings.optimizer)
+    state = TrainState(model.params, model.constants, init(model.params))
     losses = []
     with jax.set_mesh(mesh):
         for number, batch in zip(range(STEPS), batches.from_batch(0), strict=False):
             placed = jax.device_put({n: v for n, v in batch.items() if n != "index"}, batch_sharding(mesh))
             state, metrics = step(state, placed, np.int32(0), np.int32(number))
             losses.append(float(metrics["loss"]))
-    evaluator = Evaluator(graphdef, task, held_out, 64, ENCODER.max_tokens, mesh)
-    outcome = evaluator.logits(state.params, state.constants), evaluator.score(state.params, state.constants)
+    evaluator = Evaluator(model, held_out, 64)
+    outcome = evaluator.logits(state), evaluator.score(state)
     return np.array(losses), before, arrays(state.params), *outcome
 
 
 def names(function):
-    shapes = nnx.eval_shape(
-        lambda: assemble.random_classifier(ENCODER, SVTConfig(function), 2, dtype="float32", seed=0)
-    )
-    return named_paths(split_model(shapes)[1])
+    shapes = nnx.eval_shape(lambda: random_classifier(ENCODER, SVTConfig(function), 2, dtype="float32", seed=0))
+    return named_paths(nnx.state(shapes, nnx.Param))
 
 
 def arrays(tree):

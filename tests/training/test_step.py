@@ -8,11 +8,13 @@ import optax
 import pytest
 from flax import nnx
 
+from svt_jax.data.custom import custom_task
+from svt_jax.mesh import make_mesh
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.models.heads import Classifier
+from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, random_classifier
 from svt_jax.spectral import solvers
-from svt_jax.training import assemble
-from svt_jax.training.step import TrainState, make_train_step, split_model
+from svt_jax.training.step import TrainState, make_train_step
 
 SVT = SVTConfig("soft_decay", dropout=0.0)
 RNG = np.random.default_rng(0)
@@ -25,20 +27,24 @@ BATCH = {
 }
 
 
-def classifier(svt=SVT, encoder=assemble.DEMO_ENCODER) -> Classifier:
-    return assemble.random_classifier(encoder, svt, 2, dtype="float32", seed=0)
+def classifier(svt=SVT, encoder=DEMO_ENCODER) -> Classifier:
+    return random_classifier(encoder, svt, 2, dtype="float32", seed=0)
 
 
-def stepped(batch, *, accumulate=1, svt=SVT, regression=False, clip=None, encoder=assemble.DEMO_ENCODER, **settings):
+def stepped(batch, *, accumulate=1, svt=SVT, regression=False, clip=None, encoder=DEMO_ENCODER, **settings):
     """State and metrics after one step of plain gradient descent, so that parameters show the gradient."""
     model = classifier(svt, encoder)
     for name, value in settings.items():
         assert hasattr(model.encoder, name)
         setattr(model.encoder, name, value)
-    graphdef, params, constants = split_model(model)
+    regression_task = custom_task(["text"], "score", None)
+    whole = TaskModel.of(
+        model, make_mesh(data=1, devices=jax.devices()[:1]), task=regression_task if regression else None
+    )
     optimizer = optax.sgd(1.0) if clip is None else optax.chain(optax.clip_by_global_norm(clip), optax.sgd(1.0))
-    step = make_train_step(graphdef, optimizer, accumulate=accumulate, regression=regression)
-    return jax.jit(step)(TrainState(params, constants, optimizer.init(params)), batch, np.int32(0), np.int32(0))
+    step = make_train_step(whole, optimizer, accumulate=accumulate)
+    state = TrainState(whole.params, whole.constants, optimizer.init(whole.params))
+    return jax.jit(step)(state, batch, np.int32(0), np.int32(0))
 
 
 def arrays(state):
@@ -69,7 +75,7 @@ def test_it_is_the_whole_gradient_that_is_clipped():
     assert float(metrics["grad_norm"]) > 0.1  # before clipping
     parts, _ = stepped(BATCH, accumulate=4, clip=0.05)
     assert_close(parts, whole, 1e-6)
-    before = split_model(classifier())[1]
+    before = nnx.state(classifier(), nnx.Param)
     moved = [
         np.asarray(a) - np.asarray(b)
         for a, b in zip(jax.tree.leaves(parts.params), jax.tree.leaves(before), strict=True)
@@ -80,7 +86,7 @@ def test_it_is_the_whole_gradient_that_is_clipped():
 @pytest.mark.slow
 def test_rematerialisation_changes_no_gradient_with_dropout_on():
     encoder = dataclasses.replace(
-        assemble.DEMO_ENCODER, num_hidden_layers=1, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2
+        DEMO_ENCODER, num_hidden_layers=1, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2
     )
     kept, metrics = stepped(BATCH, encoder=encoder, svt=SVTConfig("soft_decay", dropout=0.2))
     again, their_metrics = stepped(BATCH, encoder=encoder, svt=SVTConfig("soft_decay", dropout=0.2), remat=True)
@@ -131,7 +137,7 @@ def test_loss_is_the_mean_over_the_real_rows(whole):
 def test_a_function_that_is_not_learnable_stays(whole):
     fixed, _ = stepped(BATCH, svt=SVTConfig("soft_decay", dropout=0.0, learnable=False))
     kept = nnx.to_flat_state(fixed.constants)
-    before = nnx.to_flat_state(split_model(classifier(SVTConfig("soft_decay", learnable=False)))[2])
+    before = nnx.to_flat_state(nnx.split(classifier(SVTConfig("soft_decay", learnable=False)), nnx.Param, ...)[2])
     assert len(kept) == 1
     assert np.array_equal(kept[0][1].get_value(), before[0][1].get_value())
     alpha = next(v.get_value() for k, v in nnx.to_flat_state(whole[0].params) if "svt" in k)
@@ -149,8 +155,7 @@ def test_failed_decompositions_of_real_rows_are_counted(monkeypatch):
 
 
 def test_squared_norms_follow_the_order_of_the_leaves(whole):
-    graphdef, params, _ = split_model(classifier())
-    del graphdef
+    params = nnx.state(classifier(), nnx.Param)
     moved = [
         np.sum((np.asarray(a) - np.asarray(b)) ** 2)
         for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(whole[0].params), strict=True)

@@ -17,7 +17,7 @@ from svt_jax.evaluation.glue import Evaluator
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.export import export_hf
 from svt_jax.models.heads import Classifier
-from svt_jax.training.assemble import DEMO_ENCODER
+from svt_jax.run.task_model import DEMO_ENCODER
 
 STORIES = load_demo("validation")
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}

@@ -14,14 +14,16 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from flax import nnx
 from transformers import AutoTokenizer
 
 from svt_jax import cli
 from svt_jax.models.hf import load_classifier
 from svt_jax.run.checkpoint import Checkpoints
-from svt_jax.run.folder import RunFolder, read_lines
-from svt_jax.training.evaluate import restore_run
+from svt_jax.run.command_line import parse_config
+from svt_jax.run.folder import RunFolder, find_run, read_lines, read_run
+from svt_jax.run.task_model import TaskModel
+from svt_jax.training import loop
+from svt_jax.training.setup import setup
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--config", str(ROOT / "configs" / "demo.yaml"), "--optim.max_steps", "12", "--log.every_steps", "3"]
@@ -161,14 +163,14 @@ def test_a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits(finished, 
 @pytest.fixture(scope="module")
 def died_after_seven(tmp_path_factory):
     """A run that died after step 7, its last checkpoint being that of step 6."""
-    from svt_jax.training import step_metrics
+    from svt_jax.training.step_metrics import StepMetrics
 
     folder = tmp_path_factory.mktemp("died")
 
     class Killed(BaseException):
         pass
 
-    original = step_metrics.Readout._read
+    original = StepMetrics._read
 
     def kill_at_seven(self, step, *rest):
         if step == 7:
@@ -176,7 +178,7 @@ def died_after_seven(tmp_path_factory):
         return original(self, step, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_metrics.Readout, "_read", kill_at_seven)
+        patch.setattr(StepMetrics, "_read", kill_at_seven)
         with pytest.raises(Killed):
             train(folder, *EVERY)
     assert Checkpoints(RunFolder(folder / "run").checkpoints, read_only=True).steps[-1] == 6
@@ -302,8 +304,8 @@ def test_a_run_is_evaluated_by_the_program_that_it_was_trained_with(finished, tm
         values = yaml.safe_load(config.read_text())
         values["model"]["scan_layers"] = scans
         config.write_text(yaml.safe_dump(values))
-        found = restore_run(str(tmp_path / "run"))
-        assert nnx.merge(found.graphdef, *found.state).encoder.scan_layers == scans
+        found = TaskModel.from_run(tmp_path / "run")
+        assert found.module().encoder.scan_layers == scans
 
 
 def test_a_reader_leaves_an_unfinished_save_alone(finished):
@@ -327,19 +329,22 @@ def test_an_exported_run_is_a_model_folder_with_its_classes_and_tokenizer(finish
     )
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     batch = tokenizer(*texts, padding=True, return_tensors="np")
-    found = restore_run(str(finished))
-    expected = nnx.merge(found.graphdef, *found.state)(**found.tokenizer(*texts, padding=True, return_tensors="np"))
+    found = TaskModel.from_run(finished)
+    expected = found.module()(**found.tokenizer(*texts, padding=True, return_tensors="np"))
     classifier = load_classifier(tmp_path / "model", num_labels=2)
     np.testing.assert_allclose(classifier(**batch), expected, atol=1e-6)  # the run's is divided over devices
     assert classifier.encoder.alphas.keys() == {1}
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["id2label"] == {"0": "unsupported", "1": "supported"}
+    assert config["problem_type"] == "single_label_classification"
+    assert tokenizer.model_max_length == classifier.encoder.config.max_tokens
+    assert tokenizer.model_input_names == ["input_ids", "token_type_ids", "attention_mask"]
 
     assert cli.evaluate([*command, "--svt", "keep"]) == 2
     assert "is not empty, and nothing is overwritten" in capsys.readouterr().err
 
 
-def test_never_resuming_refuses_a_folder_with_a_checkpoint_and_no_other(finished, tmp_path, capsys):
+def test_never_resuming_refuses_a_folder_with_a_checkpoint_and_no_other(finished, tmp_path, capsys, caplog):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     assert train(tmp_path, "--checkpoint.resume", "never") == 2
@@ -348,3 +353,118 @@ def test_never_resuming_refuses_a_folder_with_a_checkpoint_and_no_other(finished
     (tmp_path / "run" / "checkpoints").mkdir()  # as a run leaves it that was killed before its first
     assert train(tmp_path, "--checkpoint.resume", "never") == 0
     assert [line["step"] for line in RunFolder(tmp_path / "run").read_metrics()] == [3, 6, 9, 12]
+    # what was there is kept, and the run says so
+    message = (
+        f"{tmp_path / 'run'} has no checkpoint, so the run starts at step 0; what an earlier one left there is kept in"
+    )
+    assert f"{message} {tmp_path / 'run' / 'before-1'}" in caplog.text
+    for name in ("metrics.jsonl", "spectrum.jsonl", "config.yaml", "manifest.json", "report.html"):
+        assert (tmp_path / "run" / "before-1" / name).read_bytes() == (finished / name).read_bytes()
+    ids = [json.loads((each / "manifest.json").read_text())["run_id"] for each in (finished, tmp_path / "run")]
+    assert ids[0] != ids[1]
+
+
+def changed(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("model/config.json", lambda path: changed(path, '"num_attention_heads": 4', '"num_attention_heads": 8')),
+        ("model/config.json", lambda path: changed(path, "1e-12", "1e-02")),
+        ("model/tokenizer.json", lambda path: changed(path, "baker", "bakes")),
+        ("model/tokenizer.json", lambda path: path.unlink()),
+        ("model/added_tokens.json", lambda path: path.write_text("{}")),
+        ("config.yaml", lambda path: changed(path, "mask_padding: true", "mask_padding: false")),
+        ("config.yaml", lambda path: changed(path, "function: soft_decay", "function: centered_soft_decay")),
+    ],
+)
+def test_a_run_of_which_a_file_has_changed_is_refused_by_the_file_s_name(finished, tmp_path, capsys, file, change):
+    run = shutil.copytree(finished, tmp_path / "run")
+    change(run / file)
+    commands = ("glue", "spectrum", "export", "report")
+    results = [
+        cli.evaluate([each, "--run", str(run), *(["--output", str(tmp_path / "o")] if each in commands[1:3] else [])])
+        for each in commands
+    ]
+    (run / "results.json").unlink()
+    assert [*results, train(tmp_path)] == [2] * 5
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        assert line.startswith(f"error: {run}: {file} ")
+        assert "Put them back from a copy" in line
+
+
+def test_a_run_may_move_and_its_places_and_speed_may_change(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "elsewhere")
+    changed(run / "config.yaml", "every_steps: 3", "every_steps: 5")
+    changed(run / "config.yaml", "remat: false", "remat: true")
+    changed(run / "config.yaml", "source: hub", "source: /data/elsewhere")
+    assert read_run(run)[0].path == run
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["files_sha256"], manifest["run_id"]  # as an earlier version wrote it
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    changed(run / "model" / "config.json", "1e-12", "1e-11")
+    assert read_run(run)[0].path == run
+
+
+def test_a_checkpoint_of_another_run_is_neither_scored_nor_resumed(finished, interrupted_at_seven, tmp_path, capsys):
+    run = interrupted_at_seven
+    shutil.copytree(finished / "checkpoints" / "12", run / "checkpoints" / "12")
+    assert [cli.evaluate(["glue", "--run", str(run)]), train(tmp_path, *EVERY)] == [2, 2]
+    ids = [json.loads((each / "manifest.json").read_text())["run_id"] for each in (finished, run)]
+    for line in capsys.readouterr().err.splitlines():
+        assert f"12 holds the checkpoint of step 12 of another run, {ids[0]}, and this is {ids[1]}" in line
+
+
+def test_a_start_that_failed_leaves_the_folder_to_the_corrected_command(tmp_path, monkeypatch, capsys):
+    class OutOfMemoryError(Exception):
+        pass
+
+    def fail(*_):
+        raise OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_start", fail)
+        for size in ("48", "96"):
+            with pytest.raises(OutOfMemoryError):
+                train(tmp_path, "--optim.batch_size", size)
+    find_run(parse_config([*SHORT, "--run.output_dir", str(tmp_path), "--run.name", "run"]))
+    setup(parse_config([*SHORT, "--run.output_dir", str(tmp_path), "--run.name", "run"])).lock.release()
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["optim"]["batch_size"] == 32
+    sizes = [
+        yaml.safe_load((tmp_path / "run" / name / "config.yaml").read_text())["optim"]["batch_size"]
+        for name in ("before-1", "before-2")
+    ]
+    assert sizes == [48, 96]
+
+
+def test_a_user_s_own_config_in_the_folder_is_not_taken_for_a_failed_start(finished, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    shutil.copy(finished / "config.yaml", tmp_path / "run")
+    assert train(tmp_path, "--optim.batch_size", "48") == 2
+    assert "holds another run's config (optim.batch_size" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ModuleNotFoundError("No module named 'x'")])
+def test_a_report_that_cannot_be_made_does_not_fail_a_run_that_is_complete(
+    finished, tmp_path, monkeypatch, caplog, error
+):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "report.html").unlink()
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("svt_jax.analysis.report.render_report", fail)
+    assert train(tmp_path) == 0
+    assert "its report could not be made" in caplog.text
+    assert f"python eval.py report --run {run}" in caplog.text
+    monkeypatch.undo()
+    assert cli.evaluate(["report", "--run", str(run)]) == 0
+    assert (run / "report.html").stat().st_size > 1000

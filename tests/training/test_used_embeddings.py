@@ -8,16 +8,17 @@ import pytest
 from flax import nnx
 
 from svt_jax.data.tokenizer import Tokens
+from svt_jax.mesh import make_mesh
 from svt_jax.models.config import SVTConfig
 from svt_jax.run.config import OptimConfig
-from svt_jax.training import assemble
+from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, random_classifier
 from svt_jax.training.optimizer import make_optimizer
-from svt_jax.training.step import TrainState, make_train_step, split_model
-from svt_jax.training.used_embeddings import WordRows, trained_part, trained_rows
+from svt_jax.training.step import TrainState, make_train_step
+from svt_jax.training.used_embeddings import UsedEmbeddings, trained_part, used_embeddings
 
 # As RoBERTa has it: the number of the padding token decides positions, and is not 0.
 ENCODER = dataclasses.replace(
-    assemble.DEMO_ENCODER,
+    DEMO_ENCODER,
     vocab_size=100,
     hidden_size=32,
     intermediate_size=64,
@@ -41,20 +42,19 @@ def tokens(ids, pad_id=ENCODER.pad_token_id):
     return Tokens(ids, np.zeros_like(ids), np.full(len(ids), ids.shape[-1]), None, pad_id)
 
 
-ROWS = trained_rows(tokens(IDS), ENCODER, OptimConfig())
+ROWS = used_embeddings(tokens(IDS), ENCODER, OptimConfig())
 
 
 def table(state: nnx.State) -> np.ndarray:
     return np.asarray(state["encoder"]["embeddings"]["word"]["embedding"].get_value())
 
 
-def trained(rows: WordRows | None, ids=IDS, *, steps=3, accumulate=1, **optim):
+def trained(rows: UsedEmbeddings | None, ids=IDS, *, steps=3, accumulate=1, **optim):
     """The parameters before and after some steps, the last step's metrics and the optimizer's state."""
-    graphdef, params, constants = split_model(
-        assemble.random_classifier(ENCODER, SVTConfig("soft_decay"), 2, dtype="float32", seed=0)
-    )
+    model = TaskModel.of(random_classifier(ENCODER, SVTConfig("soft_decay"), 2, dtype="float32", seed=0), make_mesh())
+    params, constants = model.params, model.constants
     optimizer = make_optimizer(OptimConfig(learning_rate=0.01, schedule="constant", **optim), 10)
-    step = jax.jit(make_train_step(graphdef, optimizer, accumulate=accumulate, regression=False, rows=rows))
+    step = jax.jit(make_train_step(model, optimizer, accumulate=accumulate, used=rows))
     state = TrainState(params, constants, optimizer.init(trained_part(params, rows)))
     for number in range(steps):
         state, metrics = step(state, {**BATCH, "input_ids": ids}, np.int32(0), np.int32(number))
@@ -91,9 +91,9 @@ def test_a_token_without_a_row_is_not_a_number():
     ids=["decay", "most words"],
 )
 def test_the_whole_table_is_trained_where_all_of_it_changes_or_most_is_used(ids, optim):
-    assert trained_rows(tokens(ids), ENCODER, optim) is None
+    assert used_embeddings(tokens(ids), ENCODER, optim) is None
 
 
 def test_padding_has_a_row_though_no_example_is_padded():
-    rows = trained_rows(tokens(np.array([[7, 9], [9, 30]]), pad_id=50), ENCODER, OptimConfig())
+    rows = used_embeddings(tokens(np.array([[7, 9], [9, 30]]), pad_id=50), ENCODER, OptimConfig())
     assert rows.rows.tolist() == [0, 1, 2, 7, 9, 30, 50]

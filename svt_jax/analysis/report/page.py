@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import importlib.metadata
+import logging
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from markupsafe import Markup
 
 from svt_jax.analysis.finished import FinishedRun, read_finished
 from svt_jax.analysis.report.tables import Table, evaluation_table, layer_table, score_table, training_table
+
+log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 _READINGS = 25
@@ -29,22 +33,26 @@ def render_report(run: Path, baseline: Path | None = None) -> str:
     Raises:
       ValueError: if a run is not complete, or the two are of different tasks.
     """
-    this, other = read_finished(run), None if baseline is None else read_finished(baseline)
+    this, other = read_finished(run, whole=True), None if baseline is None else read_finished(baseline, whole=True)
     if other is not None and this.task != other.task:
         raise ValueError(
             f"the run is of task {this.task} and the baseline of {other.task}; allowed is the same task. Name another "
             "--baseline."
         )
+    left_out = [*this.left_out, *(other.left_out if other else [])]
+    for problem in left_out:
+        log.warning("%s", problem)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    scores = score_table(this, other)
-    return environment.get_template("page.html").render(
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # a browser's parser refuses the word NaN
+    page = environment.get_template("page.html").render(
         title=f"{this.results['task']}: {this.name}",
         lead=_lead(this, other),
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "spectrum.js").read_text(encoding="utf-8")),
-        scores=scores,
+        left_out=left_out,
+        scores=score_table(this, other),
         baseline_note="" if other is None else _baseline_note(this, other),
         differences=None if other is None else _differences(this, other),
         facts=_facts(this, other),
@@ -52,13 +60,14 @@ def render_report(run: Path, baseline: Path | None = None) -> str:
         pictures=_pictures(this, other),
         tables=[
             *([layer_table(this)] if this.readings else []),
-            training_table(this),
+            *([training_table(this)] if this.lines else []),
             evaluation_table(this),
         ],
         commands=_commands(this, other),
         config=yaml.safe_dump(this.config, sort_keys=False),
         version=importlib.metadata.version("svt_jax"),
     )
+    return page.encode("utf-8", "replace").decode()  # half a character, as JSON can hold, has no place in a file
 
 
 def _lead(run: FinishedRun, baseline: FinishedRun | None) -> str:
@@ -76,8 +85,14 @@ def _transformation(run: FinishedRun) -> str:
     svt = run.results["svt"]
     if not svt["layers"]:
         return "no transformation"
-    alphas = run.alphas()
-    where = ", ".join(f"{n} (α {alphas[n]:.4f})" if n in alphas else str(n) for n in svt["layers"])
+    parameters = run.parameters()
+
+    def numbers(layer: int) -> str:
+        named = {"α" if name == "alpha" else name: value for name, value in parameters.get(layer, {}).items()}
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in named.items() if not isinstance(value, list))
+        return f" ({shown})" if shown else ""
+
+    where = ", ".join(f"{layer}{numbers(layer)}" for layer in svt["layers"])
     return f"{svt['function']} in layer{'s' if len(svt['layers']) > 1 else ''} {where}"
 
 
@@ -136,14 +151,18 @@ def _by_place(reading: dict[str, Any]) -> dict[str, Any]:
     from svt_jax.analysis.plots import layer_name, states_of
 
     pairs = zip(states_of(reading, "svt_input"), states_of(reading, "svt_output"), strict=True)
-    svt = {before["layer"]: [before, after] for before, after in pairs}
+    svt = {before["layer"]: [_for_json(before), _for_json(after)] for before, after in pairs}
     places = []
     for state in states_of(reading, "output"):
         layer = state["layer"]
         if layer in svt:
             places.append({"name": f"{layer_name(layer)}, SVT", "states": svt[layer]})
-        places.append({"name": layer_name(layer), "states": [state]})
+        places.append({"name": layer_name(layer), "states": [_for_json(state)]})
     return {"step": reading["step"], "examples": reading["examples"], "places": places}
+
+
+def _for_json(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in state.items()}
 
 
 def _pictures(run: FinishedRun, baseline: FinishedRun | None) -> list[dict[str, Any]]:

@@ -46,8 +46,8 @@
     const parts = states.length === 2 ? [bars(states[0], "before"), curve(last, "curve")] : [bars(last, "bar"), curve(last, "curve")];
     const other = data.baseline && data.baseline.places.find((p) => p.name === place.name);
     if (other) parts.push(curve(other.states[other.states.length - 1], "other"));
-    parts.push(`<line class="median" x1="${x(last.median_ratio)}" x2="${x(last.median_ratio)}" y1="${top}" y2="${y(0)}"/>`);
-    const value = (name, digits) => states.map((s) => s[name].toFixed(digits)).join(" → ");
+    if (last.median_ratio !== null) parts.push(`<line class="median" x1="${x(last.median_ratio)}" x2="${x(last.median_ratio)}" y1="${top}" y2="${y(0)}"/>`);
+    const value = (name, digits) => states.map((s) => (s[name] === null ? "not a number" : s[name].toFixed(digits))).join(" → ");
     const text = `${place.name}, after step ${reading.step}: median of σ/σ₁ ${value("median_ratio", 3)}, skewness ${value("skewness", 2)}, ` +
       `token uniformity ${value("token_uniformity", 3)}, effective rank ${value("effective_rank", 1)}.`;
     chart.innerHTML = `<svg viewBox="0 0 ${width} ${height}" height="${height}" role="img">${axis.join("")}${parts.join("")}` +

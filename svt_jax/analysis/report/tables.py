@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from svt_jax.analysis.finished import FinishedRun
+from svt_jax.analysis.csv_text import csv_text
+from svt_jax.analysis.finished import FinishedRun, parameters_of
 from svt_jax.analysis.plots import layer_name
 from svt_jax.evaluation.probe import MEASURES
 
@@ -41,27 +40,25 @@ class Table:
 
 def with_csv(name: str, file: str, header: list[str], rows: list[list[Any]], shown: Sequence[list[Any]]) -> Table:
     """A table whose CSV has `rows` at full precision and whose page shows `shown` of them, rounded."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([repr(cell) if isinstance(cell, float) else cell for cell in row] for row in rows)
-    data = base64.b64encode(buffer.getvalue().encode()).decode()
+    data = base64.b64encode(csv_text(header, rows).encode("utf-8", "replace")).decode()
     note = "" if len(shown) == len(rows) else f"{len(shown)} of them below"
     return Table(name, header, [[_short(cell) for cell in row] for row in shown], file, data, len(rows), note)
 
 
 def layer_table(run: FinishedRun) -> Table:
     """Every state of every reading; the last reading's are shown."""
-    header = ["layer", "state", "step", "alpha", *MEASURES]
+    readings = [(reading, parameters_of(reading)) for reading in run.readings]
+    names = _names(parameters for _, parameters in readings)
+    header = ["layer", "state", "step", *names, *MEASURES]
     rows = [
         [
             layer_name(state["layer"]),
             state["state"].replace("svt_", "SVT "),
             reading["step"],
-            reading["alpha"].get(str(state["layer"]), "") if state["state"] != "output" else "",
+            *(parameters.get(state["layer"], {}).get(name, "") if state["state"] != "output" else "" for name in names),
             *(state[measure] for measure in MEASURES),
         ]
-        for reading in run.readings
+        for reading, parameters in readings
         for state in sorted(reading["states"], key=_depth)
     ]
     last = [row for row in rows if row[2] == run.readings[-1]["step"]]
@@ -70,10 +67,15 @@ def layer_table(run: FinishedRun) -> Table:
 
 def training_table(run: FinishedRun) -> Table:
     """The lines of metrics.jsonl."""
-    layers = sorted({layer for line in run.lines for layer in line["alpha"]}, key=int)
-    keys = [key for key in run.lines[0] if key != "alpha"]
-    header = [*keys, *(f"alpha layer {layer}" for layer in layers)]
-    rows = [[*(line[key] for key in keys), *(line["alpha"].get(layer, "") for layer in layers)] for line in run.lines]
+    parameters = [parameters_of(line) for line in run.lines]
+    layers = sorted({layer for each in parameters for layer in each})
+    places = [(layer, name) for name in _names(parameters) for layer in layers]
+    keys = [key for key in dict.fromkeys(key for line in run.lines for key in line) if key not in ("alpha", "svt")]
+    header = [*keys, *(f"{name} layer {layer}" for layer, name in places)]
+    rows = [
+        [*(line.get(key, "") for key in keys), *(each.get(layer, {}).get(name, "") for layer, name in places)]
+        for line, each in zip(run.lines, parameters, strict=True)
+    ]
     every = -(-len(rows) // _SHOWN)
     return with_csv("Course of the training", "training.csv", header, rows, rows[::-1][::every][::-1])
 
@@ -99,6 +101,11 @@ def score_table(run: FinishedRun, baseline: FinishedRun | None) -> Table:
         for name, value in ours.items()
     ]
     return Table("Scores", header, rows)
+
+
+def _names(parameters: Iterable[dict[int, dict[str, Any]]]) -> list[str]:
+    """Of all parameters, in the order in which they come."""
+    return list(dict.fromkeys(name for by_layer in parameters for named in by_layer.values() for name in named))
 
 
 def _other_splits(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:

@@ -1,4 +1,4 @@
-"""Runs to their end: one, or a grid of configs by seeds, one after another; a finished run is kept, a stopped one resumes.
+"""A grid of configs by seeds, one run after another; a finished run is kept, a stopped one resumes.
 
 The seeds are the outer loop of a grid: when the grid is stopped, what is done can be compared.
 """
@@ -11,42 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from svt_jax.evaluation.metrics import NonFiniteError
+from svt_jax.errors import NonFiniteError
 from svt_jax.run.command_line import parse_config
 from svt_jax.run.config import TrainConfig
-from svt_jax.run.folder import RunFolder, find_run, run_path, write_atomically
-
-
-def train_run(config: TrainConfig, console: Console) -> RunFolder:
-    """Trains one run to its results and report, from its newest checkpoint if there is one; keeps one that is complete.
-
-    Returns its folder.
-    """
-    from svt_jax.run import distributed
-    from svt_jax.training.loop import Trainer
-
-    distributed.join(config.distributed)
-    if not distributed.is_first():
-        console = Console(quiet=True)
-    folder = run_path(config)
-    distributed.on_first(find_run, config)
-    if distributed.agree(folder.results.is_file()):
-        console.print(
-            f"{folder.path} is complete already; to train again choose another --run.name.",
-            highlight=False,
-            soft_wrap=True,
-        )
-    else:
-        Trainer(config, console).run()
-    distributed.on_first(lambda: None if folder.report.is_file() else write_report(folder))
-    return folder
-
-
-def write_report(folder: RunFolder, baseline: Path | None = None) -> None:
-    """Writes report.html into a run's folder, compared with another run if one is given."""
-    from svt_jax.analysis.report import render_report
-
-    write_atomically(folder.report, render_report(folder.path, baseline))
+from svt_jax.run.folder import find_run
+from svt_jax.training.train import train
 
 
 def setting_names(configs: Sequence[str]) -> list[str]:
@@ -118,7 +87,7 @@ def run_grid(runs: Sequence[tuple[str, TrainConfig]], console: Console) -> list[
     for number, (_, config) in enumerate(runs, start=1):
         console.print(f"run {number} of {len(runs)}: {config.run.name}", highlight=False, soft_wrap=True)
         try:
-            folders.append(train_run(config, console).path)
+            folders.append(train(config, console=console).folder)
         except NonFiniteError as error:
             console.print(f"{config.run.name}: {error}", highlight=False, soft_wrap=True)
             failed.append(f"{config.run.name} ({error})")

@@ -1,0 +1,53 @@
+from .analysis.compare import compare
+from .embeddings.embed import embed
+from .embeddings.maps import AllButTheTop, SpectralMap, Whitening
+from .models.config import SVTConfig
+from .models.export import export_hf
+from .models.hf import load_classifier, load_encoder
+from .models.slot import SVTLayer
+from .remedies.tokens import ContraNorm, TokenAllButTheTop, TokenWhitening
+from .run.config import TrainConfig
+from .run.task_model import TaskModel
+from .spectral import measures
+from .spectral.base import SpectralFunction, TokenOperation, static_field
+from .spectral.functions import Average, Identity, Linear, LogShift, SoftDecay, SoftExponential
+from .spectral.registry import get_function, register_function
+from .spectral.transform import svt, svt_and_failures
+from .training.callbacks import Callback
+from .training.train import train
+
+__version__: str
+
+__all__ = [
+    "AllButTheTop",
+    "Average",
+    "Callback",
+    "ContraNorm",
+    "Identity",
+    "Linear",
+    "LogShift",
+    "SVTConfig",
+    "SVTLayer",
+    "SoftDecay",
+    "SoftExponential",
+    "SpectralFunction",
+    "SpectralMap",
+    "TaskModel",
+    "TokenAllButTheTop",
+    "TokenOperation",
+    "TokenWhitening",
+    "TrainConfig",
+    "Whitening",
+    "compare",
+    "embed",
+    "export_hf",
+    "get_function",
+    "load_classifier",
+    "load_encoder",
+    "measures",
+    "register_function",
+    "static_field",
+    "svt",
+    "svt_and_failures",
+    "train",
+]

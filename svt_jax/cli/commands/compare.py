@@ -1,0 +1,102 @@
+"""`eval compare`: compares settings over seeds; trains a grid, or reads finished runs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from svt_jax.cli.options import NO_ROOM, eval_parser, output_folder, path, read_options, show
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+log = logging.getLogger(__name__)
+
+
+def options() -> ArgumentParser:
+    parser = eval_parser(
+        "compare",
+        "Compares settings over seeds: trains a grid, or reads finished runs. With --setting, --section.key VALUE overrides "
+        "every file.",
+    )
+    parser.add_argument(
+        "--config",
+        dest="settings",
+        action="append",
+        help="a setting: one file, or several joined with +; may be given again, the first is the baseline",
+    )
+    parser.add_argument(
+        "--runs", nargs="+", type=path, help="folders that train.py has completed; the first is the baseline's"
+    )
+    parser.add_argument("--seeds", help="seeds of the grid, as in 0,1,2")
+    parser.add_argument("--output", type=path, help="folder of table, CSV and pictures, and of the grid's runs")
+    return parser
+
+
+def run(arguments: list[str], *, started: float) -> None:
+    own, overrides = split_overrides(arguments)
+    chosen = read_options(options(), own, required=("output",))
+    if (chosen.settings is None) == (chosen.runs is None):
+        raise ValueError(
+            "compare needs --config FILE for each setting, or --runs DIR ..., and not both. Correct the command."
+        )
+    if overrides and chosen.runs:
+        raise ValueError(f"{overrides[0]} goes with --config; finished runs have their settings. Leave it out.")
+
+    from rich.table import Table
+
+    from svt_jax.analysis.compare import compare
+    from svt_jax.analysis.comparison_files import table, write_comparison
+    from svt_jax.host import only_warns
+    from svt_jax.run.distributed import is_first
+    from svt_jax.training.grid import grid_configs, run_grid
+    from svt_jax.training.progress import PlainConsole
+    from svt_jax.writing import writing
+
+    output = output_folder(chosen.output)
+    console, runs, names = PlainConsole(), chosen.runs, None
+    if not console.is_terminal:
+        console = PlainConsole(width=120)  # a file is not 80 columns wide, which would cut headers
+    if chosen.settings:
+        if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds or ""):
+            raise ValueError(f"--seeds is {chosen.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
+        seeds = list(dict.fromkeys(int(seed) for seed in chosen.seeds.split(",")))
+        grid = grid_configs(chosen.settings, seeds, overrides, output)
+        runs, names = run_grid(grid, console), [name for name, _ in grid]
+        if not is_first():
+            return
+    elif chosen.seeds:
+        raise ValueError("--seeds goes with --config; the runs of --runs have theirs. Leave it out.")
+    comparison = compare(runs, names)
+    with writing(output, NO_ROOM):
+        paths = write_comparison(comparison, output)
+    for warning in comparison.warnings:
+        log.warning(warning)
+    header, *rows = table(comparison)
+    with only_warns("the table of results"):
+        shown = Table(
+            *header,
+            title=f"{comparison.task}: validation x 100; differences from {comparison.settings[0]}, paired by seed",
+            title_justify="left",
+        )
+        for row in rows:
+            shown.add_row(*row)
+        show(console, [shown], paths)
+
+
+def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The command's own arguments, and those for every config of the grid, which have a dot in their name.
+
+    Example:
+      >>> split_overrides(["--seeds", "0,1", "--svt.alpha", "-0.5", "--output", "out", "--optim.epochs=1"])
+      (['--seeds', '0,1', '--output', 'out'], ['--svt.alpha', '-0.5', '--optim.epochs=1'])
+    """
+    own: list[str] = []
+    overrides: list[str] = []
+    part = own
+    for argument in arguments:
+        if argument.startswith("--"):
+            part = overrides if "." in argument.split("=")[0] else own
+        part.append(argument)
+    return own, overrides

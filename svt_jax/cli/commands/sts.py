@@ -1,0 +1,78 @@
+"""`eval sts`: scores sentence embeddings on similarity, unsupervised."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from svt_jax.cli.options import NO_ROOM, eval_parser, path, read_options, show
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+log = logging.getLogger(__name__)
+
+
+def options() -> ArgumentParser:
+    from svt_jax.embeddings.sts_maps import Post
+
+    parser = eval_parser("sts", "Scores sentence embeddings on semantic textual similarity, without training.")
+    parser.add_argument("--config", help="YAML file of the options below; those on the command line override it")
+    parser.add_argument("--model", type=path, help="folder or hub id of an encoder, with a tokenizer")
+    parser.add_argument("--data", type=path, help="folder with tasks.json and its files")
+    parser.add_argument(
+        "--protocol", default="paper", type=Literal["paper", "honest"], help="what --post is fitted on (default paper)"
+    )
+    parser.add_argument(
+        "--pooling", nargs="+", default=["mean"], help="mean, cls, first_last, or layers as in mean:1,-1"
+    )
+    parser.add_argument("--post", nargs="+", default=["none"], help="none, soft_decay, centered_soft_decay, whitening")
+    parser.add_argument("--alpha", type=float, help=f"for soft_decay (default {Post.alpha})")
+    parser.add_argument("--dim", type=int, help="directions that whitening keeps (default all)")
+    parser.add_argument(
+        "--fit", type=path, help="sentences to fit on with --protocol honest: .txt, .tsv, .csv or .jsonl"
+    )
+    parser.add_argument("--embeddings", type=path, help="file that keeps the embeddings for the next time")
+    parser.add_argument("--max_length", type=int, default=128, help="tokens of a sentence (default 128)")
+    parser.add_argument("--output", type=path, help="JSON file: a table, or a list for several poolings or posts")
+    return parser
+
+
+def run(arguments: list[str], *, started: float) -> None:
+    chosen = read_options(options(), arguments, required=("model", "data", "output"))
+
+    from svt_jax.embeddings.sts import evaluate_sts
+    from svt_jax.embeddings.sts_maps import Post
+    from svt_jax.embeddings.sts_tables import analysis_table, score_table
+    from svt_jax.host import only_warns
+    from svt_jax.training.progress import EncodingProgress, PlainConsole
+    from svt_jax.writing import write_whole
+
+    output, console = Path(chosen.output), PlainConsole()
+    if output.is_dir() or not output.parent.is_dir():
+        raise ValueError(
+            f"--output {output}: allowed is a file in a folder that exists. Make the folder, or correct it."
+        )
+    alpha = Post.alpha if chosen.alpha is None else chosen.alpha
+    posts = [Post(name, alpha, chosen.dim if name == "whitening" else None) for name in chosen.post]
+    if chosen.alpha is not None and not any(post.each_side for post in posts):
+        log.warning("--alpha does nothing: no --post is a SoftDecay. Leave it out.")
+    if chosen.dim is not None and "whitening" not in chosen.post:
+        raise ValueError("--dim is for --post whitening only. Leave it out, or choose that post.")
+    with EncodingProgress(console) as progress:
+        tables = evaluate_sts(
+            chosen.model,
+            chosen.data,
+            protocol=chosen.protocol,
+            poolings=chosen.pooling,
+            posts=posts,
+            fit=chosen.fit,
+            embeddings=chosen.embeddings,
+            max_length=chosen.max_length,
+            progress=progress.begin,
+        )
+    write_whole(output, json.dumps(tables[0] if len(tables) == 1 else tables, indent=2) + "\n", NO_ROOM)
+    with only_warns("the tables of results"):
+        show(console, [score_table(tables), analysis_table(tables)], [output])

@@ -1,0 +1,191 @@
+"""Finds the command, keeps libraries quiet, and turns an error into one line and an exit status.
+
+Exit status: 0 done; 2 bad input or a folder that cannot be written (one line on standard error); 3 a number was not
+finite; 4 another process of the run was lost; 143 stopped by SIGTERM and 130 by Ctrl-C, state saved.
+
+What lies beside finished work, such as the table at its end, only warns. Nothing is imported here that takes long: JAX comes
+with the command that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+
+from svt_jax.errors import BAD_INPUT, PROCESS_LOST, NonFiniteError, StoppedBySignalError, exit_status
+
+_STARTED = time.perf_counter()
+
+EVALUATIONS = {
+    "glue": "score a run, or a classifier, on its task",
+    "sts": "score sentence embeddings on similarity, unsupervised",
+    "compare": "compare settings over seeds: train a grid, or read finished runs",
+    "spectrum": "measure the spectrum of each layer: JSON and pictures",
+    "report": "write report.html from what a run left",
+    "export": "write a run's classifier as a model folder",
+}
+COMMANDS = {"train": "fine-tune an encoder as a config says", "eval": ", ".join(EVALUATIONS)}
+_EXAMPLES = """examples:
+  svt-jax train                                    # the embedded demo
+  svt-jax train --config rte --model.path MODEL --data.source GLUE --svt.function soft_decay
+  svt-jax eval glue --run runs/demo
+  svt-jax COMMAND --help                           # its options"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`svt-jax`: trains or evaluates. Returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        "svt-jax",
+        description="Remedies against token uniformity: singular value transformations for BERT-like encoders.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    chosen, _ = parser.parse_known_args(arguments[:1])
+    if chosen.version:
+        from svt_jax import __version__
+
+        print(__version__)
+        return 0
+    if chosen.command is None:
+        parser.print_help()
+        return 0
+    return train(arguments[1:], "demo") if chosen.command == "train" else evaluate(arguments[1:])
+
+
+def train(arguments: Sequence[str] | None = None, default_config: str | None = None) -> int:
+    """`train.py` and `svt-jax train`: trains as a config says. Returns the exit status.
+
+    Args:
+      arguments: None takes the process's own.
+      default_config: the config where the arguments name neither one nor a model or task.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = any(re.match(r"--(config|model\.path|data\.task|help)\b|-h$", argument) for argument in arguments)
+    if not chosen and default_config is not None:
+        arguments = ["--config", str(default_config), *arguments]
+    return _guarded("train", arguments)
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> int:
+    """`eval.py` and `svt-jax eval`: evaluates a run or a model. Returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser("svt-jax eval", description="Evaluates a run or a model.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, summary in EVALUATIONS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    if arguments[:1] and not arguments[0].startswith("-") and arguments[0] not in EVALUATIONS:
+        _say("error", f"unknown command {arguments[0]!r}; allowed are {', '.join(EVALUATIONS)}. Correct it.")
+        return BAD_INPUT
+    chosen, _ = parser.parse_known_args(arguments[:1])
+    if chosen.command is None:
+        parser.print_help()
+        return BAD_INPUT
+    return _guarded(chosen.command, arguments[1:])
+
+
+def _guarded(command: str, arguments: list[str]) -> int:
+    show_traceback = "--traceback" in arguments
+    arguments = [argument for argument in arguments if argument != "--traceback"]
+    _be_quiet()
+    module = importlib.import_module(f"svt_jax.cli.commands.{command}")
+    if {"-h", "--help"} & set(arguments):
+        module.options().print_help()
+        return 0
+
+    import jax
+    import yaml
+
+    from svt_jax.host import enable_compilation_cache, hide_closed_loops, keep_freed_memory
+    from svt_jax.training.progress import discard_output
+    from svt_jax.training.signals import stop_at_once
+
+    keep_freed_memory()
+    hide_closed_loops()
+    try:
+        enable_compilation_cache()
+        with stop_at_once():
+            module.run(arguments, started=_STARTED)
+        return 0
+    except (ValueError, OSError, yaml.YAMLError, NonFiniteError, StoppedBySignalError) as error:
+        if show_traceback:
+            traceback.print_exc()
+        _say("stopped" if isinstance(error, StoppedBySignalError) else "error", str(error))
+        return exit_status(error)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        first_line = str(error).partition("\n")[0]
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            if show_traceback:
+                traceback.print_exc()
+            _say(
+                "error",
+                f"the memory does not suffice ({first_line}); allowed is what the device holds. Lower optim.batch_size, "
+                "data.eval_batch_size or data.max_length.",
+            )
+            return BAD_INPUT
+        if jax.process_count() == 1:
+            raise
+        _say(
+            "error",
+            f"process {jax.process_index()} of {jax.process_count()} cannot reach the others ({first_line}); a run needs "
+            "all of its processes. See why one stopped, and start all of them again to resume.",
+        )
+        sys.stdout.flush()
+        os._exit(PROCESS_LOST)  # an orderly exit would wait for the process that is lost
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # its reader has gone, or its disk is full
+            discard_output()
+
+
+def _say(kind: str, message: str) -> None:
+    print(f"{kind}: {_one_line(message)}", file=sys.stderr, flush=True)
+
+
+def _be_quiet() -> None:
+    """Libraries' chatter would bury our own lines."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    for name in ("absl", "orbax", "transformers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Orbax logs each of its threads' errors with a traceback; `Checkpoints` raises them as one line
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_heard)
+    # a path that is not text, or a terminal that knows few letters, must not end what it tells of
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+_DEVICES = re.compile(r"GPU|TPU|CUDA|ROCm|[Pp]latform|[Bb]ackend|[Ff]alling back")
+
+
+def _is_heard(record: logging.LogRecord) -> bool:
+    """JAX is heard on errors, and on devices that are there and not used: who pays for a GPU must know."""
+    of_jax = record.name.split(".")[0] == "jax"
+    return not of_jax or record.levelno >= logging.ERROR or bool(_DEVICES.search(record.getMessage()))
+
+
+_LONGEST = 2000
+
+
+def _one_line(text: str) -> str:
+    """The text without line breaks and control characters, and without its middle if it is very long."""
+    text = " ".join(text.split())
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

@@ -1,0 +1,85 @@
+"""What commands share: a parser of options, where their values come from, and how a result is shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svt_jax.run.command_line import make_parser, parse
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from svt_jax.training.progress import PlainConsole
+
+NO_ROOM = "Make room, or choose another --output."
+
+path = os.path.expanduser
+"""The type of an option that is a path, or a hub id: no shell expands --run=~/runs, nor a file's value."""
+
+
+def eval_parser(name: str, description: str) -> ArgumentParser:
+    """The parser of an evaluation's options."""
+    parser = make_parser(f"eval.py {name}", description)
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    return parser
+
+
+def run_or_model(parser: ArgumentParser, *, run: str, model: str) -> None:
+    """Adds --run and --model, of which one must be given, and what goes with only one of them."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=path, help=run)
+    which.add_argument("--model", type=path, help=model)
+    parser.add_argument("--task", help="task for --model; a run knows its own")
+    parser.add_argument("--data.source", type=path, help="overrides the run's data.source")
+    parser.add_argument("--data.max_length", type=int, help="with --model (default 128)")
+    parser.add_argument("--checkpoint", help="with --run: last, best, or a step's number (default last)")
+
+
+def read_options(parser: ArgumentParser, arguments: Sequence[str], required: Sequence[str] = ()) -> Namespace:
+    """The options of a command line, with those of --config files below them.
+
+    Raises:
+      ValueError: for an unknown option or a wrong value, or if a required one is missing; all of them at once.
+    """
+    otherwise = f"allowed is what {parser.prog} --help lists. Correct the command."
+    options = parse(parser, arguments, option_names(parser), otherwise)
+    if missing := [f"--{name}" for name in required if options[name] is None]:
+        raise ValueError(
+            f"{', '.join(missing)} is missing; {parser.prog} needs {', '.join(f'--{name}' for name in required)}. "
+            "Add what is missing."
+        )
+    return options
+
+
+def option_names(parser: ArgumentParser) -> list[str]:
+    """The names of a parser's options, without dashes."""
+    hidden = ("help", "traceback", "config", "print_shtab")
+    return [action.dest for action in parser._actions if action.option_strings and action.dest not in hidden]
+
+
+def check_owner(options: Namespace) -> None:
+    """Refuses what would not be read: options of --model with --run, and of --run with --model."""
+    if options.run and (options.task or options.data.max_length):
+        raise ValueError("--task and --data.max_length go with --model; a run knows its own. Leave them out.")
+    if options.model and options.checkpoint:
+        raise ValueError("--checkpoint goes with --run; a model folder has one set of weights. Leave it out.")
+
+
+def output_folder(name: str) -> Path:
+    """Raises ValueError if --output is a file."""
+    if Path(name).is_file():
+        raise ValueError(f"--output {name} is a file; allowed is a folder, which may not exist yet. Correct it.")
+    return Path(name)
+
+
+def show(console: PlainConsole, tables: Sequence[Any], paths: Sequence[Path]) -> None:
+    """What also stands in files."""
+    for each in tables:
+        console.print(each)
+    for each in paths:
+        print(f"see {each}")
+    sys.stdout.flush()

@@ -1,0 +1,94 @@
+"""The layers of an encoder one after another, where something special is asked of the compiled program or of its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from svt_jax.models.encoder_layer import ALL_TOKENS, EncoderLayer, Transformed
+from svt_jax.spectral.solvers import DECOMPOSITION
+
+Array = jax.Array
+
+
+def through_layers(
+    layers: Sequence[EncoderLayer],
+    x: Array,
+    mask: Array,
+    keys: Array | None,
+    *,
+    remat: bool,
+    scan: bool,
+    first_token_only: bool,
+) -> tuple[list[Array], dict[int, Transformed]]:
+    """Every layer's output, and what each SVT did, by layer number.
+
+    Args:
+      layers: all of an encoder.
+      x: [B, L, D], the embeddings' output.
+      mask: bool[B, L].
+      keys: for dropout, one a layer; None is none.
+      remat, scan: `Encoder`'s settings.
+      first_token_only: the last layer gives the first token only.
+    """
+    states: list[Array] = []
+    transformed: dict[int, Transformed] = {}
+    call = _call_again if remat else _call
+    for start, stop in _loops(layers, scan, first_token_only):
+        key = None if keys is None else keys[start:stop]
+        if stop - start > 1:
+            states += _scan(layers[start:stop], x, mask, key, remat=remat)
+        else:
+            tokens = slice(1) if first_token_only and stop == len(layers) else ALL_TOKENS
+            out, found = call(layers[start], x, mask, None if key is None else nnx.Rngs(dropout=key[0]), tokens)
+            states.append(out)
+            if found is not None:
+                transformed[start] = found
+        x = states[-1]
+    return states, transformed
+
+
+def _call(
+    layer: EncoderLayer, x: Array, mask: Array, rngs: nnx.Rngs | None, tokens: slice = ALL_TOKENS
+) -> tuple[Array, Transformed | None]:
+    return layer(x, mask, tokens=tokens, rngs=rngs)
+
+
+# A layer's inner values are computed again for the gradient, a decomposition is kept.
+_call_again = nnx.remat(_call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=4)
+
+
+def _loops(layers: Sequence[EncoderLayer], scan: bool, last_by_itself: bool) -> list[tuple[int, int]]:
+    """Ranges of layers: those that go into one loop of the compiled program, and the others one by one."""
+    loops: list[tuple[int, int]] = []
+    for n, layer in enumerate(layers):
+        by_itself = last_by_itself and n == len(layers) - 1
+        if scan and not by_itself and n and layer.svt is None and layers[n - 1].svt is None:
+            loops[-1] = (loops[-1][0], n + 1)
+        else:
+            loops.append((n, n + 1))
+    return loops
+
+
+def _scan(layers: Sequence[EncoderLayer], x: Array, mask: Array, keys: Array | None, *, remat: bool) -> list[Array]:
+    """Each layer's output from one loop, compiled once for all of them.
+
+    Weights are stacked at each call, unless the layers share them.
+    """
+    call = _call_again if remat else _call
+    graphdef, first = nnx.split(layers[0])
+    shared = all(layer.attention is layers[0].attention for layer in layers)
+    rest = [nnx.state(layer) for layer in layers[1:]]
+    stacked = None if shared else jax.tree.map(lambda *leaves: jnp.stack(leaves), first, *rest)
+
+    def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, Array]:
+        state, key = item
+        layer = nnx.merge(graphdef, first if state is None else state)
+        x, _ = call(layer, x, mask, None if key is None else nnx.Rngs(dropout=key))
+        return x, x
+
+    _, states = jax.lax.scan(body, x, (stacked, keys), length=len(layers))
+    return list(states)

@@ -1,0 +1,56 @@
+"""The task that a config names, its examples, and their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from svt_jax.data import demo
+from svt_jax.data.custom import custom_task, find_classes, load_custom
+from svt_jax.data.glue import TASKS, Examples, Split, Task, load_examples
+from svt_jax.data.token_cache import cached_tokens
+from svt_jax.data.tokenizer import Tokens
+from svt_jax.models.config import EncoderConfig
+from svt_jax.run.config import DataConfig
+
+
+def find_task(config: DataConfig, classes: Sequence[str] | None = None) -> Task:
+    """The config's task.
+
+    Args:
+      config: names it.
+      classes: of a custom task, as a run has saved them; None takes the config's, or those of the training file.
+    Raises:
+      ValueError: if there is no such task, or a custom task's training file does not give its classes.
+    """
+    if config.task == "custom":
+        assert config.text_columns is not None, "DataConfig has checked it"
+        assert config.label_column is not None, "DataConfig has checked it"
+        if config.labels == "regression":
+            return custom_task(config.text_columns, config.label_column, None)
+        labels = config.labels or classes or find_classes(config.source, config.label_column)
+        return custom_task(config.text_columns, config.label_column, [str(name) for name in labels])
+    tasks = {"demo": demo.TASK, **TASKS}
+    if config.task not in tasks:
+        raise ValueError(f"data.task is {config.task!r}; allowed are {', '.join(tasks)}, custom. Correct the name.")
+    return tasks[config.task]
+
+
+def load_split(task: Task, config: DataConfig, split: Split) -> Examples:
+    """The examples of a split of the config's task."""
+    if config.task == "demo":
+        return demo.load_demo(split)
+    if config.task == "custom":
+        return load_custom(task, config.source, split)
+    return load_examples(task, config.source, split)
+
+
+def load_tokens(task: Task, config: DataConfig, tokenizer: Any, encoder: EncoderConfig, split: Split) -> Tokens:
+    """The token arrays of a split, no longer than the model allows."""
+    if config.max_length > encoder.max_tokens and config.task != "demo":
+        raise ValueError(
+            f"data.max_length is {config.max_length} and the model has {encoder.max_tokens} positions. "
+            "Choose a smaller data.max_length."
+        )
+    length = min(config.max_length, encoder.max_tokens)
+    return cached_tokens(load_split(task, config, split), tokenizer, length, encoder.pad_token_id)

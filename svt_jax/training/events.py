@@ -1,0 +1,75 @@
+"""Events for TensorBoard, which lie beside a run: where they cannot be written the run goes on, with one warning."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 120
+
+
+class Events:
+    """Writes scalars and histograms to a new event file.
+
+    The `SummaryWriter` of tensorboardX writes in a thread, which a full disk kills: ten events later its queue is full,
+    and training would wait for it for ever.
+
+    Args:
+      folder: made if it does not exist.
+      start_step: of a run that resumes: what is there of later steps is hidden.
+    """
+
+    def __init__(self, folder: Path, start_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        self._folder, self._event, self._flushed = folder, event_pb2.Event, time.monotonic()
+        self._writer: Any = None
+        with self._warning():
+            folder.mkdir(exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"))
+            if start_step:
+                started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+                self._write(start_step + 1, session_log=started)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        from tensorboardX.summary import scalar
+
+        self._write(step, summary=scalar(name, value))
+
+    def add_histogram(self, name: str, values: Any, step: int) -> None:
+        import numpy as np
+        from tensorboardX.summary import histogram
+
+        self._write(step, summary=histogram(name, np.asarray(values), "auto"))
+
+    def close(self) -> None:
+        with self._warning():
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def _write(self, step: int, **content: Any) -> None:
+        with self._warning():
+            if self._writer is not None:
+                self._writer.write_event(self._event(step=step, wall_time=time.time(), **content))
+                if time.monotonic() > self._flushed + _FLUSH_SECONDS:
+                    self._writer.flush()
+                    self._flushed = time.monotonic()
+
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            broken, self._writer = self._writer, None
+            with contextlib.suppress(OSError):
+                if broken is not None:
+                    broken.close()
+            log.warning("no more events for TensorBoard: %s cannot be written (%s)", self._folder, error.strerror)

@@ -1,0 +1,161 @@
+"""All that a run needs, in order, from its config. A config at fault raises here and leaves no folder behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from svt_jax.data.batching import TrainingBatches, training_buckets
+from svt_jax.data.glue import Split
+from svt_jax.data.shards import rows_here
+from svt_jax.data.tokenizer import Tokens
+from svt_jax.evaluation.glue import Evaluator
+from svt_jax.evaluation.probe import Probe
+from svt_jax.mesh import batch_sharding, check_batch, make_mesh
+from svt_jax.run import distributed
+from svt_jax.run import folder as run_folder
+from svt_jax.run.checkpoint import Checkpoints, TrainState
+from svt_jax.run.config import TrainConfig
+from svt_jax.run.folder import RunFolder
+from svt_jax.run.manifest import ID_LETTERS, make_manifest
+from svt_jax.run.task_model import TaskModel
+from svt_jax.training.optimizer import check_sizes, learning_rate_schedule, make_optimizer
+from svt_jax.training.step import jit_step, state_shardings
+from svt_jax.training.used_embeddings import UsedEmbeddings, trained_part, used_embeddings
+
+
+@dataclasses.dataclass
+class Experiment:
+    """What a run needs; `loop.train` runs it.
+
+    Attributes:
+      config: as given.
+      folder: where it writes.
+      model: with the weights that training starts from, whose buffers are donated to the first step; without weights if
+        there is a checkpoint to go on from.
+      batches: the endless stream of training batches.
+      lengths: int[N], real tokens of each training example.
+      num_steps, steps_per_epoch: of the run; it may stop before (`optim.stop_after_worse`).
+      schedule: the learning rate by step.
+      used: rows of the word embeddings that training can change; None is all.
+      init_optimizer: params -> the optimizer's state, on the mesh.
+      shardings: of the state.
+      step: the jitted step (state, batch, seed, number) -> (state, metrics).
+      evaluators: by split.
+      probe: of the validation split.
+      checkpoints: in the folder.
+      lock: on the folder; None in processes that do not write.
+      started: when the run was asked for, as time.perf_counter() has it.
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    model: TaskModel
+    batches: TrainingBatches
+    lengths: np.ndarray
+    num_steps: int
+    steps_per_epoch: int
+    schedule: optax.Schedule
+    used: UsedEmbeddings | None
+    init_optimizer: Any
+    shardings: TrainState
+    step: Any
+    evaluators: dict[Split, Evaluator]
+    probe: Probe
+    checkpoints: Checkpoints
+    lock: Any
+    started: float
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of a step."""
+        return self.config.optim.batch_size * self.config.optim.accumulate
+
+
+def setup(config: TrainConfig, started: float | None = None) -> Experiment:
+    """Reads the model and the data, plans the run, and takes its folder.
+
+    Args:
+      config: of the run.
+      started: when it was asked for, as time.perf_counter() has it; None is now.
+
+    Raises:
+      ValueError: if the config asks for what cannot be, or the folder holds another run or is in use.
+    """
+    started = time.perf_counter() if started is None else started
+    folder = run_folder.run_path(config)
+    distributed.on_first(run_folder.find_run, config)
+
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    batch_size = config.optim.batch_size * config.optim.accumulate
+    check_batch(mesh, "optim.batch_size", config.optim.batch_size)
+    check_batch(mesh, "data.eval_batch_size", config.data.eval_batch_size)
+
+    model = TaskModel.outline(config, mesh)
+    assert model.task is not None, "a config names one"
+    tokens = {split: model.tokens(split) for split in ("train", *model.task.parts("validation"))}
+    train_tokens = tokens["train"]
+    if not distributed.agree(folder.has_checkpoint):  # or the checkpoint has them
+        model = model.with_weights(config)
+
+    steps_per_epoch = -(-len(train_tokens) // batch_size)
+    num_steps = min(config.optim.epochs * steps_per_epoch, config.optim.max_steps or 2**62)
+    check_sizes(config.optim, len(train_tokens), num_steps)
+    batches = _batches(config, model, train_tokens, num_steps)
+
+    optimizer = make_optimizer(config.optim, num_steps)
+    used = used_embeddings(train_tokens, model.encoder, config.optim)
+    shardings = state_shardings(model, optimizer)
+    step = jit_step(model, optimizer, shardings, accumulate=config.optim.accumulate, used=used)
+    init_optimizer = jax.jit(
+        lambda params: optimizer.init(trained_part(params, used)), out_shardings=shardings.optimizer
+    )
+
+    held_out = {split: each for split, each in tokens.items() if split != "train"}
+    evaluators = {split: Evaluator(model, each, config.data.eval_batch_size) for split, each in held_out.items()}
+    probe = Probe(model, tokens["validation"])
+
+    manifest = make_manifest(config, mesh, model.weights, model.task, tokens)
+    lock = distributed.on_first(run_folder.create, folder, config, manifest, model.encoder, model.tokenizer)
+    run_id = distributed.from_first(distributed.on_first(run_folder.read_id, folder), ID_LETTERS)
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep, run=run_id)
+    return Experiment(
+        config=config,
+        folder=folder,
+        model=model,
+        batches=batches,
+        lengths=train_tokens.lengths,
+        num_steps=num_steps,
+        steps_per_epoch=steps_per_epoch,
+        schedule=learning_rate_schedule(config.optim, num_steps),
+        used=used,
+        init_optimizer=init_optimizer,
+        shardings=shardings,
+        step=step,
+        evaluators=evaluators,
+        probe=probe,
+        checkpoints=checkpoints,
+        lock=lock,
+        started=started,
+    )
+
+
+def _batches(config: TrainConfig, model: TaskModel, tokens: Tokens, num_steps: int) -> TrainingBatches:
+    batch_size = config.optim.batch_size * config.optim.accumulate
+    positions, grouped = model.encoder.max_tokens, config.data.group_by_length
+    buckets = config.data.buckets
+    if buckets == "auto":
+        buckets = training_buckets(
+            tokens.lengths, batch_size, num_steps, model.encoder.hidden_size, group_by_length=grouped, longest=positions
+        )
+    elif max(buckets) > positions:
+        raise ValueError(
+            f"data.buckets is {buckets} and the model has {positions} positions. Leave the longer ones out."
+        )
+    here = rows_here(batch_sharding(model.mesh), batch_size)
+    return TrainingBatches(tokens, batch_size, config.run.seed, sorted(buckets), here, group_by_length=grouped)

@@ -1,0 +1,43 @@
+"""Writing files so that an error names the file and says what to do, and leaves no half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class WriteError(OSError):
+    """A file could not be written. The message names it, and ends with what to do."""
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str) -> Iterator[None]:
+    """Around what writes a file or a folder; an error that says nothing of it becomes a WriteError."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(f"{path} could not be written ({error.strerror or error}). {advice}") from error
+
+
+def write_whole(path: Path, text: str, advice: str = "Make room, and start the same command again.") -> None:
+    """Writes a whole file or nothing.
+
+    Raises:
+      WriteError: with the advice.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path, advice):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise

@@ -1,0 +1,165 @@
+"""Callbacks: what they are told and when; a run from Python; evaluation and early stopping by steps."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import svt_jax
+from svt_jax.data.demo import TASK
+from svt_jax.run.folder import RunFolder
+from svt_jax.training import progress
+from svt_jax.training.progress import PlainConsole
+from svt_jax.training.results import worse_in_a_row
+from svt_jax.training.train import train
+
+DEMO = {"model": {"path": "demo"}, "data": {"task": "demo"}, "svt": {"function": "soft_decay"}}
+
+
+def config(folder, name="run", **sections):
+    run = {"name": name, "output_dir": str(folder)}
+    return {**DEMO, "run": run, "log": {"every_steps": 2, **sections.pop("log", {})}, **sections}
+
+
+class Told(svt_jax.Callback):
+    """Everything that a callback is told, in order."""
+
+    def __init__(self):
+        self.events = []
+
+    def on_start(self, run):
+        self.run = run
+        self.events.append(("start", run.step))
+
+    def on_log(self, step, metrics):
+        assert metrics["step"] == step
+        self.events.append(("log", step))
+
+    def on_evaluate(self, step, scores):
+        assert set(scores["validation"]) == {"accuracy", "f1"}
+        self.events.append(("evaluate", step))
+
+    def on_spectrum(self, step, reading):
+        self.events.append(("spectrum", step))
+
+    def on_checkpoint(self, step):
+        self.events.append(("checkpoint", step))
+
+    def on_end(self, results):
+        assert (self.run.folder / "results.json").is_file()
+        self.events.append(("end", results["steps"]))
+
+    def close(self):
+        self.events.append(("close", None))
+
+
+class OnlyLosses:
+    """No subclass, and one method."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_log(self, step, metrics):
+        self.losses.append(metrics["loss"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    told, losses = Told(), OnlyLosses()
+    values = config(tmp_path_factory.mktemp("runs"), optim={"max_steps": 5}, log={"evaluate_every_steps": 2})
+    return svt_jax.train(values, callbacks=[told, losses]), told, losses
+
+
+def test_a_run_from_python_has_folder_results_and_config(finished):
+    run, _, _ = finished
+    assert isinstance(run.folder, Path)
+    assert run.results == json.loads((run.folder / "results.json").read_text())
+    assert (run.results["steps"], run.config.optim.max_steps, run.state) == (5, 5, None)
+    assert run.results["train"]["time_to_first_step_s"] > run.results["train"]["compile_time_s"] / 2
+    assert run.results["platform"] == {"name": "cpu", "kind": "cpu", "devices": 8}
+    assert (run.folder / "report.html").is_file()
+
+
+def test_callbacks_are_told_everything_in_the_order_in_which_it_happens(finished):
+    _, told, losses = finished
+    assert told.events == [
+        ("start", 0),
+        *(("log", 2), ("evaluate", 2), ("checkpoint", 2)),
+        *(("log", 4), ("evaluate", 4), ("checkpoint", 4)),
+        *(("log", 5), ("evaluate", 5), ("spectrum", 5), ("checkpoint", 5)),
+        *(("end", 5), ("close", None)),
+    ]
+    assert len(losses.losses) == 3
+
+
+def test_evaluations_come_by_steps_and_after_the_last(finished):
+    run, _, _ = finished
+    assert [each["step"] for each in run.results["evaluations"]] == [2, 4, 5]
+
+
+def test_a_complete_run_is_returned_as_it_is(finished):
+    run, _, _ = finished
+    told = Told()
+    again = svt_jax.train(run.config, callbacks=[told])
+    assert (again.results, again.folder, again.step) == (run.results, run.folder, 5)
+    assert told.events == []
+
+
+def test_a_run_stops_after_evaluations_without_a_better_score_and_a_resumed_one_stops_there_too(tmp_path):
+    settings = {
+        "optim": {"max_steps": 40, "stop_after_worse": 1, "learning_rate": 1e-7},  # which changes no answer
+        "log": {"evaluate_every_steps": 2},
+    }
+    run = svt_jax.train(config(tmp_path, **settings))
+    assert run.results["steps"] == 4
+    assert [each["step"] for each in run.results["evaluations"]] == [2, 4]
+    assert [line["step"] for line in RunFolder(run.folder).read_metrics()] == [2, 4]
+    for name in ("results.json", "report.html"):  # as if it had been killed between its last checkpoint and its results
+        (run.folder / name).unlink()
+    told = Told()
+    again = svt_jax.train(config(tmp_path, **settings), callbacks=[told])
+    assert [kind for kind, _ in told.events] == ["start", "end", "close"]
+    without_times = lambda results: {key: value for key, value in results.items() if key not in ("train", "evaluation")}
+    assert without_times(again.results) == without_times(run.results)
+
+
+def test_evaluations_since_the_best_are_counted():
+    count = lambda *scores: worse_in_a_row(
+        TASK, [{"step": n, "metrics": {"accuracy": score}} for n, score in enumerate(scores)]
+    )
+    assert (count(), count(0.5), count(0.5, 0.6), count(0.6, 0.5, 0.6), count(0.4, 0.6, 0.5)) == (0, 0, 0, 2, 1)
+
+
+def test_where_the_output_is_piped_a_line_tells_loss_rate_and_time_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_MINUTE", 0.0)
+    train(svt_jax_config(tmp_path), console=PlainConsole(width=200))
+    out = capsys.readouterr().out
+    assert "step 1/2  loss 0." in out
+    assert " examples/s  left 0:00:" in out
+
+
+def svt_jax_config(folder):
+    return config(folder, optim={"max_steps": 2})
+
+
+def test_weights_and_biases_gets_the_numbers_of_a_run_offline(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logged, init = [], wandb.init
+
+    def spy(**settings):
+        run = init(**settings)
+        log = run.log
+        monkeypatch.setattr(run, "log", lambda numbers, step: (logged.append((step, numbers)), log(numbers, step=step)))
+        return run
+
+    monkeypatch.setattr(wandb, "init", spy)
+    run = svt_jax.train(config(tmp_path, optim={"max_steps": 2}, log={"wandb": True}))
+    names = {name for _, numbers in logged for name in numbers}
+    assert {"train/loss", "alpha/layer_1", "validation/accuracy", "spectrum_skewness/layer_1_output"} <= names
+    assert {step for step, _ in logged} == {2}
+    offline = [path for path in (run.folder / "wandb").iterdir() if path.name.startswith("offline-run")]
+    assert len(offline) == 1
+    assert any(path.suffix == ".wandb" and path.stat().st_size for path in offline[0].iterdir()), os.listdir(offline[0])

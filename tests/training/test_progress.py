@@ -1,0 +1,61 @@
+"""What a person sees: names as they are, what the run is on, and no harm where nobody reads."""
+
+import io
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from svt_jax.mesh import make_mesh
+from svt_jax.run.distributed import describe
+from svt_jax.training import progress
+from svt_jax.training.clock import Clock
+from svt_jax.training.progress import PlainConsole, TrainingProgress, results_table
+
+NAME = "runs/[/b]/[red]:smile:"
+
+
+def test_names_are_shown_as_they_are():
+    shown = io.StringIO()
+    console = PlainConsole(file=shown, width=100)
+    console.print(f"resuming {NAME}")
+    console.print(results_table(f"demo: {NAME}", [("best", NAME)]))
+    assert shown.getvalue().count(NAME) == 3
+
+
+def started(console):
+    bar = TrainingProgress(console, enabled=True)
+    run = SimpleNamespace(step=0, num_steps=3, steps_per_epoch=2, clock=Clock(), folder="runs/a")
+    with jax.set_mesh(make_mesh()):
+        bar.on_start(run)
+    return bar
+
+
+def test_a_bars_note_is_shown_as_it_is():
+    shown = io.StringIO()
+    bar = started(PlainConsole(file=shown, width=150, force_terminal=True))
+    bar.on_busy("measuring [/b]")
+    bar.close()
+    assert "measuring [/b]" in shown.getvalue()
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device")])
+def test_training_goes_on_where_its_output_cannot_be_written(monkeypatch, caplog, error):
+    class Broken(io.StringIO):
+        def write(self, _):
+            raise error
+
+    discarded = []
+    monkeypatch.setattr(progress, "discard_output", lambda: discarded.append(1))
+    bar = started(PlainConsole(file=Broken()))
+    for step in (1, 2):
+        bar.on_evaluate(step, {"validation": {"accuracy": 0.5}})
+    bar.close()
+    assert len(caplog.messages) == len(discarded) == 1
+    assert "nothing more is shown" in caplog.messages[0]
+
+
+def test_platform_devices_processes_and_mesh_are_one_line():
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"))
+    assert describe(mesh) == "platform cpu, 8 devices (cpu), 1 process; mesh data 4, tensor 2"
+    assert describe(jax.make_mesh((1,), ("data",))) == "platform cpu, 1 device (cpu), 1 process; mesh data 1"
