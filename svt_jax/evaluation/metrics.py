@@ -7,19 +7,38 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics as sk
 
 from svt_jax.errors import NonFiniteError
 
 log = logging.getLogger(__name__)
 
+
+def _of_scikit_learn(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    def metric(labels: np.ndarray, predictions: np.ndarray) -> float:
+        from sklearn import metrics  # here, for it takes a second to import
+
+        return float(getattr(metrics, name)(labels, predictions))
+
+    return metric
+
+
+def _of_scipy(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    def correlation(labels: np.ndarray, predictions: np.ndarray) -> float:
+        from scipy import stats
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+            return float(getattr(stats, name)(labels, predictions).statistic)
+
+    return correlation
+
+
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": sk.accuracy_score,
-    "f1": sk.f1_score,
-    "matthews_correlation": sk.matthews_corrcoef,
-    "pearson": lambda labels, predictions: stats.pearsonr(labels, predictions).statistic,
-    "spearmanr": lambda labels, predictions: stats.spearmanr(labels, predictions).statistic,
+    "accuracy": _of_scikit_learn("accuracy_score"),
+    "f1": _of_scikit_learn("f1_score"),
+    "matthews_correlation": _of_scikit_learn("matthews_corrcoef"),
+    "pearson": _of_scipy("pearsonr"),
+    "spearmanr": _of_scipy("spearmanr"),
 }
 """By name, of (labels, predictions); each lies in [-1, 1]."""
 
@@ -59,9 +78,7 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
             log.warning("%s is undefined (%s): reported as 0", name, why)
             result[name] = 0.0
             continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-            result[name] = float(METRICS[name](labels, predictions))
+        result[name] = METRICS[name](labels, predictions)
     return result
 
 

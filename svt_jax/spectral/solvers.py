@@ -24,6 +24,7 @@ lowered for a TPU where there is none.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -221,7 +222,12 @@ def _one_by_one(decomposition: Callable[[Array], Any], x: Array) -> Any:
 
 @functools.cache
 def _one_blas_thread() -> None:
-    """Holds the OpenBLAS that jaxlib calls (SciPy's own copy) to one thread; NumPy's and others' are left alone."""
+    """Holds the OpenBLAS that jaxlib calls (SciPy's own copy) to one thread; NumPy's and others' keep theirs.
+
+    For the whole process, and until it ends; SVT_JAX_BLAS_THREADS=keep prevents it.
+    """
+    if os.environ.get("SVT_JAX_BLAS_THREADS") == "keep":
+        return
     import scipy.linalg  # noqa: F401  (loads the library that jaxlib will call)
     from threadpoolctl import ThreadpoolController
 

@@ -58,6 +58,9 @@ def svt(
 ) -> Array:
     """Transforms the singular values of each token matrix.
 
+    On a CPU the first call holds SciPy's OpenBLAS, which decomposes, to one thread: its threads fight with XLA's. That lasts as
+    long as the process; the environment variable SVT_JAX_BLAS_THREADS=keep prevents it.
+
     Args:
       x: float[..., L, D], finite where `mask` is true.
       function: the spectral function, or a token operation (`remedies`) to apply instead; differentiable in its parameters.
