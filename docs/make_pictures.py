@@ -15,7 +15,7 @@ INK, BLUE, ORANGE, GREEN = (
     "#0072B2",
     "#D55E00",
     "#009E73",
-)  # told apart in colour blindness, and by their dashes
+)  # colour-blind readers can tell them apart, also by their dashes
 
 
 def functions_and_spectrum() -> Figure:
@@ -43,7 +43,7 @@ def functions_and_spectrum() -> Figure:
     left.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.09), fontsize=8)
 
     key = jax.random.key(0)
-    tokens = 1.5 + jax.random.normal(key, (32, 64)) * jnp.geomspace(1.5, 0.05, 64)  # a common part, and a falling tail
+    tokens = 1.5 + jax.random.normal(key, (32, 64)) * jnp.geomspace(1.5, 0.05, 64)  # a common part and a falling tail
     before = np.linalg.svd(np.asarray(tokens, np.float64), compute_uv=False)
     place = np.arange(1, len(before) + 1)
     right.plot(place, before, "o", color=INK, markersize=4, label="before")

@@ -1,7 +1,7 @@
 """Prints the tables of scores.md from scores/runs.json: python docs/make_scores.py
 
-`--add FOLDER` first takes the finished runs under a folder into it: those of train.py (or of `eval.py compare`), and the JSON
-files of benchmarks.glue_scores.
+`--add FOLDER` first adds the finished runs under a folder: those of train.py (or `eval.py compare`), and the JSON
+files that benchmarks.glue_scores writes.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def found(folder: Path) -> list[dict[str, Any]]:
 
 
 def scores(runs: list[dict[str, Any]]) -> dict[tuple[str, str, str, str], dict[int, float]]:
-    """Score x 100 by seed, of each (task, by, device, setting)."""
+    """Score x 100 by seed, for each (task, by, device, setting)."""
     out: dict[tuple[str, str, str, str], dict[int, float]] = {}
     for task, metric in METRICS.items():
         for run in runs:
@@ -74,7 +74,7 @@ def scores(runs: list[dict[str, Any]]) -> dict[tuple[str, str, str, str], dict[i
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """A row for each task, side, device and setting, with the difference from its plain runs by seed."""
+    """A row for each task, side, device and setting. It shows the difference from the plain runs by seed."""
     by_setting = scores(runs)
     lines = [
         "| task | | on | setting | seeds | scores | mean ± std | difference from plain, by seed | p |",

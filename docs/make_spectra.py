@@ -1,6 +1,6 @@
-"""Draws the pictures of spectra.md and prints its tables, from the readings beside them: python docs/make_spectra.py
+"""Draws the pictures of spectra.md and prints its tables from the readings beside them: python docs/make_spectra.py
 
-A reading is the spectrum.json of `eval.py spectrum`; how they were made is in spectra.md.
+A reading is the spectrum.json of `eval.py spectrum`; spectra.md says how the readings were made.
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from svt_jax.analysis import plots
 
 HERE = Path(__file__).parent
-READINGS = {  # name in the pictures, by file
+READINGS = {  # file -> name in the pictures
     "pretrained": "pretrained",
     "plain": "fine-tuned",
     "soft_decay": "fine-tuned with SoftDecay",

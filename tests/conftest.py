@@ -1,4 +1,4 @@
-"""Environment of every test: eight simulated devices, a compilation cache, marks that skip with a word."""
+"""Environment of every test: eight simulated devices, a compilation cache, marks that skip with a reason."""
 
 import collections
 import functools
@@ -11,11 +11,11 @@ from pathlib import Path
 # Before JAX starts. On jax 0.10 a batched LAPACK call of reference code in a test can hang a small thread pool.
 os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Most of the time goes into compiling programs that run once: a third less without the optimizations. And many tests
-# compile the same programs, in several worker processes.
+# Most of the time goes into compiling programs that run once; without the optimizations it takes a third less. Many
+# tests compile the same programs, in several worker processes.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"))
-# Not the user's: and what one test has tokenised, another one finds.
+# Not the user's cache; what one test has tokenised, another test finds.
 os.environ.setdefault("SVT_JAX_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "svt_jax"))
 
 import jax
@@ -61,10 +61,10 @@ _LONGEST = (
 
 
 def _longest_first(items: list[pytest.Item]) -> None:
-    """Files that take long come first: at the end, one of them would keep one core while the other has nothing to do.
+    """Puts slow files first: at the end, one of them would keep one core busy while the other is idle.
 
-    Of the rest those with many tests, as pytest-xdist orders them. (By itself it takes the longest of ours, whose slow
-    tests are one or two, last.)
+    The rest are ordered by number of tests, as in pytest-xdist. (By itself it starts our slowest files last, since they
+    have only one or two slow tests.)
     """
     numbers = collections.Counter(item.path for item in items)
     place = {name: n for n, name in enumerate(_LONGEST)}
@@ -72,7 +72,7 @@ def _longest_first(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what cannot run here, with the reason; in CI, where everything must be there, that is an error instead."""
+    """Skips what cannot run here, with the reason; in CI, where everything must be there, raises an error instead."""
     _longest_first(items)
     for item in items:
         for name, (present, reason) in _NEEDS.items():
@@ -84,13 +84,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of reference data and goldens."""
+    """The folder of reference data and golden arrays."""
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, np.ndarray]]:
-    """Reads a file of goldens by its name, whole: an npz that stays open is a warning, and warnings are errors."""
+    """Reads a whole golden file by its name: an npz that stays open is a warning, and warnings are errors."""
 
     @functools.cache
     def read(name: str) -> dict[str, np.ndarray]:

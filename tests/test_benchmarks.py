@@ -1,4 +1,4 @@
-"""The PyTorch side of the benchmarks computes what ours does, and the GLUE benchmarks run and resume."""
+"""The benchmarks' PyTorch side computes the same as ours, and the GLUE benchmarks run and resume."""
 
 import dataclasses
 import itertools
@@ -111,9 +111,9 @@ def test_scores_are_written_once_for_each_variant_and_seed(model, source, tmp_pa
         assert 0 <= result["metrics"]["accuracy"] <= 1
         assert result["train"]["examples_per_second"] > 0
     assert results[0]["alpha"] is None
-    assert 0 < abs(results[1]["alpha"] + 0.2) < 2e-4  # it is trained, two steps at 5e-5
+    assert 0 < abs(results[1]["alpha"] + 0.2) < 2e-4  # alpha is trained: two steps at 5e-5
     first = glue_scores.fine_tune(model, str(source), "rte", "plain", 0, max_steps=2)
-    assert first["evaluations"] == results[0]["evaluations"]  # seeded
+    assert first["evaluations"] == results[0]["evaluations"]  # the seed fixes them
 
 
 def test_the_glue_benchmark_measures_both_sides(model, source, tmp_path, monkeypatch, capsys):
@@ -167,7 +167,7 @@ def test_a_turn_counts_the_examples_of_its_chunk_and_the_others_follow():
 
     def other():
         order.append("other")
-        Run.clock.training_seconds += 100.0  # the run's clock goes on meanwhile
+        Run.clock.training_seconds += 100.0  # advances the run's clock meanwhile
 
     turns = InTurns(Run, [other], chunk=3, turns=2)
     stream = turns.from_batch(5)
@@ -202,4 +202,4 @@ def test_the_benchmark_of_scaling_runs(monkeypatch, capsys):
     one, two = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     assert one["sent"] == {}
     assert two["sent"].keys() == {"data"}
-    assert two["flops"] == pytest.approx(one["flops"], rel=0.01)  # of each device, with as many examples
+    assert two["flops"] == pytest.approx(one["flops"], rel=0.01)  # per device, with the same number of examples

@@ -1,4 +1,4 @@
-"""The guard of `benchmarks.counts`: no count of the compiled programs rose against the committed ones."""
+"""The guard of `benchmarks.counts`: no count of the compiled programs exceeds the committed one."""
 
 import dataclasses
 import json

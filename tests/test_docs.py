@@ -1,4 +1,4 @@
-"""The documentation is true: pages that are made from the code are as the code makes them; links lead somewhere."""
+"""The documentation is true: pages made from the code are up to date, and links lead somewhere."""
 
 import importlib.util
 import json

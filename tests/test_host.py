@@ -1,4 +1,4 @@
-"""What `svt_jax.host` sets: that the allocator keeps memory, and that options reach the compiler only where it knows them."""
+"""`svt_jax.host`: the allocator keeps memory, and options reach the compiler only if it knows them."""
 
 import platform
 import subprocess
@@ -40,7 +40,7 @@ def test_freed_memory_is_not_mapped_again():
 
     pages = 4 * 100_000_000 // 4096
     assert faults("keep") < pages / 100
-    assert faults("default") > pages / 2  # or there is nothing to keep
+    assert faults("default") > pages / 2  # without these there is nothing to keep
 
 
 def test_an_option_of_another_version_is_left_out(monkeypatch):
@@ -52,7 +52,7 @@ def test_an_option_of_another_version_is_left_out(monkeypatch):
 
 @pytest.mark.parametrize(("platform", "options"), [("gpu", {"xla_gpu_enable_triton_gemm": False}), ("tpu", {})])
 def test_each_platform_has_its_options(platform, options, monkeypatch):
-    """XLA knows the options of all platforms everywhere, so that a misspelt one would be left out here too."""
+    """XLA knows every platform's options on every platform, so it would also leave out a misspelt one here."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     host.compiler_options.cache_clear()
     assert host.compiler_options("training") == host.compiler_options("inference") == options
@@ -61,7 +61,7 @@ def test_each_platform_has_its_options(platform, options, monkeypatch):
 
 @pytest.fixture
 def default_cache(monkeypatch):
-    """The folder of compiled programs is ours to choose, as for a user; afterwards it is the tests' own again."""
+    """Lets our code choose the compilation cache's folder, as for a user; restores the tests' own afterwards."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -77,7 +77,7 @@ def test_without_a_home_folder_caches_last_as_long_as_the_process(monkeypatch, c
 
     monkeypatch.setattr(host.Path, "home", staticmethod(no_home))
     host._folder_of_this_process.cache_clear()
-    assert cli.evaluate(["glue", "--run", "none"]) == 2  # for there is no such run
+    assert cli.evaluate(["glue", "--run", "none"]) == 2  # there is no such run
     assert host.cache_folder().is_dir()
     assert host.cache_folder() == host.cache_folder()
     (warning,) = caplog.messages
@@ -95,7 +95,7 @@ def test_a_cache_folder_that_cannot_be_made_is_one_warning(monkeypatch, caplog, 
     (warning,) = caplog.messages
     assert "compiled programs are not kept" in warning
     assert jax.config.jax_compilation_cache_dir is None
-    assert jax.config.jax_persistent_cache_min_compile_time_secs > 1e6  # or JAX warns for each program
+    assert jax.config.jax_persistent_cache_min_compile_time_secs > 1e6  # otherwise JAX warns for each program
 
 
 def test_what_lies_beside_the_work_only_warns(caplog):

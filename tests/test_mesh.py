@@ -1,4 +1,4 @@
-"""The mesh and the shardings: what fits, what is an error with both numbers, and the committed spec of every parameter."""
+"""The mesh and the shardings: what fits, errors with both numbers, and the committed spec of every parameter."""
 
 import dataclasses
 import functools
@@ -42,14 +42,14 @@ def mesh_of(config: MeshConfig):
 
 @functools.cache
 def parameters(family="bert", svt=SVT):
-    """A model, abstract, on one device."""
+    """An abstract model on one device."""
     config = EncoderConfig.from_hf(tiny.fields(family, **SIZES))
     make = functools.partial(random_classifier, config, svt, 2, dtype="float32", seed=0)
     return TaskModel.of(nnx.eval_shape(make), mesh_of(MeshConfig(data=1)))
 
 
 def specs(config: MeshConfig) -> dict[str, dict[str, str]]:
-    """Of every parameter of every family: its spec, and the shape of a device's part."""
+    """For every parameter of every family: its spec, and the shape of a device's shard."""
     found = {}
     mesh = mesh_of(config)
     for family in FAMILIES:
@@ -72,7 +72,7 @@ def test_the_mesh_takes_all_devices():
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_parameter_has_the_committed_spec(mesh):
-    """After a change that is meant: `python -m tests.training.test_sharding` writes the file anew."""
+    """After an intended change, `python -m tests.test_mesh` writes the file again."""
     assert specs(MESHES[mesh]) == json.loads(GOLDEN.read_text())[mesh]
 
 
@@ -101,7 +101,7 @@ def test_what_does_not_divide_is_named_with_both_numbers_all_at_once():
 
 def test_heads_must_divide_even_where_the_dimension_does():
     params = parameters().params
-    with pytest.raises(ValueError, match="query/bias: 4 heads do not divide over 8 devices"):  # 32 would
+    with pytest.raises(ValueError, match="query/bias: 4 heads do not divide over 8 devices"):  # its 32 entries would
         parameter_shardings(params, make_mesh(data=1, tensor=8))
 
 
@@ -133,7 +133,7 @@ def test_a_constant_of_the_svt_is_replicated():
 
 
 def bytes_on_each(devices) -> list[int]:
-    gc.collect()  # modules hold themselves
+    gc.collect()  # modules hold reference cycles
     held = dict.fromkeys(devices, 0)
     for array in jax.live_arrays():
         for device in array.sharding.device_set & held.keys():

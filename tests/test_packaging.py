@@ -1,4 +1,4 @@
-"""Version ranges are honest: the lower bounds are those that CI installs. And rooms import downwards."""
+"""Version ranges are honest: CI installs the lower bounds. Rooms import downwards."""
 
 import ast
 import re
@@ -38,7 +38,7 @@ FLOORS = (
     ("cli",),
 )
 ROOMS = tuple(room for floor in FLOORS for room in floor)
-# data need no model
+# data needs no model
 MAY_NOT = {("data", "models"), ("data", "spectral"), ("data", "remedies")}
 
 

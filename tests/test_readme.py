@@ -1,4 +1,4 @@
-"""The README is true: its Python runs, and its commands are the ones that CI calls."""
+"""The README is true: its Python runs, and CI calls its commands."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--optim.max_steps 2 --data.max_length 32"
-ROWS = 64  # of a file: two batches to train on, one to score
+ROWS = 64  # in each file: two batches to train on, one to score
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -75,7 +75,7 @@ def run_shell(script, **environment):
 
 
 def cut(source, target, lines):
-    """The first lines of a file, in another one."""
+    """Writes the first lines of a file into another one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(b"".join(line + b"\n" for line in source.read_bytes().split(b"\n")[:lines]))
     return target
@@ -83,7 +83,7 @@ def cut(source, target, lines):
 
 @pytest.fixture
 def glue(tmp_path, shared):
-    """Real rows of two tasks of GLUE, few of them."""
+    """A few real rows of two tasks of GLUE."""
     for name in ("RTE", "MRPC"):
         for file in ("train.tsv", "dev.tsv"):
             cut(shared / "data" / "glue" / name / file, tmp_path / "glue" / name / file, 1 + ROWS)
@@ -166,7 +166,7 @@ def test_the_commands_of_a_users_own_task_run(tmp_path, minilm):
 
 
 def test_no_other_command_goes_untested():
-    """Set-up, fine-tuning, report and spectrum, comparison, STS: the tests here run them, or CI calls them."""
+    """Set-up, fine-tuning, report, spectrum, comparison and STS: tests here run them, or CI calls them."""
     assert len(blocks("bash")) == 5
 
 
@@ -186,7 +186,7 @@ def test_the_spectra_commands_run(tmp_path):
 @pytest.mark.shared
 @pytest.mark.model
 def test_the_commands_of_the_page_of_spectra_run(tmp_path, glue, minilm):
-    """Its lines as they stand but for folders, training cut to two steps."""
+    """The page's own lines with other folders; training is cut to two steps."""
     page = (ROOT / "docs" / "spectra.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     script = script.replace("FOLDER", str(minilm)).replace("GLUE", str(glue))

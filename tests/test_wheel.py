@@ -39,7 +39,7 @@ def test_a_wheel_in_an_empty_folder_trains_the_demo(tmp_path):
 
 
 def test_importing_the_package_loads_no_library():
-    """And the command's help neither: a user waits for it."""
+    """The command's help does not either, since a user waits for it."""
     program = "import sys, svt_jax, svt_jax.cli; print([m for m in ('jax', 'flax', 'transformers', 'datasets') if m in sys.modules])"
     assert run(sys.executable, "-c", program, cwd=ROOT).strip() == "[]"
 

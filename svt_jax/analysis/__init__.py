@@ -1,1 +1,1 @@
-"""Pictures and reports from the files that runs and evaluations leave."""
+"""Comparisons, plots and reports from the files that runs and evaluations write."""

@@ -1,6 +1,6 @@
-"""Whether the files of a run hold what a run writes: each value's kind, by its key.
+"""Checks that the files of a run hold what a run writes: the type of each value, by its key.
 
-A check takes a value and its name, and yields what is wrong with it, as in "loss is 'high', not a number".
+A check takes a value and its name, and yields each problem, as in "loss is 'high', not a number".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from svt_jax.evaluation.probe import BINS, MEASURES
 
 Check = Callable[[Any, str], Iterator[str]]
 _LARGEST = 3.4e38
-"""What float32 holds: no number of a run is larger, and a picture's axis takes it."""
+"""The largest float32: no number of a run is larger, and a plot's axis can show it."""
 
 
 def anything(value: Any, name: str) -> Iterator[str]:
@@ -47,7 +47,7 @@ def unless_none(check: Check) -> Check:
 
 
 def listed(check: Check, least: int = 0) -> Check:
-    """A list of at least so many values."""
+    """A list of at least `least` values."""
 
     def checked(value: Any, name: str) -> Iterator[str]:
         if not isinstance(value, list) or len(value) < least:
@@ -60,7 +60,7 @@ def listed(check: Check, least: int = 0) -> Check:
 
 
 def by_name(check: Check, name_check: Check = text, least: int = 0) -> Check:
-    """A table of at least so many values of one kind."""
+    """A table of at least `least` values of one kind."""
 
     def checked(value: Any, name: str) -> Iterator[str]:
         if not isinstance(value, dict) or len(value) < least:
@@ -76,7 +76,7 @@ def by_name(check: Check, name_check: Check = text, least: int = 0) -> Check:
 def table(
     required: Mapping[str, Check], optional: Mapping[str, Check] | None = None, others: Check = anything
 ) -> Check:
-    """A table with these keys; and others."""
+    """A table with these keys; it may have others."""
     optional = optional or {}
 
     def checked(value: Any, name: str) -> Iterator[str]:
@@ -100,7 +100,7 @@ def _layer(key: Any, name: str) -> Iterator[str]:
 
 
 def _value(value: Any, name: str) -> Iterator[str]:
-    """Of a parameter: a number, or an array's nested lists."""
+    """A parameter: a number, or an array as nested lists."""
     return listed(_value)(value, name) if isinstance(value, list) else number(value, name)
 
 
@@ -117,7 +117,7 @@ def _state(value: Any, name: str) -> Iterator[str]:
 
 
 def measure(value: Any, name: str) -> Iterator[str]:
-    """A number, or what stands for none: null, NaN, an infinite number."""
+    """A number, or a sign that there is none: null, NaN, an infinite number."""
     if value is None or (isinstance(value, float) and not abs(value) < float("inf")):
         return iter(())
     return number(value, name)
@@ -163,10 +163,10 @@ _ALL = {"optim": {"batch_size": whole}, **_CONFIG}
 
 
 def files(*, whole_run: bool) -> dict[str, Check]:
-    """What results.json, manifest.json and config.yaml hold.
+    """The checks of results.json, manifest.json and config.yaml.
 
     Args:
-      whole_run: whether all must be there that a report shows, or only what a comparison needs.
+      whole_run: true requires all that a report shows; false only what a comparison needs.
     """
 
     def of(required: dict[str, Check], more: Mapping[str, Check]) -> Check:

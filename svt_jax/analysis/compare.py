@@ -1,9 +1,9 @@
-"""Comparison of finished runs: mean and deviation over seeds, and paired differences with a test.
+"""Comparison of finished runs: mean and standard deviation over seeds, and paired differences with a test.
 
-With d_s the difference of two settings' scores at seed s, over n shared seeds: their mean, a 95 % confidence interval
-mean ± t_{0.975, n-1} std / sqrt(n), and p of the paired t-test that the mean is 0. Runs of one seed share the order of
-the examples, the head's initialisation and dropout, so the pairing takes that noise out. The score is that of the last
-step: the best of several evaluations on the validation set would be biased upwards.
+d_s is the difference of two settings' scores at seed s, over n shared seeds. A comparison reports the mean of d_s, the
+95 % confidence interval mean ± t_{0.975, n-1} std / sqrt(n), and p of the paired t-test that the mean is 0. Runs of one
+seed share the order of the examples, the head's initialisation and dropout, so pairing removes that noise. The score is
+the last step's: the best of several evaluations on the validation set would be biased upwards.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from svt_jax.analysis.finished import read_finished
 from svt_jax.models.config import MODEL_KEYS_OF_SPEED
 
 _WILCOXON_LEAST = 6
-"""Seeds below which the smallest two-sided p of Wilcoxon's test, 2 / 2^n, is above 0.05 whatever the data."""
+"""With fewer seeds, the smallest two-sided p of Wilcoxon's test, 2 / 2^n, is above 0.05 whatever the data."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Paired difference of a setting and the baseline, in one metric.
+    """Paired difference between a setting and the baseline, in one metric.
 
     Attributes:
-      seeds: that both have, ascending.
+      seeds: the seeds that both have, ascending.
       values: setting minus baseline, by seed.
-      mean, std: of the values; std with n - 1.
+      mean, std: mean and standard deviation of the values; std divides by n - 1.
       interval: 95 % confidence interval of the mean; None if the values do not vary.
-      p_t: of the paired t-test; None if the values do not vary.
-      p_wilcoxon: of Wilcoxon's signed-rank test; None with fewer than six differences that are not 0.
+      p_t: p of the paired t-test; None if the values do not vary.
+      p_wilcoxon: p of Wilcoxon's signed-rank test; None with fewer than six differences that are not 0.
     """
 
     seeds: list[int]
@@ -52,10 +52,10 @@ class Comparison:
     """Scores of several settings over seeds.
 
     Attributes:
-      task: that all runs are of.
-      scores: metric by name, then setting, then seed; mismatched validation has names of its own.
+      task: the task of all runs.
+      scores: scores by metric, setting and seed; mismatched validation has its own metric names.
       warnings: what makes the runs less comparable.
-      folders: of the runs, by setting and seed.
+      folders: the runs' folders by setting and seed.
     """
 
     task: str
@@ -74,13 +74,13 @@ class Comparison:
         return len(values), float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     def difference(self, metric: str, setting: str) -> Difference | None:
-        """The setting against the baseline; None with fewer than two seeds in common: one seed shows nothing."""
+        """The setting minus the baseline; None with fewer than two seeds in common, since one seed shows nothing."""
         scores = self.scores[metric]
         return paired_difference(scores[setting], scores[self.settings[0]])
 
 
 def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
-    """Difference of two settings' scores by seed; None with fewer than two seeds in common.
+    """Difference between two settings' scores by seed; None with fewer than two seeds in common.
 
     Example:
       >>> paired_difference({0: 0.6, 1: 0.8, 2: 0.7}, {0: 0.5, 1: 0.5, 2: 0.5}).interval
@@ -94,7 +94,7 @@ def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float]
     values = np.array([scores[seed] - baseline[seed] for seed in seeds])
     mean, std = float(values.mean()), float(values.std(ddof=1))
     interval = p_t = p_wilcoxon = None
-    # what is left of a constant difference after rounding has no meaning, and the test would call it certain
+    # the values are a constant and rounding errors: the test would call that certain
     if std > 1e-12:
         p_t = float(stats.ttest_rel([scores[seed] for seed in seeds], [baseline[seed] for seed in seeds]).pvalue)
         half = float(stats.t.ppf(0.975, len(seeds) - 1)) * std / math.sqrt(len(seeds))
@@ -105,13 +105,13 @@ def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float]
 
 
 def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> Comparison:
-    """Reads finished runs and groups them into settings: runs whose configs differ in the seed alone.
+    """Reads finished runs and groups them into settings: runs whose configs differ only in the seed.
 
     Args:
-      runs: folders that train.py wrote; the first one's setting is the baseline.
-      names: the name of each run's setting; None makes them from the folders' names, or from what differs.
+      runs: folders that train.py wrote; the first run's setting is the baseline.
+      names: the name of each run's setting; None makes them from the folders' names or from the differing keys.
     Raises:
-      ValueError: if a folder holds no finished run, the runs are of several tasks, or a setting has a seed twice.
+      ValueError: if a folder holds no finished run, the runs are of several tasks, or a setting has one seed twice.
     """
     if isinstance(runs, str):
         raise ValueError(f"runs is {runs!r}; allowed is a list of folders. Put a single one into a list.")
@@ -148,7 +148,7 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
 
 
 def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:
-    """The folder's name without its seed where that tells the settings apart, else what differs."""
+    """The folder's name without its seed if that tells the settings apart, else the keys that differ."""
     speed = {("model", key) for key in MODEL_KEYS_OF_SPEED}
     settings = [
         {
@@ -159,7 +159,7 @@ def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:
         }
         for config in configs
     ]
-    # a key that is not set is the same as one that was not there yet
+    # a key that is not set equals one that an earlier version did not have
     keys = [json.dumps({k: v for k, v in s.items() if v is not None}, sort_keys=True) for s in settings]
     names = [re.sub(r"[-_]?seed\d+", "", folder.resolve().name) or "run" for folder in folders]
     if len(set(names)) == len(set(keys)) == len(set(zip(names, keys, strict=True))):
@@ -169,7 +169,7 @@ def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:
 
 
 def _warnings(manifests: list[dict[str, Any]]) -> list[str]:
-    """What the runs do not share besides their configs."""
+    """What differs between the runs apart from their configs."""
     found = []
     for key in ("weights_sha256", "git_commit", "device", "versions"):
         values = {json.dumps(manifest.get(key), sort_keys=True) for manifest in manifests}

@@ -1,4 +1,4 @@
-"""A comparison as table, Markdown, JSON, CSV and picture."""
+"""A comparison as table, Markdown, JSON, CSV and plot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def table(comparison: Comparison) -> list[list[str]]:
-    """Header and rows: a metric and setting a row, scores times 100."""
+    """Header and rows: a row for each metric and setting, scores times 100."""
     baseline = comparison.settings[0]
     header = ["metric", "setting", "n", "mean ± std", "difference", "95 % interval", "pairs", "p (t)", "p (Wilcoxon)"]
     rows = [header]
@@ -46,7 +46,7 @@ def markdown(comparison: Comparison) -> str:
     """The table, how to read it, and what makes the runs less comparable."""
     header, *rows = table(comparison)
     lines = [f"# {comparison.task}: {', '.join(comparison.settings)}", ""]
-    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]  # a | in a name would begin another column
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]  # a | in a name would start another column
     lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
     lines += [
         "",
@@ -81,7 +81,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A row a run and metric."""
+    """A row for each run and metric."""
     return csv_text(
         ["task", "setting", "seed", "metric", "value"],
         (
@@ -94,7 +94,7 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def picture(comparison: Comparison, path: Path) -> None:
-    """Each metric's scores by setting: a marker a seed, joined from setting to setting, and the mean as a bar."""
+    """Each metric's scores by setting: a marker for each seed, joined between settings, and a bar at the mean."""
     from svt_jax.analysis.plots import PLAIN_TEXT, FigureCanvasAgg, matplotlib
 
     with matplotlib.rc_context(PLAIN_TEXT):
@@ -130,9 +130,9 @@ def _scores(comparison: Comparison) -> Figure:
 
 
 def seed_bands(comparison: Comparison) -> dict[str, Figure]:
-    """Loss, scores and alpha by step, and each measure by layer after the last: seeds as a band around their mean.
+    """Loss, scores and alpha by step, and each measure by layer after the last step: seeds as a band around their mean.
 
-    Left out is what not every run has written down.
+    Leaves out what some run has not written.
     """
     from svt_jax.analysis.plots import measures_by_depth, training_curves
 
@@ -158,7 +158,7 @@ def seed_bands(comparison: Comparison) -> dict[str, Figure]:
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     """Writes compare.md, .json, .csv and .png, and the pictures of `seed_bands`; returns their paths.
 
-    A picture that cannot be made is a warning.
+    If a picture cannot be made, it warns.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"compare.{ending}" for ending in ("md", "json", "csv")]

@@ -1,4 +1,4 @@
-"""Tables as CSV that a spreadsheet shows as text and numbers, and never runs."""
+"""Tables as CSV that a spreadsheet shows as text and numbers and never executes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What a spreadsheet takes for the beginning of a formula; the last four are the wide forms."""
+"""Characters that a spreadsheet takes for the start of a formula; the last four are the wide forms."""
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """The table as CSV; numbers at full precision, text that looks like a formula behind an apostrophe.
+    """The table as CSV: numbers at full precision, an apostrophe before text that looks like a formula.
 
     Example:
       >>> print(csv_text(["setting", "score"], [["=1+1", -0.5], ["plain", 0.25]]), end="")
@@ -30,4 +30,4 @@ def _cell(cell: Any) -> str:
         return repr(cell)
     text = str(cell)
     safe = "'" + text if text.startswith(_FORMULA) else text
-    return safe.replace("\r", " ")  # the writer does not quote it, and readers take it for the end of a row
+    return safe.replace("\r", " ")  # the writer does not quote it, but readers end a row there

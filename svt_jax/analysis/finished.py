@@ -1,4 +1,4 @@
-"""What a report and a comparison read: the files of a finished run."""
+"""Reads the files of a finished run, for reports and comparisons."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from svt_jax.analysis import checks
 from svt_jax.evaluation.probe import MEASURES
 
 _SAID = 10
-"""Problems of a file that are told one by one."""
+"""A message lists at most this many problems of a file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """The contents of a run's folder; see `training.run_folder` for what they are.
+    """The contents of a run's folder; `run.folder` describes the files.
 
     Attributes:
-      path: of the folder.
-      results, manifest, config: of the files of these names.
-      lines: of metrics.jsonl; none if the run has no such file.
-      readings: of spectrum.jsonl; likewise. A measure that is not a finite number there is NaN here.
-      left_out: what of these two files is not in `lines` and `readings`, and why.
+      path: the folder.
+      results, manifest, config: contents of the files with these names.
+      lines: lines of metrics.jsonl; empty if the run has no such file.
+      readings: lines of spectrum.jsonl; empty if there is none. NaN replaces a measure that is not a finite number.
+      left_out: what `lines` and `readings` leave out of these two files, and why.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class FinishedRun:
 
     @property
     def task(self) -> str:
-        """The task's name; of a user's own also its columns and classes, by which two of them can be told apart."""
+        """The task's name; for a custom task also its columns and classes, which tell two custom tasks apart."""
         if self.results["task"] != "custom":
             return self.results["task"]
         data, classes = self.config["data"], self.manifest.get("classes")
@@ -52,7 +52,7 @@ class FinishedRun:
         return f"custom ({', '.join(data.get('text_columns') or [])} to {data.get('label_column')}: {kind})"
 
     def scores(self) -> dict[str, float]:
-        """The last step's validation scores by name; those of mismatched validation have names of their own."""
+        """The last step's validation scores by name; mismatched validation has its own names."""
         return {
             name + split.removeprefix("validation").replace("_", " "): value
             for split, metrics in self.results["metrics"].items()
@@ -62,7 +62,7 @@ class FinishedRun:
     def parameters(self) -> dict[int, dict[str, Any]]:
         """The last value of each parameter of each transformed layer, by layer and name."""
         svt = self.results["svt"]
-        alphas = dict(zip(svt["layers"], svt["alpha"], strict=False))  # all that earlier versions wrote
+        alphas = dict(zip(svt["layers"], svt["alpha"], strict=False))  # earlier versions wrote only these
         return {layer: {"alpha": alpha} for layer, alpha in alphas.items()} | {
             int(layer): {name: each["last"] for name, each in named.items()}
             for layer, named in svt.get("parameters", {}).items()
@@ -85,7 +85,7 @@ def read_finished(run: Path, *, whole: bool = False) -> FinishedRun:
 
     Args:
       run: the folder.
-      whole: whether all must be there that a report shows, or only what a comparison needs.
+      whole: true requires all that a report shows; false only what a comparison needs.
     Raises:
       ValueError: if the run is not complete, or results.json, manifest.json or config.yaml is not what a run writes.
     """
@@ -122,7 +122,7 @@ _Places = dict[str, list[int | None]]
 
 
 def _lines(path: Path, check: checks.Check) -> tuple[_Numbered, list[str]]:
-    """The lines that are as a run writes them, with their numbers; and what is wrong with the others."""
+    """The valid lines with their numbers, and the problems of the others."""
     if not path.is_file():
         return [], []
     found, left_out = [], []
@@ -142,7 +142,7 @@ def _lines(path: Path, check: checks.Check) -> tuple[_Numbered, list[str]]:
 
 
 def _comparable(readings: _Numbered, path: Path) -> tuple[_Numbered, list[str]]:
-    """Those of the same states as the last one, which must be a model's."""
+    """The readings with the same states as the last one, which must be a model's; and the problems of the others."""
     kept: _Numbered = []
     left_out: list[str] = []
     last: _Places | None = None
@@ -165,7 +165,7 @@ def _comparable(readings: _Numbered, path: Path) -> tuple[_Numbered, list[str]]:
 
 
 def _without_numbers(reading: dict[str, Any], where: str) -> Iterator[str]:
-    """Sets measures that are no number to NaN, and tells of each."""
+    """Sets measures that are not numbers to NaN, and yields a message for each."""
     for state in reading["states"]:
         for measure in MEASURES:
             if state[measure] is None or not math.isfinite(state[measure]):

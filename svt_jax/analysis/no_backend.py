@@ -1,7 +1,7 @@
-"""Imports matplotlib without MPLBACKEND: import this before it.
+"""Imports matplotlib without MPLBACKEND: import this module before matplotlib.
 
-Our pictures name their canvas as an object and need no backend, but matplotlib refuses to be imported where that variable
-names one that is not installed, as a process started from a notebook may inherit.
+Our plots name their canvas as an object and need no backend. But matplotlib fails to import where that variable names
+a backend that is not installed; a process that a notebook starts may inherit such a value.
 """
 
 from __future__ import annotations

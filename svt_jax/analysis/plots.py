@@ -1,8 +1,8 @@
-"""Pictures of spectra and of a training's course, from plain values; readable in colour and in grey.
+"""Plots of spectra and of a training run, from plain values; readable in colour and in grey.
 
-Of several settings each has its colour, line style and marker; of several seeds the line is their mean and the band
-reaches from the smallest to the largest. Drawn without pyplot, so that nothing is left behind in the process, and text as it
-is, without formulas.
+Each of several settings has its own colour, line style and marker. For several seeds the line is their mean, and the
+band reaches from the smallest to the largest value. The plots do not use pyplot, so they leave nothing behind in the
+process. They show text as it is, without formulas.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NAMES = {
     "explained_variance_3": "explained variance, EV₃",
     "effective_rank": "effective rank (directions)",
 }
-# names of runs and metrics are no formulas
+# names of runs and metrics are not formulas
 PLAIN_TEXT = {"text.parse_math": False, "text.usetex": False}
 _RC = {
     **PLAIN_TEXT,
@@ -72,7 +72,7 @@ def density(histogram: Sequence[float]) -> np.ndarray:
 
 @matplotlib.rc_context(_RC)
 def spectrum_histograms(reading: Reading) -> Figure:
-    """The distribution of sigma / sigma_1 behind each layer, with its density and the mean of the medians."""
+    """The distribution of sigma / sigma_1 after each layer, with its density and the mean of the medians."""
     states = states_of(reading, "output")
     figure, panels = _grid(len(states), 1.95, 1.7, title_lines=2)
     for panel, state in zip(panels, states, strict=True):
@@ -87,7 +87,7 @@ def spectrum_histograms(reading: Reading) -> Figure:
 
 @matplotlib.rc_context(_RC)
 def svt_histograms(reading: Reading) -> Figure | None:
-    """Each SVT's input against its output; None for a model without one."""
+    """Each SVT's input compared with its output; None for a model without an SVT."""
     pairs = list(zip(states_of(reading, "svt_input"), states_of(reading, "svt_output"), strict=True))
     if not pairs:
         return None
@@ -106,7 +106,7 @@ def svt_histograms(reading: Reading) -> Figure | None:
 
 @matplotlib.rc_context(_RC)
 def spectrum_cdf(reading: Reading) -> Figure:
-    """Cumulative distribution of sigma / sigma_1, a line a layer, from dark (embeddings) to light (last)."""
+    """Cumulative distribution of sigma / sigma_1, one line for each layer, from dark (embeddings) to light (last)."""
     states = states_of(reading, "output")
     edges = np.linspace(0, 1, len(states[0]["histogram"]) + 1)
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -115,7 +115,7 @@ def spectrum_cdf(reading: Reading) -> Figure:
     for colour, state in zip(colours, states, strict=True):
         axis.plot(edges, np.concatenate([[0.0], np.cumsum(state["histogram"])]), color=colour, linewidth=1.4)
     svts = list(zip(states_of(reading, "svt_input"), states_of(reading, "svt_output"), strict=True))
-    if len(svts) == 1:  # of more there is a panel each in `svt_histograms`
+    if len(svts) == 1:  # `svt_histograms` has a panel for each of several
         for state, style, name in zip(svts[0], (":", "--"), ("input", "output"), strict=True):
             axis.plot(
                 edges, np.concatenate([[0.0], np.cumsum(state["histogram"])]), color=INK, linestyle=style,
@@ -138,7 +138,7 @@ def measures_by_depth(settings: Mapping[str, Sequence[Reading]]) -> Figure:
     """Each measure by layer; triangles show the input and output of each SVT.
 
     Args:
-      settings: readings of one seed each, by the setting's name.
+      settings: readings by the setting's name, one for each seed.
     """
     figure = Figure(figsize=(10.4, 4.9), layout="constrained")
     panels = list(figure.subplots(2, 4).flat)
@@ -165,11 +165,11 @@ def measures_by_depth(settings: Mapping[str, Sequence[Reading]]) -> Figure:
 
 @matplotlib.rc_context(_RC)
 def training_curves(settings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Loss, gradient norm, scores, and each parameter of the SVTs that is one number, by step.
+    """Loss, gradient norm, scores and each scalar parameter of the SVTs, by step.
 
     Args:
-      settings: runs of one seed each, by the setting's name; a run is {"lines": metrics.jsonl's, "evaluations":
-        results.json's}.
+      settings: runs by the setting's name, one for each seed; a run is {"lines": metrics.jsonl's,
+        "evaluations": results.json's}.
     """
     runs = [run for several in settings.values() for run in several]
     scores = [name for name in runs[0]["evaluations"][0]["metrics"] if all(_has_score(run, name) for run in runs)]
@@ -206,7 +206,7 @@ def training_curves(settings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
 
 @matplotlib.rc_context(_RC)
 def to_svg(figure: Figure) -> str:
-    """The SVG element as text; the same figure gives the same text."""
+    """The SVG element as text; the same figure makes the same text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
@@ -215,7 +215,7 @@ def to_svg(figure: Figure) -> str:
 
 @matplotlib.rc_context(_RC)
 def save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
-    """Writes NAME.svg and NAME.png of each figure that is one; returns their paths."""
+    """Writes NAME.svg and NAME.png for each figure that is not None; returns their paths."""
     paths = []
     for name, figure in figures.items():
         if figure is None:
@@ -245,7 +245,7 @@ def _grid(count: int, width: float, height: float, *, title_lines: int) -> tuple
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for panel in panels[count:]:
         panel.remove()
-    for panel in panels[max(0, count - columns) : count]:  # also above a gap in the last row
+    for panel in panels[max(0, count - columns) : count]:  # including those above a gap in the last row
         panel.tick_params(labelbottom=True)
     panels[0].set_xlim(0, 1)
     panels[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -253,7 +253,7 @@ def _grid(count: int, width: float, height: float, *, title_lines: int) -> tuple
 
 
 def _depth_ticks(layers: int) -> list[int]:
-    """The embeddings, -1, and six or so layers, with the last where that is even."""
+    """The embeddings, -1, and about six layers, with the last one if the spacing allows."""
     every = math.ceil(layers / 6)
     return [-1, *range(every - 1, layers, every)]
 
@@ -264,7 +264,7 @@ def _label(figure: Figure, x: str) -> None:
 
 
 def _histogram(panel: Axes, shares: Sequence[float], colour: str) -> None:
-    """The histogram, two bins together: the density shows what is finer."""
+    """The histogram with pairs of bins merged: the density shows the finer structure."""
     coarse = np.asarray(shares).reshape(-1, 2).sum(axis=1)
     panel.stairs(coarse * len(coarse), np.linspace(0, 1, len(coarse) + 1), fill=True, color=colour)
 
@@ -285,8 +285,8 @@ def _depth_colours(count: int) -> list[Any]:
 def _band(
     panel: Axes, x: Sequence[float], values: np.ndarray, colour: str, line: str, label: str, marker: str | None = None
 ) -> None:
-    """The mean over seeds, values [S, N], and from the smallest to the largest."""
-    label = f" {label}" if label.startswith("_") else label  # or matplotlib leaves it out of the legend
+    """The mean of values [S, N] over seeds, and a band from the smallest to the largest."""
+    label = f" {label}" if label.startswith("_") else label  # the legend leaves out labels with a leading _
     panel.plot(
         x, values.mean(axis=0), color=colour, linestyle=line, marker=marker, markersize=3.5, linewidth=1.4,
         label=label if len(values) == 1 else f"{label}, {len(values)} seeds",
@@ -315,14 +315,14 @@ def _has_score(run: Mapping[str, Any], name: str) -> bool:
 
 
 def _common_lines(runs: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[list[Mapping[str, Any]]]]:
-    """The steps that every run has a line of, and those lines."""
+    """The steps for which every run has a line, and those lines."""
     by_step = [{line["step"]: line for line in run["lines"]} for run in runs]
     steps = sorted(set.intersection(*(set(lines) for lines in by_step)))
     return steps, [[lines[step] for step in steps] for lines in by_step]
 
 
 def _noisy(panel: Axes, runs: Sequence[Mapping[str, Any]], key: str, colour: str, line: str, label: str) -> None:
-    """A running mean over a tenth of the steps; of a single run also the values of the single batches, faintly."""
+    """A running mean over a tenth of the steps; for a single run also the values of each batch, faintly."""
     steps, lines = _common_lines(runs)
     values = np.asarray([[one[key] for one in of_run] for of_run in lines])
     window = max(1, len(steps) // 10)
@@ -335,7 +335,7 @@ def _noisy(panel: Axes, runs: Sequence[Mapping[str, Any]], key: str, colour: str
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[int, dict[str, float]]:
-    """The parameters of a line that are one number each."""
+    """A line's parameters that are scalars."""
     return {
         layer: {name: value for name, value in named.items() if not isinstance(value, list)}
         for layer, named in parameters_of(line).items()

@@ -3,8 +3,8 @@
 Exit status: 0 done; 2 bad input or a folder that cannot be written (one line on standard error); 3 a number was not
 finite; 4 another process of the run was lost; 143 stopped by SIGTERM and 130 by Ctrl-C, state saved.
 
-What lies beside finished work, such as the table at its end, only warns. Nothing is imported here that takes long: JAX comes
-with the command that needs it.
+Faults beside the finished work, as in printing the table at its end, only warn. This module imports nothing slow: each
+command imports JAX itself.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(arguments: Sequence[str] | None = None, default_config: str | None = None) -> int:
-    """`train.py` and `svt-jax train`: trains as a config says. Returns the exit status.
+    """`train.py` and `svt-jax train`: trains as the config says. Returns the exit status.
 
     Args:
-      arguments: None takes the process's own.
-      default_config: the config where the arguments name neither one nor a model or task.
+      arguments: the command line; None takes the process's own.
+      default_config: the config to use if the arguments name no config, model or task.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     chosen = any(re.match(r"--(config|model\.path|data\.task|help)\b|-h$", argument) for argument in arguments)
@@ -143,11 +143,11 @@ def _guarded(command: str, arguments: list[str]) -> int:
             "all of its processes. See why one stopped, and start all of them again to resume.",
         )
         sys.stdout.flush()
-        os._exit(PROCESS_LOST)  # an orderly exit would wait for the process that is lost
+        os._exit(PROCESS_LOST)  # an orderly exit would wait for the lost process
     finally:
         try:
             sys.stdout.flush()
-        except OSError:  # its reader has gone, or its disk is full
+        except OSError:  # the reader has closed it, or the disk is full
             discard_output()
 
 
@@ -156,17 +156,17 @@ def _say(kind: str, message: str) -> None:
 
 
 def _be_quiet() -> None:
-    """Libraries' chatter would bury our own lines."""
+    """Silences messages of libraries, which would bury our own lines."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     for name in ("absl", "orbax", "transformers", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Orbax logs each of its threads' errors with a traceback; `Checkpoints` raises them as one line
+    # Orbax logs a traceback for each error in its threads; `Checkpoints` raises them as one line
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_heard)
-    # a path that is not text, or a terminal that knows few letters, must not end what it tells of
+    # a path that is not text, or a terminal with few characters, must not end the command
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -175,7 +175,7 @@ _DEVICES = re.compile(r"GPU|TPU|CUDA|ROCm|[Pp]latform|[Bb]ackend|[Ff]alling back
 
 
 def _is_heard(record: logging.LogRecord) -> bool:
-    """JAX is heard on errors, and on devices that are there and not used: who pays for a GPU must know."""
+    """JAX's errors pass, and its note that a device is there but unused: whoever pays for a GPU must know."""
     of_jax = record.name.split(".")[0] == "jax"
     return not of_jax or record.levelno >= logging.ERROR or bool(_DEVICES.search(record.getMessage()))
 
@@ -184,7 +184,7 @@ _LONGEST = 2000
 
 
 def _one_line(text: str) -> str:
-    """The text without line breaks and control characters, and without its middle if it is very long."""
+    """The text without line breaks and control characters; if it is very long, without its middle."""
     text = " ".join(text.split())
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"

@@ -1,4 +1,4 @@
-"""What commands share: a parser of options, where their values come from, and how a result is shown."""
+"""What commands share: the parser of options, the sources of their values, and the output of a result."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 NO_ROOM = "Make room, or choose another --output."
 
 path = os.path.expanduser
-"""The type of an option that is a path, or a hub id: no shell expands --run=~/runs, nor a file's value."""
+"""The type of an option that is a path or a hub id. It expands ~, since no shell does in --run=~/runs or a file."""
 
 
 def eval_parser(name: str, description: str) -> ArgumentParser:
-    """The parser of an evaluation's options."""
+    """The parser of an evaluation command's options."""
     parser = make_parser(f"eval.py {name}", description)
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     return parser
 
 
 def run_or_model(parser: ArgumentParser, *, run: str, model: str) -> None:
-    """Adds --run and --model, of which one must be given, and what goes with only one of them."""
+    """Adds --run and --model, of which one must be given, and the options that go with only one of them."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=path, help=run)
     which.add_argument("--model", type=path, help=model)
@@ -40,10 +40,10 @@ def run_or_model(parser: ArgumentParser, *, run: str, model: str) -> None:
 
 
 def read_options(parser: ArgumentParser, arguments: Sequence[str], required: Sequence[str] = ()) -> Namespace:
-    """The options of a command line, with those of --config files below them.
+    """The options of a command line; they override those of --config files.
 
     Raises:
-      ValueError: for an unknown option or a wrong value, or if a required one is missing; all of them at once.
+      ValueError: for an unknown option, a wrong value or a missing required option; it names all problems at once.
     """
     otherwise = f"allowed is what {parser.prog} --help lists. Correct the command."
     options = parse(parser, arguments, option_names(parser), otherwise)
@@ -56,13 +56,13 @@ def read_options(parser: ArgumentParser, arguments: Sequence[str], required: Seq
 
 
 def option_names(parser: ArgumentParser) -> list[str]:
-    """The names of a parser's options, without dashes."""
+    """The names of a parser's options without dashes."""
     hidden = ("help", "traceback", "config", "print_shtab")
     return [action.dest for action in parser._actions if action.option_strings and action.dest not in hidden]
 
 
 def check_owner(options: Namespace) -> None:
-    """Refuses what would not be read: options of --model with --run, and of --run with --model."""
+    """Rejects options that would not be read: those of --model given with --run, and the reverse."""
     if options.run and (options.task or options.data.max_length):
         raise ValueError("--task and --data.max_length go with --model; a run knows its own. Leave them out.")
     if options.model and options.checkpoint:
@@ -70,14 +70,14 @@ def check_owner(options: Namespace) -> None:
 
 
 def output_folder(name: str) -> Path:
-    """Raises ValueError if --output is a file."""
+    """The folder. Raises ValueError if --output is a file."""
     if Path(name).is_file():
         raise ValueError(f"--output {name} is a file; allowed is a folder, which may not exist yet. Correct it.")
     return Path(name)
 
 
 def show(console: PlainConsole, tables: Sequence[Any], paths: Sequence[Path]) -> None:
-    """What also stands in files."""
+    """Prints the tables and the paths of the files that hold the same."""
     for each in tables:
         console.print(each)
     for each in paths:

@@ -1,1 +1,1 @@
-"""Text to arrays: tasks, files, the embedded demo task, batches. Knows no model."""
+"""Text to arrays: tasks, files, the embedded demo task, tokens, batches. It imports no model code."""

@@ -1,7 +1,7 @@
-"""Batches of static shape: length buckets chosen from the data, a seeded order that can be resumed at any batch.
+"""Batches of static shape: length buckets chosen from the data, a seeded order that can resume at any batch.
 
-Each bucket is one compilation, so there are few. Every batch has the same number of rows; what an epoch or a split
-leaves over is filled up with rows of weight 0, so each example counts exactly once.
+Each bucket costs one compilation, so there are few. Every batch has the same number of rows. Rows of weight 0 fill up
+what an epoch or a split leaves over, so each example counts exactly once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Batch = dict[str, np.ndarray]
 """input_ids, token_type_ids, attention_mask: int32[B, L]; labels [B]; weights float32[B]; index int32[B]."""
 
 MAX_BUCKETS = 8
-"""Lengths of training batches, and so compilations, at most."""
+"""The largest number of lengths of training batches, and so of compilations."""
 _CHUNK = 50
 _SAMPLED_EPOCHS = 4
 _COMPILING = 1.5e9
-"""What compiling a program costs, as steps x tokens of a batch x square of the hidden size, whatever the number of layers.
+"""The cost of compiling a program, as steps x tokens of a batch x hidden size squared, for any number of layers.
 
-On two CPU cores the first run's compilation takes about 2e9; later ones find the program on disk.
+On two CPU cores the first run's compilation takes about 2e9; later runs find the program on disk.
 """
 
 
@@ -38,14 +38,14 @@ def choose_buckets(
 ) -> list[int]:
     """The lengths, multiples of `multiple`, that batches are padded to.
 
-    They minimise the mean padded length, by dynamic programming; of all numbers up to `max_buckets` the smallest is taken
-    that pads to at most 1 + tolerance times what `max_buckets` would, for each bucket is a compilation.
+    Dynamic programming minimises the mean padded length. Each bucket is a compilation, so the result has the smallest
+    number of buckets that pads to at most 1 + tolerance times what `max_buckets` would.
 
     Args:
-      lengths: int[N] of batches as they come, each that of its longest example.
-      max_buckets: at most so many.
-      longest: none is above it, the model's positions.
-      multiple: of the lengths.
+      lengths: int[N], the length of each batch, which is that of its longest example.
+      max_buckets: the largest number of buckets.
+      longest: the largest bucket allowed, which is the model's number of positions.
+      multiple: each bucket is a multiple of this.
       tolerance: the share of padding that fewer buckets may cost.
 
     Example:
@@ -68,7 +68,7 @@ def choose_buckets(
             options = cost[k - 1, :j] + candidates[j - 1] * (cumulative[j] - cumulative[:j])
             previous[k, j] = int(np.argmin(options))
             cost[k, j] = options[previous[k, j]]
-    k, j = int(np.argmax(cost[:, n] <= (1.0 + tolerance) * cost[:, n].min())), n  # the first that is true
+    k, j = int(np.argmax(cost[:, n] <= (1.0 + tolerance) * cost[:, n].min())), n  # the first true one
     buckets: list[int] = []
     while j > 0:
         buckets.append(int(candidates[j - 1]))
@@ -81,8 +81,8 @@ def collate(
 ) -> Batch:
     """The batch of the given rows, filled up to batch_size with copies of the first row that weigh nothing.
 
-    With `part`, tokens and labels are those of these rows of it only: a process makes what its devices hold. Its length,
-    weights and index are still those of the whole batch.
+    With `part`, tokens and labels hold only these rows: a process makes what its devices hold. Length, weights and
+    index are still those of the whole batch.
     """
     real = len(rows)
     length = next(b for b in buckets if b >= tokens.lengths[rows].max())
@@ -109,18 +109,18 @@ def collate(
 def epoch_batches(
     lengths: np.ndarray, batch_size: int, seed: int, epoch: int, *, group_by_length: bool
 ) -> list[np.ndarray]:
-    """The rows of each batch of an epoch, every example once; one batch is smaller where they do not divide.
+    """The rows of each batch of an epoch, every example once; one batch is smaller if they do not divide evenly.
 
-    Grouping is that of transformers' Trainer: shuffle, cut into chunks of about 50 batches, sort each chunk by length.
-    Unlike there the batches are then shuffled, so that long ones do not come together, and the smaller batch holds examples
-    of any length.
+    Grouping follows transformers' Trainer: shuffle, cut into chunks of about 50 batches, sort each chunk by length.
+    Unlike there, the batches are then shuffled, so that long ones do not come together. The smaller batch holds
+    examples of any length.
 
     Args:
-      lengths: int[N] of the examples.
+      lengths: int[N], the examples' lengths.
       batch_size: rows of a batch.
-      seed: of the order.
-      epoch: its number; each has an order of its own.
-      group_by_length: make batches of like lengths, which need little padding.
+      seed: decides the order.
+      epoch: the epoch's number; each epoch has its own order.
+      group_by_length: make batches of similar lengths, which need little padding.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths))
@@ -135,18 +135,18 @@ def epoch_batches(
 
 
 def sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """The rows of each batch in order of length; the first one is smaller, for to fill up short rows costs least."""
+    """The rows of each batch in order of length. The first one is smaller: filling up short rows costs least."""
     order = np.argsort(lengths, kind="stable")
     return np.split(order, range(len(order) % batch_size or batch_size, len(order), batch_size))
 
 
 def even_batch_size(number: int, batch_size: int, multiple: int) -> int:
-    """The size, at most `batch_size`, at which the same number of batches has least to fill up.
+    """The size, at most `batch_size`, at which the same number of batches has the fewest rows to fill up.
 
     Args:
-      number: of examples.
+      number: number of examples.
       batch_size: a multiple of `multiple`.
-      multiple: of the size.
+      multiple: the size is rounded up to a multiple of this.
 
     Example:
       >>> even_batch_size(277, 64, multiple=8)
@@ -157,17 +157,17 @@ def even_batch_size(number: int, batch_size: int, multiple: int) -> int:
 
 
 def longest_of_each(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> np.ndarray:
-    """int[number of batches], as `choose_buckets` takes them."""
+    """int[number of batches], the length of each batch's longest example, for `choose_buckets`."""
     return np.asarray([lengths[rows].max() for rows in batches])
 
 
 def training_buckets(
     lengths: np.ndarray, batch_size: int, num_steps: int, hidden_size: int, *, group_by_length: bool, longest: int
 ) -> list[int]:
-    """The best buckets for training batches; the same ones whatever a run's seed.
+    """The best buckets for training batches; they do not depend on the run's seed.
 
-    So many that fewer would cost more in padding, over the steps of the run, than they spare in compilations: a short run,
-    or one of a small model, compiles one program.
+    With fewer buckets, the run's steps would spend more on padding than compilation saves. A short run, or a run of a
+    small model, compiles one program.
     """
     sampled = [
         longest_of_each(lengths, epoch_batches(lengths, batch_size, 0, epoch, group_by_length=group_by_length))
@@ -181,13 +181,13 @@ def training_buckets(
 class TrainingBatches:
     """An endless stream of training batches, reshuffled each epoch.
 
-    Batch number n is a pure function of (tokens, batch_size, seed, n): reading can begin anywhere, and the number of
-    devices or processes plays no part.
+    Batch number n is a pure function of (tokens, batch_size, seed, n). Reading can begin anywhere, and the number of
+    devices or processes has no effect.
 
     Args:
-      tokens: the training split.
+      tokens: the training split's token arrays.
       batch_size: rows of the global batch.
-      seed: of the order.
+      seed: decides the order.
       buckets: allowed lengths, ascending; the last must fit the longest example.
       part: the rows of each batch that this process holds; None is all. See `collate`.
       group_by_length: see `epoch_batches`.
@@ -216,7 +216,7 @@ class TrainingBatches:
         self._dataset = grain.MapDataset.range(2**62).map(batch)
 
     def from_batch(self, start: int) -> Iterator[Batch]:
-        """Iterates from batch number `start`, collating ahead in a thread."""
+        """Iterates from batch number `start`; a thread collates ahead."""
         iterator = self._dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)).__iter__()
         iterator.set_state({**iterator.get_state(), "next_index": start})
         return iterator
@@ -225,6 +225,6 @@ class TrainingBatches:
 def evaluation_batches(
     tokens: Tokens, batch_size: int, buckets: Sequence[int], part: np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """Every example once, sorted by length; put results back in order by each batch's `index` where weights are 1."""
+    """Every example once, sorted by length; where weights are 1, each batch's `index` restores the order of results."""
     for rows in sorted_batches(tokens.lengths, batch_size):
         yield collate(tokens, rows, buckets, batch_size, part)

@@ -1,7 +1,7 @@
-"""A user's own task: train, validation and maybe test files (.tsv, .csv or .jsonl) with named columns.
+"""A user's own task: train, validation and optional test files (.tsv, .csv or .jsonl) with named columns.
 
-A .tsv is read as GLUE's files are, without quoting; a .csv with double quotes; a .jsonl holds an object a line, whose
-numbers, true and false are what these cells are in a .csv. A missing value, an empty text too, is an error in each of them.
+A .tsv has no quoting, as GLUE's files; a .csv uses double quotes. A .jsonl holds one object a line; its numbers, true
+and false read as the same cells of a .csv. A missing value or an empty text is an error in each format.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ def custom_task(text: Sequence[str], label: str, labels: Sequence[str] | None) -
     """A task on a user's own files.
 
     Args:
-      text: one or two columns.
-      label: the label's column.
+      text: names of one or two columns.
+      label: name of the label's column.
       labels: names of the classes in order of their numbers; None for regression.
     """
     labels = None if labels is None else tuple(labels)
     if labels is None:
         metrics: tuple[str, ...] = ("spearmanr", "pearson")
-    else:  # F1 is that of the second class, as in GLUE
+    else:  # F1 takes the second class as positive, as in GLUE
         metrics = ("accuracy", "matthews_correlation", *(("f1",) if len(labels) == 2 else ()))
     return Task("custom", "", tuple(text), label, labels, metrics)
 
 
 def find_classes(source: str, label: str) -> tuple[str, ...]:
-    """The class names of the training file, numbers in order of size, other names in order of the alphabet.
+    """The class names in the training file: numbers sorted by size, other names alphabetically.
 
     Raises:
-      ValueError: if the file cannot be read, a row has no class, there are fewer than two, or two are the same number in
-        other words, as 1 and 1.0.
+      ValueError: if the file cannot be read, a row has no class, there are fewer than two classes, or two class names
+        are the same number, as 1 and 1.0.
     """
     path = _file(source, "train")
     columns = read_columns(path, [label])
@@ -43,7 +43,7 @@ def find_classes(source: str, label: str) -> tuple[str, ...]:
     missing = [
         (line, f"{label} is {name!r}; allowed is the name of a class")
         for line, name in zip(columns.lines, columns.values[label], strict=True)
-        if name.strip().lower() == "nan"  # what many programs write for a value that is missing
+        if name.strip().lower() == "nan"  # many programs write this for a missing value
     ]
     if missing:
         refuse(
@@ -68,7 +68,7 @@ def find_classes(source: str, label: str) -> tuple[str, ...]:
 
 
 def load_custom(task: Task, source: str, split: Split) -> Examples:
-    """The examples of one split; those of a test file without the label's column have no labels.
+    """The examples of one split; without labels if a test file lacks the label's column.
 
     Raises:
       ValueError: as `data.glue.load_examples`.

@@ -1,8 +1,8 @@
-"""The embedded demo task: a seeded grammar of one-line stories and claims about them, with a vocabulary of its own.
+"""The embedded demo task: a seeded grammar of one-line stories and claims about them, with its own vocabulary.
 
 The claim restates two facts of the story in other words, or with one word changed. The label says whether the story
-supports it, so the two sentences must be compared: neither gives it away alone. No story of the held-out splits occurs
-in training.
+supports the claim. A model must compare the two sentences, since neither reveals the label by itself. No story of the
+held-out splits occurs in training.
 
   the baker hid a red kite in the barn .  |  the kite was blue .  -> unsupported
 """
@@ -28,7 +28,7 @@ _PLACES = ("barn", "port", "garden", "tower", "market", "cellar")
 _SLOTS = (_PEOPLE, _ACTIONS, _COLOURS, _THINGS, _PLACES)
 
 _EVENT = "the {0} {1} a {2} {3} in the {4} ."
-# A claim, and the slot that is changed in it when it is false.
+# A claim, and the slot that a false claim changes.
 _CLAIMS = (
     ("the {3} was {2} .", 2),
     ("it was the {0} who {1} the {3} .", 0),
@@ -38,14 +38,14 @@ _CLAIMS = (
 
 
 def vocabulary() -> list[str]:
-    """Every token of the grammar, special ones first; the position is the token's number."""
+    """Every token of the grammar, special tokens first; the position is the token's number."""
     words = {w for text in (_EVENT, *(c for c, _ in _CLAIMS)) for w in text.split() if not w.startswith("{")}
     words |= {w for slot in _SLOTS for w in slot}
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)]
 
 
 def load_demo(split: Split) -> Examples:
-    """The examples of one split; always the same ones.
+    """The examples of one split; they are always the same.
 
     Example:
       >>> train, held_out = load_demo("train"), load_demo("validation")
@@ -60,7 +60,7 @@ def load_demo(split: Split) -> Examples:
 
 @functools.cache
 def _rows(**sizes: int) -> dict[str, list[tuple[str, str, int]]]:
-    """Story, claim and label of every row, by split: in one go, so that the splits' stories differ."""
+    """Story, claim and label of every row, by split; drawn together, so that the splits' stories differ."""
     rng = np.random.default_rng(_GRAMMAR_SEED)
 
     def draw(words: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""GLUE tasks: what each one is, and its examples from the official download layout or from the hub.
+"""GLUE tasks: the definition of each, and its examples from the official download layout or from the hub.
 
 The official files are TSV without quoting: quotes, backslashes and control characters are text, columns may be empty,
-some files start with a byte-order mark, some have no header. `data.tables` reads them so; a csv reader would glue rows
-together.
+some files start with a byte-order mark, some have no header. `data.tables` reads them that way; a csv reader would join
+rows.
 
 Reference: Wang et al., "GLUE", ICLR 2019, arXiv 1804.07461.
 """
@@ -31,8 +31,8 @@ class Examples:
     """Texts and labels of one split, in file order.
 
     Attributes:
-      first: the sentence, or the first of each pair.
-      second: the second of each pair; None for single sentences.
+      first: the sentence, or the first sentence of each pair.
+      second: the second sentence of each pair; None for single sentences.
       labels: int32 class numbers, or float32 scores for regression; None for an unlabelled test set.
     """
 
@@ -49,17 +49,17 @@ class Task:
     """One task.
 
     Attributes:
-      name: ours and the hub's.
-      folder: in the official download.
+      name: our name, which is also the hub's.
+      folder: folder in the official download.
       text: columns that hold the sentence or the pair of sentences.
-      label: the label's column.
+      label: name of the label's column.
       labels: names of the classes in order of their numbers; None for regression.
-      metrics: names as in `evaluation.metrics`; the first is the one that the best checkpoint is chosen by.
+      metrics: names as in `evaluation.metrics`; the first one chooses the best checkpoint.
       scores: smallest and largest label of a regression.
       headerless: column names of the train and dev files if these have no header.
-      hub_text: as `text`, where the hub calls the columns otherwise.
+      hub_text: as `text`, if the hub names the columns differently.
       files: name of each split's file.
-      broken_rows: the official files have rows cut short, which every reader leaves out.
+      broken_rows: whether official files have rows cut short, which every reader leaves out.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Task:
         return 1 if self.labels is None else len(self.labels)
 
     def parts(self, split: Split) -> list[Split]:
-        """The split, and for MNLI the mismatched one that belongs to it."""
+        """The split, and for MNLI also its mismatched part."""
         return [part for part in self.files if part in (split, f"{split}_mismatched")]
 
 
@@ -128,10 +128,10 @@ def load_examples(task: Task, source: str, split: Split) -> Examples:
     Args:
       task: one of `TASKS`.
       source: "hub", or a folder in the official download layout (<source>/RTE/train.tsv).
-      split: one that the task has; MNLI has mismatched ones besides.
+      split: one that the task has; MNLI also has mismatched ones.
     Raises:
-      ValueError: if the folder, file or a column is missing, a row is malformed or lacks a value (its line is named), a
-        label does not belong to the task, or there are no rows. A text may be empty: in official files some are.
+      ValueError: if the folder, file or a column is missing, a row is malformed or lacks a value, a label does not
+        belong to the task, or there are no rows. It names the line. A text may be empty: in official files some are.
     """
     return _from_hub(task, split) if source == "hub" else _from_file(task, Path(source), split)
 
@@ -158,14 +158,14 @@ def _from_file(task: Task, source: Path, split: Split) -> Examples:
 
 
 def make_examples(task: Task, columns: Columns, path: Path) -> Examples:
-    """Examples from the columns of a file; without labels if the label's column is not among them.
+    """Examples from the columns of a file; without labels if the file lacks the label's column.
 
     Raises:
       ValueError: for labels that do not belong to the task.
     """
     texts = [columns.values[column] for column in task.text]
     labels = _parse_labels(task, columns, path) if task.label in columns.values else None
-    if columns.left_out:  # told once all is well: an error is to be one line
+    if columns.left_out:  # warn only if nothing failed: an error must be one line
         log.warning("%s: left out %d rows with too few columns", path, columns.left_out)
     return Examples(texts[0], texts[1] if len(texts) > 1 else None, labels)
 
@@ -203,7 +203,7 @@ def _allowed_labels(task: Task) -> str:
 def _from_hub(task: Task, split: Split) -> Examples:
     from datasets import load_dataset
 
-    # the hub's names of MNLI's splits: validation_matched, validation_mismatched
+    # the hub calls MNLI's splits validation_matched and validation_mismatched
     hub_split = f"{split}_matched" if len(task.parts(split)) > 1 else split
     try:
         data = load_dataset("nyu-mll/glue", task.name, split=hub_split)

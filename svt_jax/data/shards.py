@@ -1,4 +1,4 @@
-"""Batches over the devices of many processes: each makes the rows that its own devices hold."""
+"""Shards of batches over the devices of many processes: each process makes the rows that its own devices hold."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def rows_here(sharding: NamedSharding, num_rows: int) -> np.ndarray:
 
 
 def global_batch(batch: Batch, sharding: NamedSharding, num_rows: int) -> dict[str, jax.Array]:
-    """The batch over the devices of all processes.
+    """The batch, sharded over the devices of all processes.
 
     Args:
-      batch: arrays of the rows that this process holds (`rows_here`), or of all.
-      sharding: of the rows.
-      num_rows: of the global batch.
+      batch: arrays of the rows that this process holds (`rows_here`), or of all rows.
+      sharding: the rows' sharding.
+      num_rows: number of rows of the global batch.
     """
     return {
         name: jax.make_array_from_process_local_data(sharding, values, (num_rows, *values.shape[1:]))

@@ -1,10 +1,10 @@
 """Columns of a text file, every row as it stands: tab-separated without quoting, CSV with quoting, or JSON lines.
 
-Rows are counted exactly. Only a newline ends a line (other control characters, U+2028 and a lone carriage return are
-text), quotes and backslashes in a TSV are text, blanks are kept, a byte-order mark at the start of the file is not text.
+Rows are counted exactly. Only a newline ends a line; other control characters, U+2028 and a lone carriage return are
+text. Quotes and backslashes in a TSV are text, and blanks are kept. A leading byte-order mark is not text.
 
-A value is the text that stands in the file, in every format: JSON's 1, 1.0 and true are the cells 1, 1.0 and true. A value
-that is missing is an error: an empty cell, a short row, a key that is absent, null, NaN.
+A value is the text that stands in the file, in every format: JSON's 1, 1.0 and true are the cells 1, 1.0 and true.
+A missing value is an error: an empty cell, a short row, an absent key, null, NaN.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ENDINGS = (".tsv", ".csv", ".jsonl")
-"""Of tables. A .txt is a table of the kind .tsv where its reader says so, as MRPC's msr_paraphrase_train.txt."""
-_SHOWN = 5  # problems that an error lists; the others are counted
+"""Endings of tables. A .txt is read as a .tsv only where its reader says so, as MRPC's msr_paraphrase_train.txt."""
+_SHOWN = 5  # an error lists this many problems and counts the others
 
 Problem = tuple[int, str]
-"""Number of a line, and what is wrong there."""
+"""The number of a line, and what is wrong there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Columns:
     """Named columns of a file.
 
     Attributes:
-      values: texts by column; one that is not required and not there is missing.
-      lines: number of the line that each row begins on, for messages.
-      left_out: rows that were too short.
+      values: texts by column; an absent optional column has no entry.
+      lines: number of the line on which each row begins, for messages.
+      left_out: number of rows that were too short.
     """
 
     values: dict[str, list[str]]
@@ -55,15 +55,15 @@ def read_columns(
     """Columns of a .tsv, .csv or .jsonl file.
 
     Args:
-      path: the file; its ending says which kind. A .txt is read as a .tsv.
+      path: the file; its ending decides the format. A .txt is read as a .tsv.
       required: columns that must be there.
       optional: columns that may be there, in all rows or in none.
-      header: names of a TSV's columns when the file has no header line.
+      header: names of a TSV's columns if the file has no header line.
       skip_short: leave out a TSV's rows that have too few columns.
       may_be_empty: columns whose empty cells are text.
     Raises:
-      ValueError: if the file is missing, is not UTF-8, has another ending or no rows, lacks a column or names it twice, a
-        row is malformed, or a value is missing. Up to five lines are named at once.
+      ValueError: if the file is missing, is not UTF-8, has another ending or no rows, lacks a column or names it twice,
+        a row is malformed, or a value is missing. The error names up to five lines.
     """
     columns, problems = scan_columns(
         path, required, optional=optional, header=header, skip_short=skip_short, may_be_empty=may_be_empty
@@ -82,7 +82,7 @@ def scan_columns(
     skip_short: bool = False,
     may_be_empty: Sequence[str] = (),
 ) -> tuple[Columns, list[Problem]]:
-    """As `read_columns`: the rows that are whole, and what is wrong with the others."""
+    """As `read_columns`: the complete rows, and the problems of the others."""
     text = _read_text(path)
     if _kind(path) == ".jsonl":
         columns, problems = _from_json(path, text, required, optional)
@@ -104,10 +104,10 @@ def scan_columns(
 
 
 def read_header(path: Path) -> list[str]:
-    """The cells of a file's first row, or the names in its first JSON object; nothing of an empty file.
+    """The cells of a file's first row, or the names in its first JSON object; empty for an empty file.
 
     Raises:
-      ValueError: if the file is missing, is not UTF-8, or has an ending that no table has.
+      ValueError: if the file is missing, is not UTF-8, or has an ending that is not a table's.
     """
     text = _read_text(path)
     if _kind(path) == ".jsonl":
@@ -116,7 +116,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, without their ends.
+    """The lines of a text file, without their line endings.
 
     Raises:
       ValueError: if the file is missing or is not UTF-8.
@@ -125,12 +125,12 @@ def read_lines(path: Path) -> list[str]:
 
 
 def name_lines(path: Path, problems: Sequence[Problem]) -> list[str]:
-    """The problems as an error tells them, each with its file and line."""
+    """The problems as lines of an error, each with its file and line number."""
     return [f"{path}, line {line}: {what}" for line, what in problems]
 
 
 def refuse(problems: Sequence[str], advice: str = "Correct the file.") -> NoReturn:
-    """Raises ValueError with the first problems, and the number of the others."""
+    """Raises ValueError with the first problems and the number of the others."""
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     raise ValueError(f"{'; '.join(problems[:_SHOWN])}{more}. {advice}")
 
@@ -146,7 +146,7 @@ def _kind(path: Path) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        # the bytes: text mode would take a lone carriage return for the end of a line
+        # read bytes: text mode would end a line at a lone carriage return
         return path.read_bytes().decode("utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); allowed is UTF-8 text. Correct the file.") from error
@@ -155,7 +155,7 @@ def _read_text(path: Path) -> str:
 def _split_lines(text: str) -> list[str]:
     lines = text.split("\n")
     if lines[-1] == "":
-        lines.pop()  # after the newline at the end
+        lines.pop()  # the empty text after the last newline
     return [line.removesuffix("\r") for line in lines]
 
 
@@ -170,10 +170,10 @@ def _cell_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
-    limit = csv.field_size_limit(2**31 - 1)  # of all readers; by default it takes a long document for a lost quote
+    limit = csv.field_size_limit(2**31 - 1)  # applies to all readers; by default csv rejects a long cell
     try:
         for row in reader:
-            if row:  # csv's empty line
+            if row:  # csv yields an empty row for an empty line
                 yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
@@ -246,7 +246,7 @@ def _from_json(
 
 
 def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
-    """Line and object of each row, numbers as they are written; in place of what is no object, what is wrong with it."""
+    """Line number and object of each row, numbers as written; for a line that is not an object, what is wrong."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -267,12 +267,12 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _wrong_values(row: dict[str, Any], wanted: Sequence[str]) -> str:
-    """What is wrong with an object, or nothing."""
+    """What is wrong with an object; empty if nothing is."""
     if missing := [column for column in wanted if column not in row]:
         return f"it lacks {missing} and has {list(row)}"
     for column in wanted:
         value = row[column]
-        if not isinstance(value, str | bool):  # a number is a string by now, and NaN a float
+        if not isinstance(value, str | bool):  # the parser made numbers strings, and NaN a float
             shown = json.dumps(value)
             shown = shown if len(shown) <= 60 else shown[:60] + "..."
             return f"{column} is {shown}; allowed is text, a number, true or false"

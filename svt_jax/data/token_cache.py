@@ -1,10 +1,10 @@
 """Token arrays kept on disk, so that a split is tokenised once and not in every run.
 
-A file's name is the hash of all that its content depends on: texts, tokenizer, longest length, versions. The folder is
-SVT_JAX_CACHE, else svt_jax under XDG_CACHE_HOME or ~/.cache; it may be deleted at any time. Above a GiB, the files that
-have not been used for longest go. Files are plain arrays (npz, never pickled) and written under another name first. Who may
-read them is up to the umask, so several users can share a folder. One that cannot be read, or whose arrays do not fit, is
-made anew.
+A file's name is the hash of all that decides its content: texts, tokenizer, maximum length, versions. The folder is
+SVT_JAX_CACHE, else svt_jax under XDG_CACHE_HOME or ~/.cache; a user may delete it at any time. Above one GiB, the least
+recently used files are deleted. Files are plain arrays (npz, never pickled) and are first written under another name.
+The umask decides who may read them, so several users can share a folder. A file that cannot be read, or whose arrays do
+not fit, is written again.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 2**30
 _ARRAYS = ("ids", "types", "lengths")
 _told: set[Path] = set()
-"""Folders of which a warning has said that they cannot be written."""
+"""Unwritable folders that a warning has already named."""
 
 
 def token_folder() -> Path:
-    """Where the files are."""
+    """The folder of the cache files."""
     named = os.environ.get("SVT_JAX_CACHE")
     return Path(named) if named else cache_folder()
 
 
 def cached_tokens(examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 0) -> Tokens:
-    """As `tokenize`, from the file of an earlier call where there is one."""
-    if not getattr(tokenizer, "is_fast", False):  # a slow one cannot say what it is
+    """As `tokenize`, but reads the file of an earlier call if there is one."""
+    if not getattr(tokenizer, "is_fast", False):  # a slow tokenizer has no text form to hash
         return tokenize(examples, tokenizer, max_length, pad_id)
     path = token_folder() / f"tokens-{_key(examples, tokenizer, max_length)}.npz"
     unusable = ""
@@ -51,7 +51,7 @@ def cached_tokens(examples: Examples, tokenizer: Any, max_length: int, pad_id: i
         ids, types, lengths = _read(path, len(examples), max_length, largest_id(tokenizer))
     except FileNotFoundError:
         pass
-    # what NumPy and zipfile raise for damaged bytes; NotImplementedError for a compression method that there is not
+    # what NumPy and zipfile raise for damaged bytes; NotImplementedError for an unknown compression method
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
         unusable = f"{path} cannot be used ({error})"
     else:
@@ -59,7 +59,7 @@ def cached_tokens(examples: Examples, tokenizer: Any, max_length: int, pad_id: i
     tokens = tokenize(examples, tokenizer, max_length, pad_id)
     try:
         _write(path, tokens)
-    except OSError as error:  # a full or read-only disk is no reason not to train
+    except OSError as error:  # training goes on with a full or read-only disk
         if path.parent not in _told:  # once, not for every split
             _told.add(path.parent)
             log.warning("tokens are not kept: %s", "; ".join(filter(None, [unusable, str(error)])))
@@ -71,7 +71,7 @@ def cached_tokens(examples: Examples, tokenizer: Any, max_length: int, pad_id: i
 
 def _key(examples: Examples, tokenizer: Any, max_length: int) -> str:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for passing in ("truncation", "padding"):  # left there by the last call
+    for passing in ("truncation", "padding"):  # the last call may have left these
         backend.pop(passing, None)
     settings = [
         backend, tokenizer.pad_token_id, tokenizer.truncation_side, tokenizer.padding_side, max_length,
@@ -82,12 +82,12 @@ def _key(examples: Examples, tokenizer: Any, max_length: int) -> str:
 
 
 def _read(path: Path, number: int, max_length: int, largest: int) -> list[np.ndarray]:
-    """The file's arrays, as `Tokens.from_flat` takes them."""
+    """The file's arrays in the form that `Tokens.from_flat` takes."""
     with path.open("rb") as handle:
         file = np.load(handle, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile) or sorted(file.files) != sorted(_ARRAYS):
             raise ValueError("it holds something else")
-        ids, types, lengths = arrays = [file[name] for name in _ARRAYS]  # the zip's checksums are verified
+        ids, types, lengths = arrays = [file[name] for name in _ARRAYS]  # this verifies the zip's checksums
     fits = (
         [(a.dtype, a.ndim) for a in arrays] == [(np.int32, 1), (np.uint8, 1), (np.int32, 1)]
         and len(lengths) == number
@@ -97,15 +97,15 @@ def _read(path: Path, number: int, max_length: int, largest: int) -> list[np.nda
     )
     if not fits:
         raise ValueError("its arrays do not fit")
-    with contextlib.suppress(OSError):  # a folder that can be read only
-        os.utime(path)  # used now
+    with contextlib.suppress(OSError):  # a read-only folder
+        os.utime(path)  # marks it as used now
     return arrays
 
 
 def _write(path: Path, tokens: Tokens) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     real = tokens.real
-    unfinished = path.with_name(f"unfinished-{uuid.uuid4().hex}")  # mkstemp's would be for this user only
+    unfinished = path.with_name(f"unfinished-{uuid.uuid4().hex}")  # only this user could read a file of mkstemp
     try:
         with unfinished.open("xb") as file:
             np.savez(file, ids=tokens.ids[real], types=tokens.types[real].astype(np.uint8), lengths=tokens.lengths)
@@ -117,15 +117,15 @@ def _write(path: Path, tokens: Tokens) -> None:
 
 
 def _make_room(newest: Path) -> None:
-    """Deletes what was used longest ago until the rest fits; files of other programs stay."""
+    """Deletes the least recently used files until the rest fits; leaves files of other programs."""
     files = []
     for path in newest.parent.glob("tokens-*.npz"):
-        with contextlib.suppress(FileNotFoundError):  # another process makes room as well
+        with contextlib.suppress(FileNotFoundError):  # another process also makes room
             files.append((path.stat(), path))
     files.sort(key=lambda item: item[0].st_mtime)
     excess = sum(stat.st_size for stat, _ in files) - MAX_BYTES
     for stat, path in files:
         if excess > 0 and path != newest:
-            with contextlib.suppress(OSError):  # another user's, in a folder where that cannot be deleted
+            with contextlib.suppress(OSError):  # another user's file, which this user may not delete
                 path.unlink(missing_ok=True)
                 excess -= stat.st_size

@@ -1,4 +1,4 @@
-"""Tokenizers: a model folder's own, or the demo task's; and texts to token arrays, once."""
+"""Tokenizers, a model folder's own or the demo task's; and their conversion of texts to token arrays."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Tokens:
     Attributes:
       ids: int32[N, L].
       types: int32[N, L], 1 in the second sentence of a pair.
-      lengths: int32[N], real tokens of each example.
+      lengths: int32[N], number of real tokens of each example.
       labels: as in `Examples`.
-      pad_id: what fills up shorter rows.
+      pad_id: the token that fills up shorter rows.
     """
 
     ids: np.ndarray
@@ -45,7 +45,7 @@ class Tokens:
     def from_flat(
         cls, ids: np.ndarray, types: np.ndarray, lengths: np.ndarray, labels: np.ndarray | None, pad_id: int
     ) -> Tokens:
-        """From the tokens of all examples one after another, [sum of lengths]."""
+        """Builds from the tokens of all examples one after another, [sum of lengths]."""
         padded_ids = np.full((len(lengths), lengths.max()), pad_id, np.int32)
         padded_types = np.zeros_like(padded_ids)
         tokens = cls(padded_ids, padded_types, lengths, labels, pad_id)
@@ -55,7 +55,7 @@ class Tokens:
 
     @property
     def real(self) -> np.ndarray:
-        """bool[N, L], true where there is a token and not padding."""
+        """bool[N, L], true for a real token, false for padding."""
         return np.arange(self.ids.shape[1]) < self.lengths[:, None]
 
 
@@ -70,16 +70,16 @@ def hash_tokens(tokens: Tokens) -> str:
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Any:
-    """The tokenizer of a model folder.
+    """Loads the tokenizer of a model folder.
 
     Raises:
-      ValueError: if there is none, or it does not fit the model, see `check_vocabulary`.
+      ValueError: if there is none, or it does not fit the model (see `check_vocabulary`).
     """
     from transformers import AutoTokenizer
 
     files = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
     found = [name for name in files if (folder / name).is_file()]
-    # transformers makes an almost empty tokenizer of a folder without the files that it looks for, without a word
+    # without the files that it looks for, transformers silently makes an almost empty tokenizer
     if not found:
         raise ValueError(
             f"{folder} has no tokenizer; one of {', '.join(files)} is needed. Save it there with save_pretrained."
@@ -96,8 +96,8 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Any:
 def check_vocabulary(tokenizer: Any, vocab_size: int, called: str = "the tokenizer") -> None:
     """Raises ValueError unless each token has an embedding, and at least half of the embeddings have a token.
 
-    Some are to spare where a vocabulary was rounded up. Most are where transformers did not find the file that it
-    looks for: it then makes a tokenizer of the special tokens only.
+    Some embeddings are spare where a vocabulary was rounded up. Most are spare where transformers did not find the file
+    that it looks for: it then makes a tokenizer of only the special tokens.
     """
     numbers, largest = len(set(tokenizer.get_vocab().values())), largest_id(tokenizer)
     if largest >= vocab_size or 2 * numbers < vocab_size:
@@ -109,28 +109,28 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, called: str = "the tokeniz
 
 
 def largest_id(tokenizer: Any) -> int:
-    """The largest number that a token has; `len(tokenizer)` is none, for there may be gaps."""
+    """The largest number of a token; `len(tokenizer)` is not that number, since there may be gaps."""
     return max(tokenizer.get_vocab().values(), default=-1)
 
 
 def demo_tokenizer() -> Any:
-    """The demo task's tokenizer: one token a word."""
+    """The demo task's tokenizer: one token for each word."""
     from transformers import BertTokenizer
 
     return BertTokenizer(vocab={word: n for n, word in enumerate(vocabulary())})
 
 
 def tokenize(examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 0) -> Tokens:
-    """Token arrays of the examples, each cut to max_length tokens (the longer sentence of a pair first).
+    """Token arrays of the examples, each cut to max_length tokens (the longer sentence of a pair is cut first).
 
     Args:
-      pad_id: what fills up shorter rows if the tokenizer has no padding token, the model's pad_token_id.
+      pad_id: the model's pad_token_id, which fills up shorter rows if the tokenizer has no padding token.
     Raises:
       ValueError: if max_length is too small, or the tokenizer knows neither most of the texts nor plain English.
     """
     texts = 1 if examples.second is None else 2
     special = tokenizer.num_special_tokens_to_add(pair=texts == 2)
-    if max_length < special + texts:  # the tokenizer would give up on cutting, and say nothing
+    if max_length < special + texts:  # the tokenizer would silently not cut
         raise ValueError(
             f"max_length is {max_length}; these texts need at least {special + texts}. Choose a larger one."
         )
@@ -142,7 +142,7 @@ def tokenize(examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 
             return_attention_mask=False,
         )  # fmt: skip
 
-    # in parts: Python's lists of numbers take ten times the arrays' memory
+    # in parts: Python's lists of numbers need ten times the memory of arrays
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
@@ -159,16 +159,16 @@ def tokenize(examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 
 
 
 def padding_id(tokenizer: Any, pad_id: int) -> int:
-    """The number of the tokenizer's padding token; pad_id if it has none."""
+    """The number of the tokenizer's padding token; pad_id if it has no such token."""
     return pad_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def _check_known(tokenizer: Any, ids: np.ndarray, words: int, examples: Examples) -> None:
-    """Refuses or warns of a tokenizer that makes unknown tokens, or none, of most of the texts.
+    """Rejects, or warns of, a tokenizer that makes unknown tokens, or none, from most of the texts.
 
     Args:
-      ids: int32[all tokens].
-      words: how many of them are not special.
+      ids: int32[all tokens], the tokens of all examples.
+      words: number of tokens that are not special.
     """
     known = words - _unknown(tokenizer, ids)
     if 2 * known >= words > 0 or not any(
@@ -177,7 +177,7 @@ def _check_known(tokenizer: Any, ids: np.ndarray, words: int, examples: Examples
         return
     probe = np.asarray(tokenizer(_PROBE, add_special_tokens=False)["input_ids"], np.int32)
     probe_known = len(probe) - _unknown(tokenizer, probe)
-    if 2 * probe_known >= len(probe) > 0:  # it works: the texts are of another language, or one emoji
+    if 2 * probe_known >= len(probe) > 0:  # the tokenizer works: the texts are in another language, or one emoji
         log.warning(
             "the tokenizer knows %d of the %d tokens of the texts; the others are all alike to the model", known, words
         )
@@ -190,7 +190,7 @@ def _check_known(tokenizer: Any, ids: np.ndarray, words: int, examples: Examples
 
 def _unknown(tokenizer: Any, ids: np.ndarray) -> int:
     number = tokenizer.unk_token_id
-    # a tokenizer of bytes knows everything, and may call the token that begins a text its unknown one
+    # a byte tokenizer knows everything, and may name its start-of-text token as the unknown one
     if number is None or number in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id):
         return 0
     return int(np.count_nonzero(ids == number))

@@ -1,0 +1,1 @@
+"""Sentence embeddings, the maps that transform them, and the STS evaluation."""

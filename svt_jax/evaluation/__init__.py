@@ -1,1 +1,1 @@
-"""Scores: metrics, and a model's predictions over a split. Reads models and data; knows nothing of training."""
+"""Evaluation of a trained model: metrics, scores over a split, the probe, GLUE submissions. It imports no training."""

@@ -1,4 +1,4 @@
-"""What is done with a trained model: its score or predictions, its spectra, its export as a model folder."""
+"""Work on a trained model: score a split or write predictions, read the spectra, export a model folder."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from svt_jax.writing import writing
 
 
 def score(model: TaskModel, split: Split = "validation", output: Path = Path("submission")) -> dict[str, Any]:
-    """The scores of a split of the model's task; for an unlabelled test set, files of predictions.
+    """Scores a split of the model's task; for an unlabelled test set, writes files of predictions.
 
     Args:
       model: a classifier with its task and data.
-      split: MNLI's validation and test have a matched and a mismatched part.
-      output: folder of the predictions.
+      split: name of the split; for MNLI, validation and test have a matched and a mismatched part.
+      output: folder for the predictions.
     Returns:
-      "task", "split", "metrics" and "examples", and "metrics_mismatched" and "examples_mismatched" for MNLI; or, in place of
-      metrics, "files" in the leaderboard's format.
+      "task", "split", "metrics" and "examples"; for MNLI also "metrics_mismatched" and "examples_mismatched". For
+      predictions, "files" in the leaderboard's format replaces the metrics.
     Raises:
       ValueError: if the data cannot be read.
       NonFiniteError: if a prediction is not finite.
@@ -53,7 +53,7 @@ def score(model: TaskModel, split: Split = "validation", output: Path = Path("su
 
 
 def spectrum(model: TaskModel) -> dict[str, Any]:
-    """A reading of the probe on the validation set of the model's task: for a run, the one that training logs for that step.
+    """Reads the probe on the validation set of the model's task; for a run, the same reading as training logs.
 
     Returns:
       "task", "step" and the keys of a reading (`evaluation.probe`).
@@ -65,16 +65,16 @@ def spectrum(model: TaskModel) -> dict[str, Any]:
 def export(model: TaskModel, folder: Path, *, svt: Literal["drop", "keep"] | None = None) -> None:
     """Writes config.json with the task's class names, model.safetensors, and the tokenizer's files.
 
-    `load_classifier`, `eval.py --model` and transformers read it. The tokenizer's settings are those by which transformers'
-    pipeline gives the model what it was given here: no more tokens than it has positions, padding on the right, and token
-    types where it has them.
+    `load_classifier`, `eval.py --model` and transformers read the folder. The tokenizer's settings make transformers'
+    pipeline build the same inputs as here: no more tokens than positions, padding on the right, and token types if the
+    model has them.
 
     Args:
       model: a classifier with its tokenizer.
-      folder: made if it does not exist.
+      folder: the folder to write; made if it does not exist.
       svt: as for `svt_jax.export_hf`; needed for a model with an SVT, which transformers cannot compute.
     Raises:
-      ValueError: if `folder` holds anything, and as `svt_jax.export_hf`.
+      ValueError: if `folder` is not empty, and as `svt_jax.export_hf`.
     """
     assert model.task is not None, "a classifier has a task"
     if folder.is_dir() and any(folder.iterdir()):
@@ -84,10 +84,10 @@ def export(model: TaskModel, folder: Path, *, svt: Literal["drop", "keep"] | Non
 
 
 def fit_tokenizer(tokenizer: Any, encoder: EncoderConfig) -> Any:
-    """The tokenizer with settings by which others give the model what it is given here."""
+    """The tokenizer with settings that make other programs build the same inputs as here."""
     names = ["input_ids", *(["token_type_ids"] if encoder.type_vocab_size > 1 else []), "attention_mask"]
     tokenizer.model_input_names = names
-    tokenizer.init_kwargs["model_input_names"] = names  # what is saved
+    tokenizer.init_kwargs["model_input_names"] = names  # the tokenizer saves init_kwargs
     tokenizer.model_max_length = min(tokenizer.model_max_length, encoder.max_tokens)
     tokenizer.padding_side = "right"
     return tokenizer

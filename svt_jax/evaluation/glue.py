@@ -1,4 +1,4 @@
-"""A classifier's predictions and score over one split, each example counted once."""
+"""A classifier's predictions and scores over one split, each example counted once."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from svt_jax.mesh import batch_sharding, replicated
 from svt_jax.run.task_model import TaskModel
 
 _WORKERS = 3
-"""Batches at a time on a single device: while one is in a small operation, which a single core does, others fill the cores.
+"""Batches at a time on a single device. While one runs a small operation on a single core, others fill the other cores.
 
 With 32 x 8 to 36 tokens through 6 layers of 384, two at a time are a tenth faster than one on two cores, three a fifth.
-More devices exchange data, and must all have the batches in one order: there it is one.
+More devices exchange data and need all batches in one order, so there it is one at a time.
 """
 _LAG = 2
-"""Batches between dispatch and reading one's logits, so that the device never waits for Python."""
+"""Batches between a batch's dispatch and the reading of its logits, so that the device never waits for Python."""
 
 
 class State(Protocol):
-    """What holds a model's parameters: a `TaskModel`, or the state of a training step."""
+    """An object that holds a model's parameters: a `TaskModel`, or the state of a training step."""
 
     params: Any
     constants: Any
 
 
 def make_forward(model: TaskModel) -> Any:
-    """The jitted evaluation step (state, input_ids, mask, types) -> logits, with state (params, constants) where it is."""
+    """The jitted evaluation step (state, input_ids, mask, types) -> logits; state is (params, constants)."""
     graphdef, batch = model.graphdef, batch_sharding(model.mesh)
 
     def forward(
@@ -66,8 +66,8 @@ class Evaluator:
 
     Args:
       model: a classifier with its task.
-      tokens: the split.
-      batch_size: the largest; has no influence on the score; must divide over the mesh's data and fsdp axes.
+      tokens: the split's token arrays.
+      batch_size: the largest batch size; must divide over the mesh's data and fsdp axes. It does not affect the score.
     """
 
     def __init__(self, model: TaskModel, tokens: Tokens, batch_size: int):
@@ -87,12 +87,12 @@ class Evaluator:
 
     @property
     def compiles(self) -> int:
-        """Programs compiled so far, at most one a bucket."""
+        """Number of programs compiled so far, at most one for each bucket."""
         return len(self._compiled)
 
     def logits(self, holder: State) -> np.ndarray:
-        """Logits [N, num_labels] in the order of the examples, with these parameters."""
-        state = nnx.as_pure((holder.params, holder.constants))  # nnx variables cost Python time at every call
+        """Logits [N, num_labels] in the order of the examples, with the holder's parameters."""
+        state = nnx.as_pure((holder.params, holder.constants))  # nnx variables cost Python time in every call
         out = np.zeros((len(self._tokens), self._task.num_labels), np.float32)
         pending: collections.deque[tuple[Batch, Future[jax.Array]]] = collections.deque()
 
@@ -104,7 +104,7 @@ class Evaluator:
         settings = same_settings()
 
         def dispatch(batch: Batch) -> jax.Array:
-            with settings(), jax.set_mesh(self._mesh):  # each thread has its own
+            with settings(), jax.set_mesh(self._mesh):  # each thread has its own settings
                 return self._dispatch(state, batch)
 
         workers = _WORKERS if self._mesh.size == 1 else 1
@@ -133,6 +133,6 @@ class Evaluator:
             return self._compiled[length]
 
     def score(self, holder: State) -> dict[str, float]:
-        """The task's metrics, with these parameters."""
+        """The task's metrics, with the holder's parameters."""
         assert self._tokens.labels is not None, "an unlabelled split has no score"
         return compute_metrics(self._task.metrics, self.logits(holder), self._tokens.labels)

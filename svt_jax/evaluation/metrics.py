@@ -1,4 +1,4 @@
-"""GLUE's metrics over a whole split, by scikit-learn and SciPy."""
+"""GLUE's metrics over a whole split, computed by scikit-learn and SciPy."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pearson": _of_scipy("pearsonr"),
     "spearmanr": _of_scipy("spearmanr"),
 }
-"""By name, of (labels, predictions); each lies in [-1, 1]."""
+"""name -> function of (labels, predictions); each result lies in [-1, 1]."""
 
 
 def check_finite(logits: np.ndarray) -> None:
-    """Raises NonFiniteError unless each of the predictions [N, num_labels] is finite."""
+    """Raises NonFiniteError unless every prediction in [N, num_labels] is finite."""
     if bad := np.sum(~np.isfinite(logits).all(axis=1)):
         raise NonFiniteError(f"{bad} of {len(logits)} predictions are not finite, so there is no score")
 
 
 def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Metrics of a split's logits.
+    """Computes metrics from a split's logits.
 
     Args:
       names: keys of `METRICS`.
-      logits: float[N, num_labels]; the prediction is the largest, or the number itself when num_labels is 1.
+      logits: float[N, num_labels]; the prediction is the largest logit's class; with one label, the number itself.
       labels: int[N], or float[N] for regression.
     Returns:
-      A plain float for each name. One that is undefined, as a correlation for constant predictions, is 0 with a warning.
+      A float for each name. An undefined metric, as a correlation of constant predictions, is 0 with a warning.
     Raises:
       NonFiniteError: if a prediction is not finite.
 
@@ -68,7 +68,7 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     check_finite(logits)
-    if logits.shape[1] == 1:  # in float64: the sums of a correlation lose digits otherwise
+    if logits.shape[1] == 1:  # float64: in float32 the sums of a correlation lose digits
         predictions, labels = logits[:, 0].astype(np.float64), labels.astype(np.float64)
     else:
         predictions = logits.argmax(axis=1)
@@ -83,7 +83,7 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
 
 
 def _undefined(name: str, labels: np.ndarray, predictions: np.ndarray) -> str:
-    """Why the metric has no value, or nothing. The libraries give NaN, an error or a silent 0."""
+    """Why the metric is undefined; empty if it is defined. The libraries return NaN, an error or a silent 0."""
     if name in ("matthews_correlation", "pearson", "spearmanr"):
         for what, values in (("predictions", predictions), ("labels", labels)):
             if np.all(values == values[0]):

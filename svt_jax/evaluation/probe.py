@@ -1,19 +1,19 @@
 r"""The probe: spectra and token uniformity of every layer, on a fixed sample of a split.
 
-What is measured, of each example's real tokens by itself, and then averaged over the sample:
+For each example's real tokens the probe measures the following states, then averages over the sample:
 
-  output      what the embeddings and each layer give
-  svt_input   what a layer's SVT gets, in the layers that have one
-  svt_output  what it gives
+  output      the output of the embeddings and of each layer
+  svt_input   the input of a layer's SVT, in layers that have one
+  svt_output  its output
 
-A reading is plain values, for JSON:
+A reading holds plain values for JSON:
 
   {"examples": 64, "alpha": {"1": -0.2}, "svt": {"1": {"alpha": -0.2}},
    "states": [{"layer": null, "state": "output", "skewness": ..., "histogram": [...]}, ...]}
 
-where "svt" has every parameter of each transformation by layer and name, layer null is the embeddings' output, and
-`histogram` holds, for `BINS` equal parts of [0, 1], the share of the singular values with sigma_i / sigma_1 in that part;
-each example weighs the same, however long it is.
+"svt" has every parameter of each transformation by layer and name. Layer null is the embeddings' output. `histogram`
+divides [0, 1] into `BINS` equal parts; each entry is the share of the singular values with sigma_i / sigma_1 in that
+part. Each example has the same weight, whatever its length.
 
 References: arXiv 2208.11790, section 3 and figure 1.
 """
@@ -42,7 +42,7 @@ Array = jax.Array
 Reading = dict[str, Any]
 
 EXAMPLES = 64
-"""In the sample: enough that means over it differ by a few per cent from those over the split, few enough to be cheap."""
+"""Examples in the sample: its means are within a few per cent of the split's, and it is cheap."""
 BINS = 100
 MEASURES = (
     "skewness",
@@ -56,11 +56,11 @@ MEASURES = (
 
 
 class Probe:
-    """Measures a model with parameters that change; two programs, each compiled once.
+    """Measures a model whose parameters change; two programs, each compiled once.
 
     Args:
-      model: an encoder, or a classifier on one.
-      tokens: the split; the sample is `EXAMPLES` of them at even distances, or all if they are fewer.
+      model: an encoder or a classifier.
+      tokens: the split's token arrays; the sample is `EXAMPLES` examples at even distances, or all if there are fewer.
     """
 
     def __init__(self, model: TaskModel, tokens: Tokens):
@@ -90,7 +90,7 @@ class Probe:
         self._encoder_of = encoder_of
 
     def read(self, holder: State) -> Reading:
-        """One pass over the sample, with these parameters."""
+        """One pass over the sample with the holder's parameters."""
         batch, state = self._batch, (holder.params, holder.constants)
         with jax.set_mesh(self._mesh):
             ids, mask, types, weights = (
@@ -103,7 +103,7 @@ class Probe:
             ]
             for n, (before, after) in found["svt"].items():
                 states += [(n, "svt_input", before), (n, "svt_output", after)]
-            # all are on their way before the first is read
+            # dispatch all before reading the first
             measured = [self._measure(x, mask, weights) for _, _, x in states]
             encoder = self._encoder_of(state)
         return {
@@ -118,7 +118,7 @@ class Probe:
 
 
 def measure(x: Array, mask: Array, weights: Array) -> dict[str, Array]:
-    """Weighted means over examples of what is measured of each, and the mean histogram.
+    """Weighted means of the examples' measures, and the mean histogram.
 
     Args:
       x: float[B, L, D].
@@ -141,7 +141,7 @@ def measure(x: Array, mask: Array, weights: Array) -> dict[str, Array]:
     count = jnp.minimum(jnp.sum(mask, axis=-1), x.shape[-1])
     summary = measures.spectrum_summary_of(sigma, count)
     ratios, real = measures.ratios_to_largest(sigma, count)
-    bins = jnp.minimum((ratios * BINS).astype(jnp.int32), BINS - 1)  # 1 belongs to the last
+    bins = jnp.minimum((ratios * BINS).astype(jnp.int32), BINS - 1)  # the ratio 1 belongs to the last bin
     share = jnp.where(real, 1.0, 0.0) / jnp.maximum(count, 1)[:, None]
     weights = weights / jnp.sum(weights)
     by_example = {

@@ -1,7 +1,7 @@
 """Files for the GLUE leaderboard: a header index<TAB>prediction, then each row of the test set once, in order.
 
-The names, label strings and numbers of rows are those of gluebenchmark.com; a submission is a zip of all the files.
-The eleventh, AX.tsv of the diagnostic set, is not written here: it has no training data.
+File names, label strings and row numbers are those of gluebenchmark.com; a submission is a zip of all the files.
+This module does not write the eleventh file, AX.tsv of the diagnostic set, which has no training data.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _HEADER = "index\tprediction"
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What a file must be.
+    """The rules for one file.
 
     Attributes:
-      name: of the file.
-      rows: of the official test set; None where there is none.
+      name: the file's name.
+      rows: number of rows of the official test set; None if there is none.
       labels: allowed predictions; None for a score.
       scores: smallest and largest allowed score.
     """
@@ -50,23 +50,23 @@ _OFFICIAL: dict[tuple[str, Split], tuple[str, int]] = {
 
 
 def find_rules(task: Task, split: Split) -> Rules:
-    """The rules for a task's test set; a custom task's file is called after the task."""
+    """The rules for a task's test set; a custom task's file has the task's name."""
     name, rows = _OFFICIAL.get((task.name, split), (f"{task.name}.tsv", None))
     return Rules(name, rows, task.labels, task.scores)
 
 
 def write_submission(task: Task, split: Split, logits: np.ndarray, folder: Path) -> Path:
-    """Writes the predictions for an unlabelled split as the leaderboard wants them.
+    """Writes the predictions for an unlabelled split in the leaderboard's format.
 
     Args:
-      task: gives the label strings; scores are clipped to its range.
-      split: "test", or "test_mismatched" of MNLI.
-      logits: float[N, num_labels], one row an example, in the order of the test file.
-      folder: is made.
+      task: the split's task; it has the label strings, and scores are clipped to its range.
+      split: "test", or "test_mismatched" for MNLI.
+      logits: float[N, num_labels], one row for each example, in the order of the test file.
+      folder: folder for the file; made if it does not exist.
     Returns:
-      The file.
+      The file's path.
     Raises:
-      ValueError: if the name of a class cannot stand in such a file.
+      ValueError: if a class name cannot stand in such a file.
     """
     rules, logits = find_rules(task, split), np.asarray(logits)
     if task.labels is None:
@@ -85,7 +85,7 @@ def write_submission(task: Task, split: Split, logits: np.ndarray, folder: Path)
 
 
 def check_text(text: str, rules: Rules) -> list[str]:
-    """What in a file's text breaks the rules; nothing if it is right.
+    """The ways in which a file's text breaks the rules; empty if it is correct.
 
     Example:
       >>> check_text("index\\tprediction\\n0\\tyes\\n2\\tno\\n", find_rules(TASKS["wnli"], "test"))
@@ -119,7 +119,7 @@ def _allowed(prediction: str, rules: Rules) -> bool:
 
 
 def check_submission(folder: Path) -> list[str]:
-    """What in a folder of the nine tasks' files breaks the leaderboard's rules, missing files included."""
+    """The ways in which the nine tasks' files in a folder break the leaderboard's rules, including missing files."""
     problems = []
     for task, split in _OFFICIAL:
         rules = find_rules(TASKS[task], split)

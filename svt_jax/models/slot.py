@@ -1,4 +1,4 @@
-"""The NNX module that owns the parameters of a spectral function or a peer, and applies it to hidden states."""
+"""The NNX module that owns the parameters of a spectral function or a remedy, and applies it to hidden states."""
 
 from __future__ import annotations
 

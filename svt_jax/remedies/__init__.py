@@ -1,0 +1,1 @@
+"""Remedies for token uniformity other than SVT, as pure functions on token matrices."""

@@ -1,0 +1,1 @@
+"""One run's parts: config, command line, task, model, checkpoints, folder and processes."""

@@ -1,8 +1,8 @@
-"""Checkpoints by Orbax: parameters, optimizer state, and where the run stands. Written in the background, atomically.
+"""Checkpoints by Orbax: parameters, optimizer state and the run's progress. Written in the background, atomically.
 
-The newest `keep` are kept, and the best besides. Orbax notices a missing or a shortened file, but not a changed byte; so
-each checkpoint holds a digest of every array and of its own JSON, and one that does not match them is damaged. It also
-holds its step and its run, for a folder may be renamed or copied. Each is read back before it counts as saved.
+The newest `keep` and the best are kept. Orbax notices a missing or a shortened file, but not a changed byte. So each
+checkpoint holds a digest of every array and of its own JSON; one that does not match its digests is damaged. Since a
+folder may be renamed or copied, each also holds its step and its run. Each is read back before it counts as saved.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from svt_jax.run.literal_path import LiteralPath
 log = logging.getLogger(__name__)
 
 _PARTS = ("params", "constants", "optimizer")
-# By default Orbax cuts each replicated array into one slice a device, and compiles a program for every slice: the first
-# save of 80 small arrays from 8 devices took 28 s, against 0.3 s when slices below 1 MiB are not cut.
+# By default Orbax cuts each replicated array into one slice for each device, and compiles a program for each slice. The
+# first save of 80 small arrays from 8 devices took 28 s, and 0.3 s when slices below 1 MiB are not cut.
 _ARRAYS = type_handlers.create_type_handler_registry(
     (jax.Array, type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20))
 )
@@ -40,11 +40,11 @@ _ARRAYS = type_handlers.create_type_handler_registry(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes. Randomness is no state: it follows from the seed and the step's number.
+    """Everything that a step changes. It holds no random state: randomness follows from the seed and the step's number.
 
     Attributes:
       params: trained parameters, an nnx state.
-      constants: what the model holds besides (parameters of a spectral function that is not trained).
+      constants: the model's other values (parameters of a spectral function that is not trained).
       optimizer: optax's state.
     """
 
@@ -54,7 +54,7 @@ class TrainState:
 
 
 class CheckpointWriteError(OSError):
-    """A checkpoint could not be written; those before it are whole."""
+    """A checkpoint could not be written; the earlier ones are whole."""
 
 
 class DamagedError(Exception):
@@ -62,7 +62,7 @@ class DamagedError(Exception):
 
 
 class MisplacedError(ValueError):
-    """A whole checkpoint lies where that of another step or another run should."""
+    """A whole checkpoint lies in the place of another step's or another run's."""
 
 
 class _UnreadableHereError(Exception):
@@ -71,7 +71,7 @@ class _UnreadableHereError(Exception):
 
 @dataclasses.dataclass
 class _NewestAndBest:
-    """Which checkpoints Orbax keeps. (With its own best_fn the scores would be in files without a digest.)"""
+    """Which checkpoints Orbax keeps. (Its own best_fn would store the scores in files without a digest.)"""
 
     keep: int
     best: int | None = None
@@ -85,10 +85,10 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-      folder: of the checkpoints.
-      keep: newest ones to keep.
-      run: id of the run. It is written into each checkpoint, and those of another are refused; None asks for none.
-      read_only: for a reader beside a run that may still be writing; never removes anything.
+      folder: the folder of the checkpoints.
+      keep: number of newest checkpoints to keep.
+      run: the run's id. Each checkpoint holds it, and a checkpoint of another run is an error; None checks nothing.
+      read_only: for a reader of a run that may still be writing; never removes anything.
     """
 
     def __init__(self, folder: Path, keep: int = 2, *, run: str | None = None, read_only: bool = False):
@@ -97,7 +97,7 @@ class Checkpoints:
             preservation_policy=self._kept,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
-            # in the background, and before the folder gets its name and older ones are removed
+            # runs in the background, before the folder receives its name and older ones are removed
             async_options=ocp.AsyncOptions(post_finalization_callback=self._read_back),
         )
         self._run, self._read_only = run, read_only
@@ -115,7 +115,7 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step of the best score, of those that are left; None before the first evaluation."""
+        """The step of the best score among the kept checkpoints; None before the first evaluation."""
         for step in self.steps[::-1]:
             try:
                 best = self._read_record(step)["best"]
@@ -131,12 +131,12 @@ class Checkpoints:
         """Saves the state after `step` steps.
 
         Args:
-          step: must be later than those saved.
-          state: divided over the devices in any way.
+          step: the step's number; must be later than those saved.
+          state: the state, sharded over the devices in any way.
           progress: plain JSON.
           best: the step of the best score so far.
         Raises:
-          CheckpointWriteError: if this one, or the one before it in the background, could not be written or read back.
+          CheckpointWriteError: if this one, or the previous one in the background, could not be written or read back.
         """
         self.wait()
         self._kept.best = best
@@ -153,14 +153,14 @@ class Checkpoints:
         assert saved, f"Orbax did not save step {step}; it has {self.steps}"
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[int, TrainState, dict[str, Any]]:
-        """The newest undamaged checkpoint, or that of `step`: (step, state, progress).
+        """Restores the newest undamaged checkpoint, or that of `step`, as (step, state, progress).
 
         Args:
-          like: abstract state: shapes, dtypes and shardings to restore to, which need not be those it was saved with.
-            Without an optimizer (None) that part is not read.
+          like: abstract state: the shapes, dtypes and shardings to restore to. The checkpoint may have other shardings.
+            If its optimizer is None, that part is not read.
         Raises:
-          ValueError: if there is none, or that step's is damaged.
-          MisplacedError: if one is of another step or another run.
+          ValueError: if there is no checkpoint, or that of `step` is damaged.
+          MisplacedError: if a checkpoint belongs to another step or another run.
         """
         candidates = [step] if step is not None else self.steps[::-1]
         problems = []
@@ -171,7 +171,7 @@ class Checkpoints:
                 raise ValueError(
                     f"{error}. Remove that folder, and start all processes again to go on from the checkpoint before it."
                 ) from error
-            except MisplacedError:  # not damage: going back to an older one would hide a mistake
+            except MisplacedError:  # this is no damage: going back to an older one would hide a mistake
                 raise
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 problems.append(f"step {candidate}: {error}")
@@ -187,9 +187,9 @@ class Checkpoints:
         )
 
     def _set_aside(self, steps: Sequence[int]) -> None:
-        """Renames checkpoints that could not be read, for Orbax would refuse to save their steps again.
+        """Renames unreadable checkpoints, since Orbax would refuse to save their steps again.
 
-        They are kept: what looks like damage may have been the file system's, and pass.
+        They are kept: the fault may be the file system's, and temporary.
         """
 
         def rename() -> None:
@@ -222,7 +222,7 @@ class Checkpoints:
         except Exception as error:
             if jax.process_count() == 1:
                 raise
-            # each process reads its own part: the others may have found theirs whole, and wait
+            # each process reads its own part: the others may have read theirs, and wait
             raise _UnreadableHereError(f"{unreadable} ({error})") from error
         found = {name: restored[name] for name in targets}
         for name, values in digests(found).items():
@@ -243,7 +243,7 @@ class Checkpoints:
         return record
 
     def _read_back(self) -> None:
-        """Reads of what was just written the record, and the metadata and the smallest array of each part."""
+        """Reads part of what was just written: the record, and each part's metadata and smallest array."""
         assert self._written is not None
         written = self._written
         folder = self._manager.directory / f"{written.step}{ocp.utils.TMP_DIR_SUFFIX}"
@@ -272,14 +272,14 @@ class Checkpoints:
             raise self._write_error(error) from error
 
     def close(self) -> None:
-        """As `wait`; then nothing can be saved or restored any more."""
+        """As `wait`; afterwards nothing can be saved or restored."""
         try:
             self._manager.close()
         except Exception as error:
             raise self._write_error(error) from error
 
     def _write_error(self, error: Exception) -> CheckpointWriteError:
-        # of TensorStore's page of paths and addresses what the system said; of other errors all
+        # keep the system's words from TensorStore's page of paths and addresses; keep other errors whole
         system = re.search(r"([^:]+) \[os_error_code=", str(error))
         why = system[1].strip() if system else " ".join(str(error).split())
         return CheckpointWriteError(
@@ -289,19 +289,19 @@ class Checkpoints:
 
 
 def last_good(checkpoints: Checkpoints) -> str:
-    """For a message: which checkpoint is the last good one."""
+    """Text for a message: which checkpoint is the last good one."""
     steps = checkpoints.steps
     return f"the checkpoint of step {steps[-1]} is the last good one" if steps else "no checkpoint had been written"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Written:
-    """What to read back from a checkpoint.
+    """The samples to read back from a checkpoint.
 
     Attributes:
-      step: of the checkpoint.
-      samples: of each part a tree to restore to, of which all but one leaf are left out, and the place of that leaf.
-      digests: of all arrays.
+      step: the checkpoint's step.
+      samples: for each part, a tree to restore to in which only one leaf is not left out, and that leaf's place.
+      digests: digests of all arrays.
     """
 
     step: int
@@ -318,16 +318,16 @@ def _smallest(part: Any) -> tuple[Any, int]:
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    """What of a state there is to save."""
+    """The parts of a state that are saved."""
     parts = {name: getattr(state, name) for name in _PARTS}
     return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
 
 
 def digests(parts: dict[str, Any]) -> dict[str, list[int]]:
-    """A number for each array of each part, that any one changed bit changes, and others but for one case in 2^32.
+    """A number for each array of each part. Any changed bit changes it; other changes do so but for one case in 2^32.
 
-    It is a sum modulo 2^32 of the array's words, each times an odd number of its own, and so the same however the array
-    is divided over devices, to the last bit.
+    It is a sum modulo 2^32 of the array's words, each multiplied by its own odd number. So it is exactly the same for
+    any sharding of the array.
     """
     return {name: [int(value) for value in values] for name, values in jax.device_get(_digests(parts)).items()}
 
@@ -339,11 +339,11 @@ def _digests(parts: dict[str, Any]) -> dict[str, list[jax.Array]]:
 
 def _digest(x: jax.Array) -> jax.Array:
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[x.dtype.itemsize]
-    words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)  # of 8 bytes: one dimension more
+    words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)  # an 8-byte type adds a dimension
     place = jnp.zeros(words.shape, jnp.uint32)
-    for axis, size in enumerate(words.shape):  # not reshape and arange: those would gather a divided array
+    for axis, size in enumerate(words.shape):  # reshape and arange would gather a sharded array
         place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    # multiples of an odd constant are scattered over the numbers, so that equal changes do not cancel
+    # multiples of an odd constant are scattered over the numbers, so equal changes do not cancel
     return jnp.sum(words * (place * np.uint32(2 * 0x9E3779B1 & 0xFFFFFFFF) + np.uint32(1)), dtype=jnp.uint32)
 
 
@@ -359,7 +359,7 @@ def _sha256(record: dict[str, Any]) -> str:
 
 
 def abstract(state: Any, shardings: Any) -> Any:
-    """Shapes and dtypes of a state, with the shardings to restore it to."""
+    """A state's shapes and dtypes, with the shardings to restore it to."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
     )

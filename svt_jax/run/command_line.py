@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def parse_config(arguments: Sequence[str]) -> TrainConfig:
-    """The TrainConfig of a command line: defaults, then --config files, then --section.key values, in that order.
+    """Parses a command line: defaults, then --config files, then --section.key values, in that order.
 
-    A value is read by its key's type: text is as written, whatever it looks like. Keys that do nothing are warned of.
+    Each key's type decides how its value is read; a text key takes the text as written. Keys without effect warn.
 
     Raises:
       ValueError: for an unknown key, a wrong type or a value out of range.
@@ -37,7 +37,7 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
 
 
 def make_config(values: Mapping[str, Any] | str | Path) -> TrainConfig:
-    """The TrainConfig of nested values as in a YAML file, or of such a file. Raises as `parse_config`.
+    """Makes a TrainConfig from nested values as in a YAML file, or from such a file. Raises as `parse_config`.
 
     Example:
       >>> make_config({"optim": {"epochs": 1}, "svt": {"function": "soft_decay"}}).optim.epochs
@@ -65,7 +65,7 @@ def train_parser() -> ArgumentParser:
 
 
 def make_parser(prog: str, description: str) -> ArgumentParser:
-    """A parser whose values are text until their option's type reads them."""
+    """A parser that keeps values as text until their option's type reads them."""
     from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -79,12 +79,12 @@ _OTHERWISE = "allowed are --config FILE and --section.key VALUE. See --help."
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str], keys: list[str], otherwise: str = _OTHERWISE) -> Namespace:
-    """The values of --config files, and over them those of the other arguments.
+    """The values of --config files, overridden by the other arguments.
 
     Args:
-      parser: from `make_parser`.
-      arguments: a command line.
-      keys: the names of its options.
+      parser: the parser, made by `make_parser`.
+      arguments: the command line.
+      keys: names of its options.
       otherwise: the end of a message that has no form of its own.
     Raises:
       ValueError: for an unknown option or a wrong value.
@@ -101,10 +101,10 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], keys: list[str], oth
 
 
 def find_config(name: str) -> str:
-    """The file of a config: the path itself, or the one of this name that comes with the package, as in "rte"."""
+    """The file of a config: the path itself, or the config of this name in the package, as in "rte"."""
     package = Path(__file__).parents[1]
     if not os.path.isfile(os.path.expanduser(name)) and re.fullmatch(r"[\w/-]+", name):
-        for folder in (package / "configs", package.parent / "configs"):  # of a wheel, or of a clone
+        for folder in (package / "configs", package.parent / "configs"):  # in a wheel, or in a clone
             if (folder / f"{name}.yaml").is_file():
                 return str(folder / f"{name}.yaml")
     return name
@@ -115,7 +115,7 @@ def _parse_table(
 ) -> Namespace:
     if unknown := _unknown(table, keys):
         raise ValueError(where + " ".join(unknown_key(key, keys) for key in unknown))
-    for action in parser._actions:  # one value is a list of one, as on the command line
+    for action in parser._actions:  # a single value is a list of one, as on the command line
         if action.nargs == "+" and table.get(action.dest) is not None and not isinstance(table[action.dest], list):
             table = {**table, action.dest: [table[action.dest]]}
     try:
@@ -125,7 +125,7 @@ def _parse_table(
 
 
 def _unknown(table: Mapping[str, Any], keys: list[str]) -> list[str]:
-    """The names in a table, and in its sections, that are none of `keys`."""
+    """The names in a table and its sections that are not in `keys`."""
     sections = {key.split(".")[0] for key in keys if "." in key}
     unknown = []
     for name, value in table.items():
@@ -145,7 +145,7 @@ def _to_config(parser: ArgumentParser, parsed: Namespace) -> TrainConfig:
             raise ValueError(
                 f"section {section} is {printable(str(parsed[section]))}; allowed is a table of keys. Fill it or leave it out."
             )
-    parsed["svt.params"] = as_values(parsed["svt.params"])  # whose types the function knows, and no annotation
+    parsed["svt.params"] = as_values(parsed["svt.params"])  # no annotation has their types; the function knows them
     values = parser.instantiate(parsed).as_dict()
     config = TrainConfig(**{section: values[section] for section in sections})
     for line in config.without_effect():
@@ -154,7 +154,7 @@ def _to_config(parser: ArgumentParser, parsed: Namespace) -> TrainConfig:
 
 
 def split_configs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files of every --config, and the other arguments: these override the files wherever they stand."""
+    """The files of every --config, and the other arguments, which override the files wherever they stand."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="append", default=[])
     try:
@@ -165,7 +165,7 @@ def split_configs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def join_negative_numbers(arguments: Sequence[str]) -> list[str]:
-    """The arguments with --option and a negative number after it as one: argparse takes -1e-5 for an option.
+    """Joins --option with a negative number after it: argparse takes -1e-5 for an option.
 
     Example:
       >>> join_negative_numbers(["--svt.alpha", "-1e-5", "--svt.learnable", "false"])
@@ -193,10 +193,10 @@ def _keys(config_class: type) -> list[str]:
 
 
 def explain(message: str, keys: list[str], otherwise: str = _OTHERWISE) -> str:
-    """The parser's message as: what came; what is allowed; what to do.
+    """Rewrites the parser's message as: what came; what is allowed; what to do.
 
     Args:
-      message: the parser's.
+      message: the parser's message.
       keys: names of the parser's options.
       otherwise: the end of a message that has no form of its own.
     """
@@ -222,7 +222,7 @@ def explain(message: str, keys: list[str], otherwise: str = _OTHERWISE) -> str:
 
 
 def _types(text: str) -> str:
-    """Types as the parser names them, in a user's words.
+    """The parser's type names in a user's words.
 
     Example:
       >>> _types("Literal['keep', 'drop'], NoneType, <class 'float'>")
@@ -234,7 +234,7 @@ def _types(text: str) -> str:
 
 
 def unknown_key(key: str, keys: list[str]) -> str:
-    """The error for a key that is none of `keys`: its neighbours, and the nearest one."""
+    """The error for a key that is not in `keys`: the keys of its section, and the nearest one."""
     near = difflib.get_close_matches(printable(key), keys, n=1, cutoff=0.0)
     section = key.split(".")[0]
     siblings = [k for k in keys if k.startswith(section + ".")]

@@ -1,4 +1,4 @@
-"""The config of a training run: one frozen dataclass a section. A config file holds only what differs from these defaults."""
+"""The config of a training run: one frozen dataclass per section. A file holds only what differs from the defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svt_jax.models.hf import DTYPES
 from svt_jax.text import printable
 
 _LONGEST_NAME = 200
-"""Bytes: a file system takes 255, and checkpoints and files beside them have longer names for a while."""
+"""Bytes: a file system allows 255, and checkpoints and their neighbours temporarily have longer names."""
 
 
 def _lists(value: Any) -> Any:
@@ -26,12 +26,12 @@ def _lists(value: Any) -> Any:
 def _positive(section: str, config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:  # not: NaN compares false with everything
+        if value is not None and not 0 < value < math.inf:  # with not, since NaN compares false with everything
             raise ValueError(f"{section}.{name} is {value}; it must be greater than 0 and finite. Correct the config.")
 
 
 def _expand(config: Any, *names: str) -> None:
-    """A leading ~ of a path is the home folder: no shell expands --run.output_dir=~/runs, nor a file's value."""
+    """Expands a leading ~ of a path: no shell expands it in --run.output_dir=~/runs or in a file."""
     for name in names:
         object.__setattr__(config, name, os.path.expanduser(getattr(config, name)))
 
@@ -41,10 +41,10 @@ class RunConfig:
     """Where a run writes, and its seed.
 
     Attributes:
-        name: Folder of this run inside output_dir; null makes one from task, model, function and seed.
+        name: Folder of this run inside output_dir; null makes a name from task, model, function and seed.
         output_dir: Folder of all runs.
         seed: Decides the head's initialisation, the order of examples, and dropout.
-        max_svt_failures: Decompositions that may fail in the run (the transformation is left out there) before it stops.
+        max_svt_failures: Failed decompositions, each of which skips its transformation, before the run stops.
     """
 
     name: str | None = None
@@ -76,10 +76,10 @@ class ModelConfig:
 
     Attributes:
         path: Folder with config.json, model.safetensors and a tokenizer, or a hub id; demo is a small random encoder.
-        dtype: The computation's type, float32 or bfloat16. Parameters, SVT and losses are float32.
-        remat: Compute each layer's inner values a second time for the gradient instead of keeping them: less memory, and
-            another forward pass. An SVT's decomposition is kept.
-        scan_layers: Compile layers in a row that have no SVT as one loop: 12 layers compile in half to three
+        dtype: Type of the computation, float32 or bfloat16. Parameters, SVT and losses are float32.
+        remat: Compute each layer's inner values again for the gradient instead of keeping them. This saves memory and
+            costs another forward pass; an SVT's decomposition is kept.
+        scan_layers: Compile consecutive layers without SVT as one loop: 12 layers compile in half to three
             quarters of the time, and run a tenth slower on a CPU. null does so on GPUs and TPUs.
     """
 
@@ -100,16 +100,16 @@ class DataConfig:
 
     Attributes:
         task: demo, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli or custom.
-        source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv); for custom, a folder with
-            train and validation (and test, if there is one) as .tsv, .csv or .jsonl.
+        source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv). For custom, a
+            folder with train, validation and optionally test as .tsv, .csv or .jsonl.
         max_length: Longer examples are cut to this many tokens.
         buckets: Lengths that training batches are padded to: auto (at most eight, chosen from the data) or a list.
-        group_by_length: Make training batches of examples of like length, in random order, so that little is padded.
-        eval_batch_size: Examples in an evaluation batch, at most.
-        text_columns: For custom: the column of the sentence, or the two of a pair.
+        group_by_length: Make training batches of examples of similar length, in random order, to reduce padding.
+        eval_batch_size: Largest number of examples in an evaluation batch.
+        text_columns: For custom: the column of the sentence, or the two columns of a pair.
         label_column: For custom: the column of the label.
-        labels: For custom: regression, or the names of the classes in order of their numbers; null takes those of the
-            training file.
+        labels: For custom: regression, or the names of the classes in order of their numbers; null reads them from
+            the training file.
     """
 
     task: str = "demo"
@@ -165,17 +165,17 @@ class OptimConfig:
 
     Attributes:
         learning_rate: Peak rate.
-        svt_learning_rate: Peak rate of the spectral function's parameters, which are trained as unbounded numbers: near -0.2 alpha
-            moves 0.16 times as far as the logit that is trained; null means learning_rate.
+        svt_learning_rate: Peak rate of the spectral function's parameters; null means learning_rate. They are trained
+            as unbounded numbers: near -0.2, alpha moves 0.16 times as far as its trained logit.
         batch_size: Examples in a micro-batch.
         accumulate: Micro-batches in a step; a step sees batch_size * accumulate examples.
         epochs: Passes over the training data.
         max_steps: Stop after this many steps even if epochs are left; the schedule ends there.
         weight_decay: Decoupled decay; not applied to biases, norms and the spectral function's parameters.
         warmup_ratio: Share of the steps in which the rate rises from 0.
-        schedule: How the rate goes to 0 after warm-up (linear, cosine), or constant.
+        schedule: How the rate changes after warm-up: linear or cosine to 0, or constant.
         grad_clip: Largest global gradient norm; null does not clip.
-        stop_after_worse: Stop after this many evaluations in a row that bring no better score; null trains to the end.
+        stop_after_worse: Stop after this many consecutive evaluations without a better score; null trains to the end.
     """
 
     learning_rate: float = 2.0e-5
@@ -214,12 +214,12 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the device mesh; one of them may be -1 and takes the devices that are left.
+    """Sizes of the device mesh; one of them may be -1, which takes the remaining devices.
 
     Attributes:
-        data: Copies of the model; the batch is divided among them.
-        fsdp: Devices that share each copy's parameters; the batch is divided among them too.
-        tensor: Devices that share each matrix product.
+        data: Number of copies of the model; the batch is divided among them.
+        fsdp: Number of devices that share each copy's parameters; the batch is also divided among them.
+        tensor: Number of devices that share each matrix product.
     """
 
     data: int = -1
@@ -234,12 +234,12 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DistributedConfig:
-    """The processes of a run, where JAX does not find them by itself (it does on TPU slices and under SLURM).
+    """The processes of a run, if JAX does not find them itself (it does on TPU slices and under SLURM).
 
     Attributes:
         coordinator: Address of process 0, host:port; null is for one process, or for a cluster that JAX knows.
-        num_processes: How many there are.
-        process_id: Which of them this one is, from 0.
+        num_processes: Number of processes.
+        process_id: Number of this process, from 0.
     """
 
     coordinator: str | None = None
@@ -261,12 +261,12 @@ class DistributedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When state is saved, how much is kept.
+    """When state is saved, and how many checkpoints are kept.
 
     Attributes:
         every_steps: Also save after this many steps; each evaluation saves anyway.
-        keep: Newest checkpoints that are kept; the best one is also kept.
-        resume: auto goes on from the newest checkpoint of the run's folder; with never, a folder that has one is an error.
+        keep: Number of newest checkpoints to keep; the best one is also kept.
+        resume: auto continues from the newest checkpoint in the run's folder; never makes an existing one an error.
     """
 
     every_steps: int | None = None
@@ -279,17 +279,17 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """What a run tells.
+    """What a run logs and shows.
 
     Attributes:
         every_steps: Steps between lines of metrics.jsonl.
-        evaluate_every_steps: Steps between evaluations, each with a checkpoint; null evaluates after each epoch. The last step
-            is always evaluated.
+        evaluate_every_steps: Steps between evaluations, each with a checkpoint; null evaluates after each epoch. The
+            last step is always evaluated.
         spectrum_every_steps: Steps between readings of the probe in spectrum.jsonl, the first before training; null
-            reads it after the last step only. A reading costs about a step, so 100 makes it 1 % of training.
+            reads it only after the last step. A reading costs about a step, so 100 adds 1 % to training.
         tensorboard: Also write events to the run's folder tensorboard/; needs the package tensorboardX.
         wandb: Also send the numbers to Weights & Biases; needs the package wandb, whose environment variables apply.
-        progress: Show a progress bar; where there is no terminal, a line each minute.
+        progress: Show a progress bar; without a terminal, print a line each minute.
     """
 
     every_steps: int = 10
@@ -325,7 +325,7 @@ class TrainConfig:
             )
 
     def without_effect(self) -> list[str]:
-        """What is set to other than its default and does nothing beside the other keys: a sentence for each reason.
+        """A sentence for each setting that differs from its default but has no effect with the other keys.
 
         Example:
           >>> TrainConfig(svt=SVTConfig(alpha=-0.5)).without_effect()
@@ -348,7 +348,7 @@ class TrainConfig:
         return _lists(dataclasses.asdict(self))
 
     def identity(self) -> dict[str, Any]:
-        """The part that determines the result: two configs with the same identity are the same run."""
+        """The part that determines the result: configs with the same identity are the same run."""
         values = self.to_dict()
         for key in MODEL_KEYS_OF_SPEED:
             del values["model"][key]

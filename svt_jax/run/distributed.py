@@ -1,8 +1,8 @@
-"""The processes of a run: how they find each other, what each of them reads, and who writes.
+"""The processes of a run: how they find each other, what each reads, and which one writes.
 
-Every process runs the same program over one mesh of all devices. Only the first one writes the run's folder and the
-console; Orbax saves from all. JAX finds the others on TPU slices, under SLURM and Open MPI, and in Kubernetes jobs;
-elsewhere the config's section `distributed` names them.
+Every process runs the same program over one mesh of all devices. Only the first process writes the run's folder and
+the console; Orbax saves from all. JAX finds the processes on TPU slices, under SLURM and Open MPI, and in Kubernetes
+jobs; elsewhere the config's section `distributed` names them.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from svt_jax.run.config import DistributedConfig
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 30
-"""A process that is silent for so long is lost, and the others stop."""
+"""A process that is silent for this long is lost, and the others stop."""
 _SHUTDOWN_SECONDS = 20
-"""How long a process that ends waits for the others to end too."""
+"""A process that ends waits this long for the others to end too."""
 
 
 def join(config: DistributedConfig, *, saves: bool = True) -> None:
-    """Connects the processes of this run. A process by itself reaches for nothing.
+    """Connects the processes of this run. A single process connects to nothing.
 
     Call it before anything asks JAX for a device; calling it again does nothing.
 
     Args:
-      config: where the others are.
-      saves: SIGTERM is for JAX's preemption service to note, and for the training loop to act on (`signals`); if false,
-        it ends the process as ever.
+      config: the addresses and numbers of the processes.
+      saves: true lets JAX's preemption service note SIGTERM, on which the training loop acts (`signals`); false lets
+        SIGTERM end the process as usual.
     Raises:
       ValueError: if the others cannot be found.
     """
@@ -60,7 +60,7 @@ def join(config: DistributedConfig, *, saves: bool = True) -> None:
 
 
 def _on_cluster() -> bool:
-    """Whether there is something for JAX to detect. It asks a TPU's metadata server, so a laptop must not get there."""
+    """Whether JAX can detect a cluster. Detection asks a TPU's metadata server, so a laptop must skip it."""
 
     def number(name: str) -> int:
         return int(os.environ.get(name) or 1)
@@ -77,7 +77,7 @@ def _on_cluster() -> bool:
 
 
 def describe(mesh: Mesh) -> str:
-    """What a run computes on, in a line, as in "platform cpu, 8 devices (cpu), 1 process; mesh data 8, fsdp 1, tensor 1"."""
+    """Devices and mesh in a line, as in "platform cpu, 8 devices (cpu), 1 process; mesh data 8, fsdp 1, tensor 1"."""
     device, count = mesh.devices.flat[0], jax.process_count()
     return (
         f"platform {device.platform}, {mesh.size} device{'s' * (mesh.size > 1)} ({device.device_kind}), "
@@ -91,7 +91,7 @@ def is_first() -> bool:
 
 
 def on_first(action: Callable[..., T], *arguments: Any) -> T | None:
-    """Does something in the first process only; the others wait for it, and fail if it fails. Returns None there.
+    """Runs the action only in the first process; the others wait, fail if it fails, and return None.
 
     Raises:
       ValueError, OSError: what the action raises; ValueError in the others.
@@ -111,11 +111,11 @@ def on_first(action: Callable[..., T], *arguments: Any) -> T | None:
 
 
 def agree(value: bool) -> bool:
-    """The first process's value, in all."""
+    """Returns the first process's value in all processes."""
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value
 
 
 def from_first(text: str | None, length: int) -> str:
-    """The first process's ASCII text of so many letters, in all; what the others give does not count."""
+    """Returns the first process's ASCII text of this length in all processes; the others' text is ignored."""
     letters = np.frombuffer((text or " ").ljust(length).encode(), np.uint8)
     return bytes(multihost_utils.broadcast_one_to_all(letters)).decode() if jax.process_count() > 1 else text or ""

@@ -1,15 +1,15 @@
-"""The folder of a run: what is written there, and in what form.
+"""The folder of a run: which files it holds, and in what format.
 
 config.yaml      the complete config, as run
-manifest.json    the run's id, versions, devices, mesh, seed, names of the classes, hashes of weights, data and files here
-model/           config.json and tokenizer: with a checkpoint, all that evaluation needs
-metrics.jsonl    a line each log.every_steps steps
+manifest.json    the run's id, versions, devices, mesh, seed, class names, and hashes of weights, data and its own files
+model/           config.json and tokenizer; with a checkpoint, all that evaluation needs
+metrics.jsonl    a line after each log.every_steps steps
 spectrum.jsonl   a reading of the probe (evaluation.probe) after the last step, and each log.spectrum_every_steps steps
 tensorboard/     the same for TensorBoard, with log.tensorboard
-checkpoints/     Orbax
-results.json     scores, when the run is complete
-report.html      the same to look at
-before-1/        what an attempt left that ended before its first checkpoint, or whose checkpoints were removed
+checkpoints/     Orbax's checkpoints
+results.json     scores, once the run is complete
+report.html      the same as a page
+before-1/        files of an attempt that ended before its first checkpoint, or whose checkpoints were removed
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is a step to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return self.checkpoints.is_dir() and any(path.name.isdigit() for path in self.checkpoints.iterdir())
 
     def read_results(self) -> dict[str, Any]:
@@ -92,14 +92,14 @@ class RunFolder:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines; a last one that a killed run left half written is left out."""
+    """The lines of a JSON lines file, without a last line that a killed run left half written."""
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def run_name(config: TrainConfig) -> str:
-    """The folder's name: `run.name`, or one made from task, model, function and seed."""
+    """The folder's name: `run.name`, or a name made from task, model, function and seed."""
     if config.run.name is not None:
         return config.run.name
     model = "" if config.model.path == "demo" else "-" + Path(config.model.path).resolve().name
@@ -108,17 +108,17 @@ def run_name(config: TrainConfig) -> str:
 
 
 def run_path(config: TrainConfig) -> RunFolder:
-    """The folder of this config's run, whatever is there."""
+    """The folder of this config's run, whatever it holds."""
     return RunFolder(Path(config.run.output_dir) / run_name(config))
 
 
 def find_run(config: TrainConfig) -> RunFolder:
-    """The folder of this config's run, which may not exist yet; nothing is written.
+    """The folder of this config's run, which may not exist yet; writes nothing.
 
-    A folder in which a start has failed, or a run has ended before its first checkpoint, is free for any config.
+    A folder of a failed start, or of a run that ended before its first checkpoint, is free for any config.
 
     Raises:
-      ValueError: if the folder holds another run or foreign files, or the run's own files have changed.
+      ValueError: if the folder holds another run or other files, or the run's own files have changed.
     """
     folder = run_path(config)
     check_storable(folder.checkpoints)
@@ -150,10 +150,10 @@ def find_run(config: TrainConfig) -> RunFolder:
 def create(
     folder: RunFolder, config: TrainConfig, manifest: dict[str, Any], encoder: EncoderConfig, tokenizer: Any
 ) -> FileLock:
-    """Writes config, manifest and model description of a run that starts, or notes in the manifest that it resumes.
+    """Writes config, manifest and model description of a new run, or notes in the manifest that it resumes.
 
     Returns:
-      the lock on the folder, which is to be released when the run ends.
+      the lock on the folder; release it when the run ends.
     Raises:
       ValueError: if another process trains in the folder, a resumed run would start from other weights, classes or data,
         files of the run have changed, or the folder cannot be written.
@@ -167,23 +167,23 @@ def create(
         ) from error
     with contextlib.ExitStack() as failing, writing(folder.path, "Make room, or choose another --run.output_dir."):
         failing.callback(lock.release)
-        find_run(config)  # again: another process may have been at work until now
+        find_run(config)  # again: another process may have written until now
         if folder.has_checkpoint:
             manifest = resumed(folder.manifest, manifest)
         else:
             _put_aside(folder, config)
-        # as run: mesh, logging and checkpoint settings may change when a run is resumed
+        # the settings in use: a resumed run may change mesh, logging and checkpoint settings
         write_whole(folder.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
         if "files_sha256" not in manifest:
             _write_model(folder, encoder, tokenizer)
             manifest["files_sha256"] = file_digests(folder.path, _identity(_read_config(folder)))
-        write_whole(folder.manifest, _json(manifest))  # last: the other files are whole if it is there
+        write_whole(folder.manifest, _json(manifest))  # written last: if it exists, the other files are whole
         failing.pop_all()
     return lock
 
 
 def _put_aside(folder: RunFolder, config: TrainConfig) -> None:
-    """Keeps what an attempt has left from which this run cannot go on, and says so."""
+    """Keeps the files of an attempt that this run cannot continue, and says so."""
     logs = [folder.metrics, folder.spectrum, folder.results, folder.report]
     is_other = folder.config.is_file() and _identity(_read_config(folder)) != _flat(_plain(config.identity()))
     if is_other or any(path.is_file() and path.stat().st_size for path in logs):
@@ -202,7 +202,7 @@ def _write_model(folder: RunFolder, encoder: EncoderConfig, tokenizer: Any) -> N
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Raises OSError, naming the folder, if there is no room."""
+    """Writes the tokenizer's files. Raises OSError, naming the folder, if there is no room."""
     with writing(folder, "Make room, or choose another folder."):
         try:
             tokenizer.save_pretrained(folder)
@@ -222,7 +222,7 @@ def read_run(path: str | Path) -> tuple[RunFolder, dict[str, Any], EncoderConfig
     if not folder.config.is_file():
         raise ValueError(f"{path} holds no run (no config.yaml); allowed is a folder that train.py wrote. Check --run.")
     config = _read_config(folder)
-    identity = _identity(config)  # raises if it is not a run's
+    identity = _identity(config)  # raises if it is not a run's config
     try:
         for section in dataclasses.fields(TrainConfig):
             section.default_factory(**config.get(section.name, {}))  # type: ignore[operator]
@@ -255,7 +255,7 @@ def write_results(folder: RunFolder, results: dict[str, Any]) -> None:
 
 
 def _is_left_by_a_start(path: Path) -> bool:
-    """Whether a run that was killed before it had written its config can have left this file."""
+    """Whether a run that was killed before it wrote its config can have left this file."""
     return path.name in (LOCK_NAME, "config.yaml.tmp")
 
 
@@ -271,7 +271,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Values as they come back from YAML."""
+    """The values in the form that YAML reads back."""
     return yaml.safe_load(yaml.safe_dump(values))
 
 

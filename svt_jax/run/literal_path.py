@@ -1,7 +1,7 @@
-"""Paths that mean what is written: a user's folder may be called `lr-[1e-5]`.
+"""Paths that mean what they say: a user's folder may be called `lr-[1e-5]`.
 
-Orbax looks for files by patterns that begin with the folder's own path, so brackets, stars and question marks in it
-would match nothing, and a checkpoint would be committed without its arrays.
+Orbax finds files by patterns that begin with the folder's own path. Brackets, stars and question marks in it would
+match nothing, and a checkpoint would be committed without its arrays.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CLOUDS = ("gs", "s3", "az", "hf")
 
 
 class LiteralPath(type(epath.Path("/"))):  # type: ignore[misc]
-    """A local path for Orbax, of which `glob` takes only its argument for a pattern."""
+    """A local path for Orbax: `glob` treats only its argument as a pattern."""
 
     def glob(self, pattern: str) -> Iterator[Any]:
         return map(self._new, Path(self).glob(pattern))

@@ -1,4 +1,4 @@
-"""One run at a time writes a folder."""
+"""A lock, so that one run at a time writes a folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LOCK_NAME = ".lock"
 
 
 def lock_folder(folder: Path) -> FileLock:
-    """A lock on a run's folder, which the system takes back when the process ends, however it ends.
+    """Locks a run's folder; the system releases the lock when the process ends, however it ends.
 
     Args:
-      folder: exists.
+      folder: the run's folder, which must exist.
     Raises:
       ValueError: if another process holds it.
     """
-    # the file stays: a folder that has one is known to be a run's, even if the start failed
+    # the file stays: it marks the folder as a run's, even if the start failed
     lock = FileLock(folder / LOCK_NAME, preserve_lock_file=True)
     try:
         lock.acquire(timeout=0)
@@ -29,6 +29,6 @@ def lock_folder(folder: Path) -> FileLock:
             f"{folder} is in use by another process; one run at a time may write a folder. Wait for it to end, or choose "
             "another --run.name."
         ) from error
-    except (OSError, NotImplementedError) as error:  # a file system that has no locks
+    except (OSError, NotImplementedError) as error:  # a file system without locks
         log.warning("%s cannot be locked (%s): see to it that no other process trains in it", folder, error)
     return lock

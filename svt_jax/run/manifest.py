@@ -1,4 +1,4 @@
-"""manifest.json: what is needed to tell whether two runs are comparable, whether a run may go on, and whose a file is."""
+"""manifest.json: decides whether runs are comparable, whether a run may resume, and whether its files are its own."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _PACKAGES = (
 def make_manifest(
     config: TrainConfig, mesh: Mesh, weights: Path | None, task: Task, tokens: Mapping[Split, Tokens]
 ) -> dict[str, Any]:
-    """What is needed to tell whether two runs are comparable, and to read the model's outputs."""
+    """Collects what tells whether two runs are comparable, and what is needed to read the model's outputs."""
     return {
-        "run_id": uuid.uuid4().hex,  # of ID_LETTERS
+        "run_id": uuid.uuid4().hex,  # ID_LETTERS letters
         "command": sys.argv,
         "seed": config.run.seed,
         "python": sys.version.split()[0],
@@ -58,15 +58,15 @@ def make_manifest(
 
 
 def device_description() -> str:
-    """The kind of device and how many, as in "cpu x 8"."""
+    """Kind and number of devices, as in "cpu x 8"."""
     return f"{jax.devices()[0].device_kind} x {jax.device_count()}"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """A run's manifest.json.
+    """Reads a run's manifest.json.
 
     Raises:
-      ValueError: if there is none, or it is not one.
+      ValueError: if the file is missing, or is not a manifest.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing; a run's folder has one. Restore it from a copy.")
@@ -81,13 +81,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def resumed(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a run that goes on: the one it began with, in which that of this start is noted.
+    """The manifest of a resumed run: its first manifest, with a note of this start.
 
     Args:
-      path: of the one it began with.
-      manifest: of this start.
+      path: the file of the first manifest.
+      manifest: the manifest of this start.
     Raises:
-      ValueError: if it began with other weights, classes or data.
+      ValueError: if the run began with other weights, classes or data.
     """
     first = read_manifest(path)
     if first["weights_sha256"] != manifest["weights_sha256"]:
@@ -113,7 +113,7 @@ def resumed(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # ours, when it runs from a folder where it was not installed
+    except importlib.metadata.PackageNotFoundError:  # our own package, if it runs from a folder without installation
         return None
 
 

@@ -1,7 +1,7 @@
-"""What a run's folder knows of its own files: their digests, and what is put aside.
+"""Digests of a run's own files, and the folder for files put aside.
 
-The manifest holds a digest of what decides a run's numbers: of config.yaml all but where things are and what a resumed run
-may change, and of each file in model/ its bytes.
+The manifest holds digests of what decides a run's numbers: the bytes of each file in model/, and config.yaml without
+paths and without the keys that a resumed run may change.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 CONFIG = "config.yaml"
 _PLACES = ("model.path", "data.source")
-"""Keys of a config that say where things are, which a user may move. The manifest has digests of what is there."""
+"""Config keys that hold paths, which a user may move. The manifest has digests of what lies there."""
 
 
 def file_digests(folder: Path, identity: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 by name, of the config's part that decides the numbers and of the files in model/.
+    """SHA-256 by name, for the part of the config that decides the numbers and for each file in model/.
 
     Args:
-      folder: of the run.
-      identity: flat, from its config.yaml.
+      folder: the run's folder.
+      identity: that part of its config.yaml, flat.
     """
     deciding = {key: value for key, value in identity.items() if key not in _PLACES}
     files = [path for path in sorted((folder / "model").rglob("*")) if path.is_file() and path.name[0] != "."]
@@ -35,11 +35,11 @@ def file_digests(folder: Path, identity: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_files(folder: Path, written: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Raises ValueError, naming each file that is not the one that the run wrote.
+    """Raises ValueError naming each file that differs from what the run wrote.
 
     Args:
-      folder: of the run.
-      written, found: from `file_digests`, when the run began and now.
+      folder: the run's folder.
+      written, found: digests from `file_digests`, at the run's start and now.
     """
     problems = [
         f"{name} {'is missing' if name not in found else 'was added' if name not in written else 'has changed'}"
@@ -54,11 +54,11 @@ def check_files(folder: Path, written: Mapping[str, str], found: Mapping[str, st
 
 
 def put_aside(folder: Path, moved: list[Path], copied: list[Path]) -> Path:
-    """Keeps files of an earlier attempt in a new folder `before-N`, which is returned.
+    """Keeps files of an earlier attempt in a new folder `before-N`; returns that folder.
 
     Args:
-      folder: of the run.
-      moved, copied: files and folders in it; those that do not exist are left out.
+      folder: the run's folder.
+      moved, copied: files and folders in it; those that do not exist are skipped.
     """
     aside = next(path for n in itertools.count(1) if not (path := folder / f"before-{n}").exists())
     aside.mkdir()

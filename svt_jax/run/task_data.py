@@ -18,10 +18,10 @@ def find_task(config: DataConfig, classes: Sequence[str] | None = None) -> Task:
     """The config's task.
 
     Args:
-      config: names it.
-      classes: of a custom task, as a run has saved them; None takes the config's, or those of the training file.
+      config: names the task.
+      classes: a custom task's classes as a run has saved them; None takes the config's or the training file's.
     Raises:
-      ValueError: if there is no such task, or a custom task's training file does not give its classes.
+      ValueError: if there is no such task, or the classes cannot be read from a custom task's training file.
     """
     if config.task == "custom":
         assert config.text_columns is not None, "DataConfig has checked it"
@@ -46,7 +46,7 @@ def load_split(task: Task, config: DataConfig, split: Split) -> Examples:
 
 
 def load_tokens(task: Task, config: DataConfig, tokenizer: Any, encoder: EncoderConfig, split: Split) -> Tokens:
-    """The token arrays of a split, no longer than the model allows."""
+    """The token arrays of a split, cut to the model's number of positions."""
     if config.max_length > encoder.max_tokens and config.task != "demo":
         raise ValueError(
             f"data.max_length is {config.max_length} and the model has {encoder.max_tokens} positions. "

@@ -1,4 +1,4 @@
-"""A model with its task, on a mesh: the one object that the training step, evaluation, the probe and export take."""
+"""A model with its task on a mesh: the one object that the training step, evaluation, the probe and export take."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ DEMO_ENCODER = EncoderConfig(
 
 @dataclasses.dataclass(frozen=True)
 class TaskModel:
-    """A classifier or encoder in parts, with what is needed to run it on its task.
+    """A classifier or encoder in parts, with what it needs to run on its task.
 
     Attributes:
-      graphdef: its graph definition.
+      graphdef: the model's graph definition.
       params: trained parameters, an nnx state.
-      constants: what it holds besides: parameters of a spectral function that is not trained.
-      encoder: its architecture.
-      mesh: where the parameters lie.
-      task: what the head decides; None for an encoder.
+      constants: the model's other values: parameters of a spectral function that is not trained.
+      encoder: the encoder's architecture.
+      mesh: the mesh that holds the parameters.
+      task: the task that the head decides; None for an encoder.
       data: where the task's examples are; None if there are none.
-      tokenizer: makes its tokens; None if nothing is tokenised.
-      weights: folder of the pretrained weights that it starts from; None for random ones.
-      step: of the checkpoint that it was read from; None if it was not.
+      tokenizer: the model's tokenizer; None if nothing is tokenised.
+      weights: folder of the pretrained weights that it starts from; None for random weights.
+      step: the step of the checkpoint that it was read from; None without a checkpoint.
     """
 
     graphdef: nnx.GraphDef
@@ -80,14 +80,14 @@ class TaskModel:
 
     @classmethod
     def of(cls, module: Classifier | Encoder, mesh: Mesh, **fields: Any) -> TaskModel:
-        """From a module, which may be abstract; `fields` are the optional attributes."""
+        """Builds from a module, which may be abstract; `fields` are the optional attributes."""
         graphdef, params, constants = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
         encoder = module.encoder if isinstance(module, Classifier) else module
         return cls(graphdef, params, constants, encoder.config, mesh, **fields)
 
     @classmethod
     def from_config(cls, config: TrainConfig, mesh: Mesh | None = None) -> TaskModel:
-        """With the weights that training starts from; each device of the mesh holds its part only.
+        """Builds with the weights that training starts from; each device of the mesh holds only its shard.
 
         Raises:
           ValueError: if the task, the model or its tokenizer cannot be read, or the mesh does not fit the model.
@@ -96,7 +96,7 @@ class TaskModel:
 
     @classmethod
     def outline(cls, config: TrainConfig, mesh: Mesh | None = None) -> TaskModel:
-        """As `from_config` without weights: shapes in their place. It suffices to read data, or a checkpoint."""
+        """As `from_config` with shapes in place of weights. This suffices to read data or a checkpoint."""
         mesh = make_mesh(**dataclasses.asdict(config.mesh)) if mesh is None else mesh
         task = find_task(config.data)
         if config.model.path == "demo":
@@ -113,7 +113,7 @@ class TaskModel:
         return cls.of(module, mesh, task=task, data=config.data, tokenizer=tokenizer, weights=folder)
 
     def with_weights(self, config: TrainConfig) -> TaskModel:
-        """An `outline` of the same config, with the weights that training starts from."""
+        """An `outline` of the same config, filled with the weights that training starts from."""
         assert self.task is not None, "a config names one"
         if self.weights is None:
             module = draw_classifier(self.encoder, config, self.task.num_labels, self.mesh)
@@ -139,13 +139,13 @@ class TaskModel:
         source: str | None = None,
         eval_batch_size: int | None = None,
     ) -> TaskModel:
-        """With the weights of a run's checkpoint; the pretrained model that it started from is not needed.
+        """Builds with the weights of a run's checkpoint; does not need the pretrained model that it started from.
 
         Args:
           run: the run's folder.
           checkpoint: "last", "best" or a step's number.
-          source: overrides where the run's data are.
-          eval_batch_size: overrides the run's.
+          source: overrides the folder of the run's data.
+          eval_batch_size: overrides the run's value.
         Raises:
           ValueError: if the folder holds no run, or no such checkpoint.
         """
@@ -163,7 +163,7 @@ class TaskModel:
         module = nnx.eval_shape(
             lambda: random_classifier(encoder, svt, task.num_labels, dtype=settings.dtype, seed=0, **speed(settings))
         )
-        try:  # the run's own mesh gives its score to the last bit; another one may differ in rounding
+        try:  # the run's own mesh reproduces its score to the last bit; another mesh may round differently
             mesh = make_mesh(**config["mesh"])
         except ValueError:
             mesh = make_mesh()
@@ -180,16 +180,16 @@ class TaskModel:
     def from_pretrained(
         cls, path: str | Path, task: str | None, *, head: bool = True, mesh: Mesh | None = None, **overrides: Any
     ) -> TaskModel:
-        """From a model folder or a hub id, for one of GLUE's tasks.
+        """Builds from a model folder or a hub id, for one of GLUE's tasks.
 
         Args:
-          path: folder or hub id.
-          task: its name.
-          head: whether it needs a classification head; false gives an encoder.
-          mesh: its devices; None is all.
-          **overrides: of the task's `DataConfig`; None leaves a value as it is.
+          path: model folder or hub id.
+          task: the task's name.
+          head: whether it needs a classification head; false returns an encoder.
+          mesh: the mesh to use; None takes all devices.
+          **overrides: values for the task's `DataConfig`; None leaves a value as it is.
         Raises:
-          ValueError: if the task is not one of GLUE's, or there is no head of its size.
+          ValueError: if the task is not one of GLUE's, or the model has no head of its size.
         """
         if task not in TASKS:
             raise ValueError(
@@ -216,7 +216,7 @@ class TaskModel:
         return cls.of(module, mesh, task=found, data=data, tokenizer=tokenizer, weights=folder)
 
     def tokens(self, split: Split) -> Tokens:
-        """The token arrays of a split of its task."""
+        """The token arrays of a split of the model's task."""
         assert self.task is not None and self.data is not None, "it has no examples"  # noqa: PT018
         return load_tokens(self.task, self.data, self.tokenizer, self.encoder, split)
 
@@ -226,12 +226,12 @@ class TaskModel:
 
 
 def override(data: DataConfig, **values: Any) -> DataConfig:
-    """`data` with those of the values that are not None."""
+    """`data` with those values that are not None."""
     return dataclasses.replace(data, **{name: value for name, value in values.items() if value is not None})
 
 
 def speed(config: ModelConfig) -> dict[str, bool]:
-    """What of the config changes the compiled program and not what it computes; the same program gives the same bits."""
+    """Settings that change the compiled program but not its result; only the same program returns the same bits."""
     scans = jax.default_backend() != "cpu" if config.scan_layers is None else config.scan_layers
     return {"remat": config.remat, "scan_layers": scans}
 
@@ -245,7 +245,7 @@ def random_classifier(
 
 
 def draw_classifier(encoder: EncoderConfig, config: TrainConfig, num_labels: int, mesh: Mesh) -> Classifier:
-    """As `random_classifier`, drawn on the mesh, where each device holds its part only."""
+    """As `random_classifier`, drawn on the mesh: each device holds only its shard."""
 
     fast = speed(config.model)
 
@@ -261,7 +261,7 @@ def draw_classifier(encoder: EncoderConfig, config: TrainConfig, num_labels: int
 
 
 def _order_classes(classifier: Classifier, folder: Path, task: Task) -> None:
-    """Puts the head's classes in the task's order, where config.json names them: a public MNLI model may have another."""
+    """Orders the head's classes as the task does, if config.json names them: public MNLI models may differ."""
     if task.labels is None:
         return
     named = read_json(folder / "config.json").get("id2label")

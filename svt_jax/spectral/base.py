@@ -168,7 +168,7 @@ def _no_second_order(primals: tuple, tangents: tuple) -> Any:
 class SpectralFunction(Parametric):
     """Base class: subclass it, annotate the parameters, write `__call__`.
 
-    Class attributes (besides `bounds`, see `Parametric`):
+    Class attributes (in addition to `bounds`, see `Parametric`):
       vanishes_at_zero: True when g(0) = 0 for every spectrum. Then the transformation is continuous at rank-deficient
         input and zero singular values need no special care; otherwise null directions are kept null.
       needs_largest_only: True when of `spectrum` nothing but the largest value is used. Then the solver `poly`, which

@@ -1,1 +1,1 @@
-"""Config, optimizer, mesh, step, loop, checkpoints, and the folder that a run writes."""
+"""One training run from setup to results: optimizer, step, loop, callbacks, logs; and grids of runs."""

@@ -1,7 +1,7 @@
-"""What may watch a run: the base class of callbacks, and those that write down what a run says.
+"""Callbacks: the base class, and the calls to several of them.
 
-A callback is an object with any of the methods of `Callback`; what they return is not used. The loop calls them in the
-order in which they were given, in every process.
+A callback is an object with any of the methods of `Callback`; their return values are not used. The loop calls the
+callbacks in the given order, in every process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Subclass it, and write the methods that you need.
+    """Base class of callbacks: subclass it and write the methods that you need.
 
     Example:
       >>> class Losses(Callback):
@@ -25,25 +25,25 @@ class Callback:
     """
 
     def on_start(self, run: Run) -> None:
-        """Before the first step; `run` (its `config`, `folder`, `step`, `num_steps`) stays current."""
+        """Runs before the first step; `run` (its `config`, `folder`, `step`, `num_steps`) stays current."""
 
     def on_busy(self, what: str) -> None:
-        """The run does something else than steps, such as "evaluating"; an empty string when it is done."""
+        """The run does something other than steps, such as "evaluating"; the text is empty when that is done."""
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
-        """A step's loss, gradient norm and rate are known; that is some steps after it was started."""
+        """A step's loss, gradient norm and rate are known, some steps after it was started."""
 
     def on_log(self, step: int, metrics: dict[str, Any]) -> None:
-        """A line of metrics.jsonl, each `log.every_steps` steps and after the last one."""
+        """A line of metrics.jsonl is ready, after each `log.every_steps` steps and after the last one."""
 
     def on_evaluate(self, step: int, scores: dict[str, dict[str, float]]) -> None:
-        """Scores by split and metric."""
+        """An evaluation is done; `scores` are by split and metric."""
 
     def on_spectrum(self, step: int, reading: dict[str, Any]) -> None:
-        """A reading of the probe (`evaluation.probe`)."""
+        """The probe has been read (`evaluation.probe`)."""
 
     def on_checkpoint(self, step: int) -> None:
-        """The state after this step is to be kept; the run's own callback, which writes it, comes first."""
+        """The state after this step is being saved; the run's own callback, which writes it, comes first."""
 
     def on_end(self, results: dict[str, Any]) -> None:
         """The run is complete; `results` is what results.json holds."""
@@ -53,7 +53,7 @@ class Callback:
 
 
 class Callbacks:
-    """Calls the same method of several callbacks, of those that have it."""
+    """Calls the same method of several callbacks; skips those without it."""
 
     def __init__(self, callbacks: Sequence[Any]):
         self._callbacks = list(callbacks)

@@ -1,4 +1,4 @@
-"""How long a run has trained, and what there is to count of it."""
+"""The time that a run has trained, and counts over the run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from svt_jax.data.batching import Batch
 
 @dataclasses.dataclass
 class Clock:
-    """Seconds of training only (without compilation, evaluation and waiting for saves), and what is counted from the run's
-    beginning: examples, tokens, compilations, decompositions that failed. `first_step_seconds` runs from the call to the end
-    of the first step.
+    """Seconds of training (without compilation, evaluation and waiting for saves), and counts since the run's start:
+    examples, tokens, compilations, failed decompositions. `first_step_seconds` runs from the call to the end of the
+    first step.
 
-    The numbers of a run's earlier processes go in, so that a resumed run reports all of it.
+    It starts from the numbers of the run's earlier processes, so a resumed run reports the whole.
     """
 
     seconds: float = 0.0
@@ -35,14 +35,14 @@ class Clock:
         self._start: float | None = None
 
     def count(self, batch: Batch, lengths: np.ndarray) -> None:
-        """A step's examples and real tokens; `lengths` are those of all training examples."""
+        """Counts a step's examples and real tokens; `lengths` has the length of every training example."""
         real = batch["index"][batch["weights"] > 0]
         self.examples += len(real)
         self.tokens += int(lengths[real].sum())
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """What runs inside is training."""
+        """A context whose time counts as training."""
         self._start = time.perf_counter()
         try:
             yield
@@ -51,7 +51,7 @@ class Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What runs inside is not training. The device must have finished its steps."""
+        """A context whose time does not count as training. The device must have finished its steps."""
         self._stop()
         try:
             yield
@@ -60,7 +60,7 @@ class Clock:
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
-        """What runs inside compiles a program."""
+        """A context that compiles a program."""
         start = time.perf_counter()
         with self.paused():
             yield
@@ -83,6 +83,6 @@ class Clock:
         return self.tokens / max(self.training_seconds, 1e-9)
 
     def numbers(self) -> dict[str, float]:
-        """What a checkpoint keeps of it; `Clock(**numbers)` goes on from there."""
+        """The numbers for a checkpoint; `Clock(**numbers)` continues from them."""
         self.wall_seconds = self._wall_before + time.perf_counter() - self._process_start
         return {**dataclasses.asdict(self), "seconds": self.training_seconds}

@@ -1,4 +1,4 @@
-"""Events for TensorBoard, which lie beside a run: where they cannot be written the run goes on, with one warning."""
+"""Events for TensorBoard. They are not the run's work: if they cannot be written, the run warns once and goes on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _FLUSH_SECONDS = 120
 class Events:
     """Writes scalars and histograms to a new event file.
 
-    The `SummaryWriter` of tensorboardX writes in a thread, which a full disk kills: ten events later its queue is full,
-    and training would wait for it for ever.
+    We do not use tensorboardX's `SummaryWriter`: it writes in a thread, which a full disk kills. Ten events later its
+    queue is full, and training would wait for it forever.
 
     Args:
-      folder: made if it does not exist.
-      start_step: of a run that resumes: what is there of later steps is hidden.
+      folder: folder for the event file; made if it does not exist.
+      start_step: the step from which a run resumes; events of later steps in earlier files are hidden.
     """
 
     def __init__(self, folder: Path, start_step: int):

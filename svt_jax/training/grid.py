@@ -1,6 +1,6 @@
-"""A grid of configs by seeds, one run after another; a finished run is kept, a stopped one resumes.
+"""A grid of configs and seeds, one run after another; it keeps finished runs and resumes stopped ones.
 
-The seeds are the outer loop of a grid: when the grid is stopped, what is done can be compared.
+Seeds are the outer loop, so that a stopped grid leaves runs that can be compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from svt_jax.training.train import train
 
 
 def setting_names(configs: Sequence[str]) -> list[str]:
-    """A name for each setting: its files' names, less those that all settings share.
+    """A name for each setting: its files' names without those that all settings share.
 
     Example:
       >>> setting_names(["paper/task/rte.yaml+paper/svt/plain.yaml", "paper/task/rte.yaml+paper/svt/paper.yaml"])
@@ -46,13 +46,13 @@ def grid_configs(
     overrides: Sequence[str],
     output: Path,
 ) -> list[tuple[str, TrainConfig]]:
-    """The setting's name and the config of every run of the grid, all of them checked.
+    """The setting's name and the checked config of every run of the grid.
 
     Args:
-      configs: a file each, or several joined with +, of which a later one overrides.
-      seeds: of the runs.
-      overrides: options after every file.
-      output: its folder `runs` holds the runs.
+      configs: one entry for each setting: a file, or several joined with +, in which a later one overrides.
+      seeds: the seeds of the runs.
+      overrides: options applied after every file.
+      output: the folder whose subfolder `runs` holds the runs.
     Raises:
       ValueError: if a config is wrong, an override sets what the grid sets, or a folder holds another run.
     """
@@ -71,17 +71,17 @@ def grid_configs(
     tasks = sorted({config.data.task for _, config in runs})
     if len(tasks) > 1:
         raise ValueError(f"the configs are of the tasks {', '.join(tasks)}; allowed is one. Compare each by itself.")
-    return sorted(runs, key=lambda run: seeds.index(run[1].run.seed))  # stable: configs in their order
+    return sorted(runs, key=lambda run: seeds.index(run[1].run.seed))  # stable: configs keep their order
 
 
 def run_grid(runs: Sequence[tuple[str, TrainConfig]], console: Console) -> list[Path]:
-    """Trains every run that is not finished; the folders, in order.
+    """Trains every unfinished run; returns the runs' folders in order.
 
     Args:
-      runs: from `grid_configs`.
-      console: what it tells goes here.
+      runs: names and configs from `grid_configs`.
+      console: receives the output.
     Raises:
-      NonFiniteError: after all the others are done, if a run's numbers were not finite.
+      NonFiniteError: if a run's numbers were not finite; raised after all other runs are done.
     """
     folders, failed = [], []
     for number, (_, config) in enumerate(runs, start=1):

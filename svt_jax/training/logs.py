@@ -1,4 +1,4 @@
-"""What a run writes down while it goes on, as callbacks: JSON lines, TensorBoard events, Weights & Biases, checkpoints."""
+"""Callbacks that write while a run goes on: JSON lines, TensorBoard events, Weights & Biases, checkpoints, report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 def check_packages(config: LogConfig) -> None:
-    """Raises ValueError if the config asks for logs whose package is not installed."""
+    """Raises ValueError if the config asks for a logger whose package is not installed."""
     missing = {
         key: package
         for key, package in _PACKAGES.items()
@@ -47,7 +47,7 @@ def check_packages(config: LogConfig) -> None:
 
 
 class SaveCheckpoints(Callback):
-    """Keeps the run's state, so that it can go on after this step with the same bits."""
+    """Saves the run's state, so that a resumed run continues after this step with the same bits."""
 
     def __init__(self, experiment: Experiment):
         self._checkpoints, self._task = experiment.checkpoints, experiment.model.task
@@ -68,7 +68,7 @@ class SaveCheckpoints(Callback):
 
 
 class JsonLines(Callback):
-    """Appends to metrics.jsonl and spectrum.jsonl; on resuming, drops what is of steps that will be done again."""
+    """Appends to metrics.jsonl and spectrum.jsonl; on resuming, drops lines of steps that will run again."""
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
@@ -94,25 +94,25 @@ class _Lines:
     """A file of JSON lines, each with its "step"."""
 
     def __init__(self, path: Path, start_step: int):
-        # before the first step a run may have written a reading, and will do so again
+        # a run may have written a reading before its first step, and will do so again
         kept = [line for line in read_lines(path) if 0 < start_step >= line["step"]]
         write_whole(path, "".join(json.dumps(line) + "\n" for line in kept), _ADVICE)
         self._path = path
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
-        """Raises OSError if there is no room for the line."""
+        """Writes a line. Raises OSError if there is no room for it."""
         with writing(self._path, _ADVICE):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # of a line for which there was no room, as `write` has said
+        with contextlib.suppress(OSError):  # a line had no room; `write` has raised for it
             self._file.close()
 
 
 def scalars_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of metrics.jsonl as numbers (and lists, of a parameter that is an array) by a name with slashes.
+    """A line of metrics.jsonl as numbers by slash-separated name; an array parameter is a list.
 
     Example:
       >>> scalars_of({"step": 3, "loss": 0.5, "alpha": {"11": -0.25}, "svt": {"11": {"alpha": -0.25, "gamma": 2.0}}})
@@ -163,9 +163,9 @@ class TensorBoard(Callback):
 
 
 class WeightsAndBiases(Callback):
-    """The same numbers for Weights & Biases. Its own environment variables choose project, entity and mode.
+    """Sends the same numbers to Weights & Biases. Its own environment variables choose project, entity and mode.
 
-    The run's id there is made from the run's folder, so that a resumed run goes on in it. What fails here only warns.
+    Its run id is made from the run's folder, so that a resumed run continues there. A failure here only warns.
     """
 
     def __init__(self, folder: RunFolder):
@@ -212,13 +212,13 @@ class WeightsAndBiases(Callback):
     def _warning(self) -> Any:
         try:
             yield
-        except Exception as error:  # of a service, which lies beside the work
+        except Exception as error:  # a failing service must not stop the run
             self._run = None
             log.warning("Weights & Biases gets no more (%s)", error)
 
 
 class Report(Callback):
-    """Writes report.html at the end. The work is done then, and does not fail by its picture."""
+    """Writes report.html at the end. The run is complete then; a failure here does not fail it."""
 
     def __init__(self, folder: RunFolder):
         self._folder = folder

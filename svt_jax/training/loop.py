@@ -36,19 +36,19 @@ from svt_jax.training.step_metrics import ADVICE, StepMetrics
 
 @dataclasses.dataclass
 class Run:
-    """Where a run stands.
+    """The state and progress of a run.
 
     Attributes:
-      config: of the run.
-      folder: where it writes.
-      num_steps: that it will take, if `optim.stop_after_worse` does not end it before.
-      steps_per_epoch: for the same.
-      step: steps that are done.
+      config: the run's config.
+      folder: the run's folder.
+      num_steps: number of steps, unless `optim.stop_after_worse` ends it earlier.
+      steps_per_epoch: number of steps in an epoch.
+      step: number of steps done.
       state: what a step changes; None once the run is over.
       clock: seconds, examples, compilations.
       evaluations: step and scores of each evaluation.
-      svt: the present parameters of each SVT by layer and name; `first_svt` those before the first step.
-      results: what results.json holds, when the run is complete.
+      svt: current parameters of each SVT by layer and name; `first_svt` has those before the first step.
+      results: what results.json holds, once the run is complete.
     """
 
     config: TrainConfig
@@ -70,11 +70,11 @@ def train(experiment: Experiment, callbacks: Sequence[Any] = ()) -> Run:
     Raises:
       NonFiniteError: if the loss or a gradient is not finite; the last good checkpoint stays.
       StoppedBySignalError: after SIGTERM or SIGINT, once the state is saved.
-      OSError: if the folder cannot be written any more; the last checkpoint stays.
+      OSError: if the folder can no longer be written; the last checkpoint stays.
     """
     config, model, checkpoints = experiment.config, experiment.model, experiment.checkpoints
     log, call = config.log, Callbacks(callbacks)
-    with contextlib.ExitStack() as stack:  # left in the opposite order
+    with contextlib.ExitStack() as stack:  # exits in the reverse order
         if experiment.lock is not None:
             stack.callback(experiment.lock.release)
         stack.callback(checkpoints.close)
@@ -108,12 +108,12 @@ def train(experiment: Experiment, callbacks: Sequence[Any] = ()) -> Run:
                 metrics.read_all()
                 jax.block_until_ready(run.state)
                 with run.clock.paused():
-                    _check_finite(experiment, run)  # or it has no score, and must not become a checkpoint
+                    _check_finite(experiment, run)  # such a state has no score, and must not become a checkpoint
                     if evaluates:
                         _evaluate(experiment, run, call)
                         over = _is_over(experiment, run)
                     if measures or over:
-                        _read_spectrum(experiment, run, call)  # before saving: a resumed run has those up to its step
+                        _read_spectrum(experiment, run, call)  # before saving: a resumed run keeps those up to its step
                     if saves:
                         _save(experiment, run, call)
             if stopped_by is not None and not over:
@@ -145,7 +145,7 @@ def _every(steps: int | None, step: int) -> bool:
 
 
 def _start(experiment: Experiment) -> Run:
-    """From the newest checkpoint, or from the weights that the model came with."""
+    """Starts from the newest checkpoint, or from the weights that the model came with."""
     model = experiment.model
     run = Run(experiment.config, experiment.folder.path, experiment.num_steps, experiment.steps_per_epoch)
     if experiment.checkpoints.steps:
@@ -158,12 +158,12 @@ def _start(experiment: Experiment) -> Run:
     else:
         run.state = TrainState(model.params, model.constants, experiment.init_optimizer(model.params))
         run.first_svt = run.svt = plain_parameters(_svt(experiment, run.state)["svt"])
-    experiment.model = dataclasses.replace(model, params=None, constants=None)  # the first step takes the buffers
+    experiment.model = dataclasses.replace(model, params=None, constants=None)  # the first step takes over the buffers
     return run
 
 
 class _Programs:
-    """The compiled step for each length of a batch."""
+    """The compiled step for each batch length."""
 
     def __init__(self, experiment: Experiment, run: Run, metrics: StepMetrics, call: Callbacks):
         self._experiment, self._run, self._metrics, self._call = experiment, run, metrics, call
@@ -173,7 +173,7 @@ class _Programs:
     def step(self, state: TrainState, batch: Batch, number: int) -> tuple[TrainState, dict[str, jax.Array]]:
         arrays = {name: values for name, values in batch.items() if name != "index"}
         there = global_batch(arrays, self._sharding, self._experiment.batch_size)
-        # the seed is an input: all seeds run one compiled program
+        # the seed is an input, so that all seeds run one compiled program
         inputs = (state, there, np.int32(self._experiment.config.run.seed), np.int32(number))
         length = batch["input_ids"].shape[1]
         if length not in self._compiled:
@@ -190,7 +190,7 @@ class _Programs:
 
 
 def _svt(experiment: Experiment, state: TrainState) -> dict[str, Any]:
-    """Alpha by layer, every parameter by layer and name; in new buffers: the state's own are donated to the next step."""
+    """Alpha by layer, and every parameter by layer and name, in new buffers: the next step takes the state's own."""
     encoder = nnx.merge(experiment.model.graphdef, state.params, state.constants).encoder
     return jax.tree.map(lambda value: value + 0, {"alpha": encoder.alphas, "svt": encoder.svt_parameters})
 
@@ -201,7 +201,7 @@ def _all_finite(params: nnx.State) -> jax.Array:
 
 
 def _check_finite(experiment: Experiment, run: Run) -> None:
-    """Loss and gradient are those of the parameters before the step, and may have been finite."""
+    """Checks the new parameters: loss and gradient are those before the step, and may have been finite."""
     if not _all_finite(run.state.params):
         raise NonFiniteError(
             f"step {run.step}: a parameter is not finite after it; {last_good(experiment.checkpoints)}. {ADVICE}"
@@ -212,7 +212,7 @@ def _evaluate(experiment: Experiment, run: Run, call: Callbacks) -> None:
     call.on_busy("evaluating")
     try:
         scores = {split: evaluator.score(run.state) for split, evaluator in experiment.evaluators.items()}
-    except NonFiniteError as error:  # of parameters that are finite, and huge
+    except NonFiniteError as error:  # the parameters are finite but huge
         raise NonFiniteError(f"step {run.step}: {error}; {last_good(experiment.checkpoints)}. {ADVICE}") from error
     call.on_evaluate(run.step, scores)
     others = {split: each for split, each in scores.items() if split != "validation"}

@@ -1,4 +1,4 @@
-"""AdamW with a schedule, weight decay on matrices only, and a learning rate of their own for SVT parameters."""
+"""AdamW with a schedule, weight decay on matrices only, and a separate learning rate for SVT parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from svt_jax.models.slot import SVTParam
 from svt_jax.run.config import OptimConfig
 
 _ROWS_OF_A_STEP = 1024
-"""Of any training set, however small it is; the rows that it does not fill weigh nothing."""
+"""The largest step for any training set, however small; rows that the set does not fill weigh nothing."""
 
 
 def check_sizes(config: OptimConfig, num_examples: int, num_steps: int) -> None:
@@ -55,8 +55,8 @@ def learning_rate_schedule(config: OptimConfig, num_steps: int, peak: float | No
 def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
     """AdamW (beta 0.9, 0.999, eps 1e-8; Loshchilov and Hutter, arXiv 1711.05101) over an nnx parameter state.
 
-    Its own state holds plain arrays: an nnx variable costs Python time at every call of a compiled step, and
-    `optax.partition` would hold two for each parameter and group, most of them empty.
+    Its state holds plain arrays: an nnx variable costs Python time in every call of a compiled step. `optax.partition`
+    would hold two for each parameter and group, most of them empty.
     """
 
     def adamw(peak: float | None, weight_decay: float) -> optax.GradientTransformation:
@@ -85,7 +85,7 @@ def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransfo
 
 
 def parameter_groups(params: nnx.State) -> nnx.State:
-    """Which group each parameter is in: "svt", "plain" (biases and norms) or "decayed" (the others)."""
+    """The group of each parameter: "svt", "plain" (biases and norms) or "decayed" (the others)."""
 
     def group(path: tuple, variable: nnx.Variable) -> nnx.Variable:
         if isinstance(variable, SVTParam):

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, a line for each evaluation elsewhere."""
+"""What a person sees while a run goes on: a bar on a terminal; elsewhere a line each minute."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 
 def discard_output() -> None:
-    """Sends standard output nowhere from here on, so that what is left in its buffer does not fail at exit."""
-    with contextlib.suppress(OSError, ValueError):  # it is closed, or no file
+    """Discards standard output from here on, so that text left in its buffer does not fail at exit."""
+    with contextlib.suppress(OSError, ValueError):  # it is closed, or is not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class PlainConsole(Console):
-    """A console that shows text as it is, and goes quiet when its stream ends: names may look like rich's markup.
+    """A console that shows text as it is (names may look like rich's markup), and goes quiet when its stream ends.
 
-    What it says lies beside the work: a reader that has gone, or a full disk, must not end a training run.
+    Output must not end a training run: its reader may have closed it, or the disk may be full.
     """
 
     def __init__(self, **options: Any):
@@ -59,7 +59,7 @@ _MINUTE = 60.0
 
 
 class TrainingProgress(Callback):
-    """A bar with loss, rate and time left on a terminal; elsewhere a line each minute. And a line for each evaluation."""
+    """A bar with loss, rate and time left on a terminal; elsewhere a line each minute. A line for each evaluation."""
 
     def __init__(self, console: Console, *, enabled: bool):
         self._console, self._enabled = console, enabled
@@ -109,7 +109,7 @@ class TrainingProgress(Callback):
 
 
 class EncodingProgress:
-    """A progress bar with rate and time left for the encoding of sentences; nothing where there is no terminal."""
+    """A progress bar with rate and time left for encoding sentences; nothing without a terminal."""
 
     def __init__(self, console: Console):
         self._progress = Progress(
@@ -131,7 +131,7 @@ class EncodingProgress:
         self._progress.stop()
 
     def begin(self, total: int) -> Callable[[int], None]:
-        """Shows the bar; what it returns is called with the number of sentences done since the last call."""
+        """Shows the bar; returns a function to call with the number of sentences done since the last call."""
         self._progress.start()
         task, start, done = self._progress.add_task("", total=total, rate="-"), time.perf_counter(), 0
 

@@ -1,4 +1,4 @@
-"""What a run ends with: its results, and which of its evaluations is the best."""
+"""A run's results at its end, and the choice of its best evaluation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def best_evaluation(task: Task, evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The one with the best score by the task's first metric; of equal ones the latest."""
+    """The evaluation with the best score in the task's first metric; the latest of equal ones."""
     return max(evaluations, key=lambda each: (each["metrics"][task.metrics[0]], each["step"]))
 
 
 def worse_in_a_row(task: Task, evaluations: Sequence[dict[str, Any]]) -> int:
-    """Evaluations since the first that had the best score.
+    """Number of evaluations since the first one with the best score.
 
     Example:
       >>> from svt_jax.data.demo import TASK
@@ -64,7 +64,7 @@ def make_results(experiment: Experiment, run: Run) -> dict[str, Any]:
             "compile_time_s": clock["compile_seconds"],
             "compiles": clock["compiles"],
         },
-        "evaluation": {  # of this process; what a resumed run's earlier ones compiled is not in it
+        "evaluation": {  # this process only: what a resumed run's earlier ones compiled is not counted
             "compile_time_s": sum(each.compile_seconds for each in experiment.evaluators.values()),
             "compiles": sum(each.compiles for each in experiment.evaluators.values()),
         },

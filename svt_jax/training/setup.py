@@ -1,4 +1,4 @@
-"""All that a run needs, in order, from its config. A config at fault raises here and leaves no folder behind."""
+"""Builds all that a run needs from its config, in order. A faulty config raises here and leaves no folder behind."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from svt_jax.training.used_embeddings import UsedEmbeddings, trained_part, used_
 
 @dataclasses.dataclass
 class Experiment:
-    """What a run needs; `loop.train` runs it.
+    """All that a run needs; `loop.train` runs it.
 
     Attributes:
-      config: as given.
-      folder: where it writes.
-      model: with the weights that training starts from, whose buffers are donated to the first step; without weights if
-        there is a checkpoint to go on from.
+      config: the config as given.
+      folder: the run's folder.
+      model: the model with the weights that training starts from, or without weights if there is a checkpoint to resume
+        from. The first step takes over its buffers.
       batches: the endless stream of training batches.
-      lengths: int[N], real tokens of each training example.
-      num_steps, steps_per_epoch: of the run; it may stop before (`optim.stop_after_worse`).
+      lengths: int[N], number of real tokens of each training example.
+      num_steps, steps_per_epoch: numbers of steps; the run may stop earlier (`optim.stop_after_worse`).
       schedule: the learning rate by step.
-      used: rows of the word embeddings that training can change; None is all.
+      used: rows of the word embeddings that training can change; None is all rows.
       init_optimizer: params -> the optimizer's state, on the mesh.
-      shardings: of the state.
+      shardings: the state's shardings.
       step: the jitted step (state, batch, seed, number) -> (state, metrics).
-      evaluators: by split.
-      probe: of the validation split.
-      checkpoints: in the folder.
-      lock: on the folder; None in processes that do not write.
-      started: when the run was asked for, as time.perf_counter() has it.
+      evaluators: evaluators by split.
+      probe: the probe of the validation split.
+      checkpoints: the checkpoints in the folder.
+      lock: the lock on the folder; None in processes that do not write.
+      started: when the run was asked for, by time.perf_counter().
     """
 
     config: TrainConfig
@@ -73,7 +73,7 @@ class Experiment:
 
     @property
     def batch_size(self) -> int:
-        """Examples of a step."""
+        """Number of examples of a step."""
         return self.config.optim.batch_size * self.config.optim.accumulate
 
 
@@ -81,11 +81,11 @@ def setup(config: TrainConfig, started: float | None = None) -> Experiment:
     """Reads the model and the data, plans the run, and takes its folder.
 
     Args:
-      config: of the run.
-      started: when it was asked for, as time.perf_counter() has it; None is now.
+      config: the run's config.
+      started: when the run was asked for, by time.perf_counter(); None is now.
 
     Raises:
-      ValueError: if the config asks for what cannot be, or the folder holds another run or is in use.
+      ValueError: if the config cannot be satisfied, or the folder holds another run or is in use.
     """
     started = time.perf_counter() if started is None else started
     folder = run_folder.run_path(config)
@@ -100,7 +100,7 @@ def setup(config: TrainConfig, started: float | None = None) -> Experiment:
     assert model.task is not None, "a config names one"
     tokens = {split: model.tokens(split) for split in ("train", *model.task.parts("validation"))}
     train_tokens = tokens["train"]
-    if not distributed.agree(folder.has_checkpoint):  # or the checkpoint has them
+    if not distributed.agree(folder.has_checkpoint):  # a checkpoint has its own weights
         model = model.with_weights(config)
 
     steps_per_epoch = -(-len(train_tokens) // batch_size)

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: SIGTERM, which a cloud sends before it takes a machine away, and Ctrl-C."""
+"""Stopping a run from outside: by SIGTERM, which a cloud sends before it takes a machine away, or by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from svt_jax.errors import StoppedBySignalError
 
 @contextlib.contextmanager
 def stop_at_once() -> Iterator[None]:
-    """Where a run does not step yet, or no more, SIGTERM ends it there, with the exit status of one that was stopped."""
-    if threading.current_thread() is not threading.main_thread():  # signals can be handled there alone
+    """Where no steps run, SIGTERM ends the run at once, with the exit status of a stopped run."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         yield
         return
 
@@ -34,10 +34,10 @@ def stop_at_once() -> Iterator[None]:
 
 
 class StopSignals:
-    """Notes SIGTERM and the first SIGINT while it is entered; a second SIGINT ends the process at once.
+    """Notes SIGTERM and the first SIGINT inside its context; a second SIGINT ends the process at once.
 
-    With many processes the signal may come to one, and all must stop after the same step. JAX's preemption service sees
-    to that: it has handled SIGTERM since the processes joined, and sets the step; SIGINT is passed on to it.
+    With many processes the signal may reach only one, and all must stop after the same step. JAX's preemption service
+    ensures that: it handles SIGTERM once the processes have joined, and chooses the step; SIGINT is passed on to it.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         numbers = [signal.SIGINT] if self._together else [signal.SIGTERM, signal.SIGINT]
-        if threading.current_thread() is threading.main_thread():  # signals can be handled there alone
+        if threading.current_thread() is threading.main_thread():  # Python handles signals only there
             self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 

@@ -21,7 +21,7 @@ Array = jax.Array
 
 
 def weighted_loss(logits: Array, labels: Array, weights: Array, *, regression: bool) -> Array:
-    """Sum over the batch of weight times cross entropy, or squared error for regression (logits [B, 1])."""
+    """Sum over the batch of weight times cross entropy; for regression (logits [B, 1]) times squared error."""
     if regression:
         losses = jnp.square(logits[:, 0] - labels)
     else:
@@ -39,15 +39,15 @@ def make_train_step(
     """Builds the step.
 
     Args:
-      model: a classifier; its task says whether the loss is cross entropy or, for a regression, squared error.
-      optimizer: over its trained parameters.
+      model: a classifier; its task decides between cross entropy and, for a regression, squared error.
+      optimizer: the optimizer of the trained parameters.
       accumulate: micro-batches in a batch, run one after another; the gradient is that of the whole batch.
-      used: rows of the word embeddings that the batches use; None for the whole table. The optimizer's state is that of
+      used: rows of the word embeddings that the batches use; None for the whole table. The optimizer's state is for
         `trained_part(params, used)`.
     Returns:
       step(state, batch, seed, number) -> (state, metrics), with batch arrays [accumulate * B, ...]; dropout follows
-      from the seed and the step's number. Metrics are the mean loss, the global gradient norm, `squared_norms`, one
-      entry a gradient leaf, to name one that is not finite, and `svt_failures`, how many decompositions failed.
+      from the seed and the step's number. Metrics are the mean loss, the global gradient norm, `svt_failures`, the
+      number of failed decompositions, and `squared_norms`, one entry for each gradient leaf, to name a non-finite one.
     """
 
     graphdef, regression = model.graphdef, model.task is not None and model.task.regression
@@ -76,7 +76,7 @@ def make_train_step(
         if accumulate == 1:
             (loss, failures), grads = gradients(trained, state.constants, batch, key)
         else:
-            # every accumulate-th row, so that each micro-batch stays divided over the same devices
+            # every accumulate-th row, so that each micro-batch stays sharded over the same devices
             micro = {n: v.reshape(-1, accumulate, *v.shape[1:]).swapaxes(0, 1) for n, v in batch.items()}
             zeros = ((jnp.zeros(()), jnp.zeros((), jnp.int32)), jax.tree.map(jnp.zeros_like, trained))
 
@@ -106,7 +106,7 @@ def make_train_step(
 def optimizer_shardings(
     optimizer: optax.GradientTransformation, params: nnx.State, shardings: nnx.State, mesh: Mesh
 ) -> Any:
-    """The sharding of the optimizer's state: moments like their parameters, counters replicated."""
+    """The shardings of the optimizer's state: moments like their parameters, counters replicated."""
     # A moment's path in the optimizer's state ends in its parameter's path. (optax.tree_map_params would tell moments
     # from counters, but it cannot look into optax.partition with labels that depend on the parameters.)
     of_parameter = dict(jax.tree_util.tree_leaves_with_path(nnx.as_pure(shardings)))
@@ -119,7 +119,7 @@ def optimizer_shardings(
 
 
 def state_shardings(model: TaskModel, optimizer: optax.GradientTransformation) -> TrainState:
-    """The sharding of everything that a step changes; errors are those of `parameter_shardings`."""
+    """The shardings of everything that a step changes; raises as `parameter_shardings`."""
     shardings = parameter_shardings(model.params, model.mesh)
     return TrainState(
         params=shardings,
@@ -136,10 +136,10 @@ def jit_step(
     accumulate: int = 1,
     used: UsedEmbeddings | None = None,
 ) -> Any:
-    """The step of `make_train_step`, jitted for the model's mesh: the state stays where it is, its buffers are reused.
+    """The step of `make_train_step`, jitted for the model's mesh: state keeps its sharding, its buffers are reused.
 
     Args:
-      shardings: from `state_shardings`.
+      shardings: the result of `state_shardings`.
     """
     mesh = model.mesh
     return jax.jit(

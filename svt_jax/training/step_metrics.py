@@ -1,4 +1,4 @@
-"""What each step tells: its metrics are read some steps late, checked, and handed to the callbacks."""
+"""Step metrics: read some steps late, checked, and handed to the callbacks."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 ADVICE = "Lower optim.learning_rate or set optim.grad_clip."
 _LAG = 2
-"""Steps between dispatch and reading a step's metrics, so that the device never waits for Python."""
+"""Steps between a step's dispatch and the reading of its metrics, so that the device never waits for Python."""
 
 
 class StepMetrics:
-    """Reads the metrics of each step and stops the run on one that is not finite.
+    """Reads the metrics of each step and stops the run on a non-finite one.
 
     Args:
-      experiment: gives the schedule and names.
-      run: whose steps they are.
-      call: the callbacks: `on_step` for each step, `on_log` for a line of metrics.jsonl.
+      experiment: has the schedule and the parameters' names.
+      run: the run whose steps they are.
+      call: the callbacks; calls `on_step` for each step, `on_log` for a line of metrics.jsonl.
     """
 
     def __init__(self, experiment: Experiment, run: Run, call: Callbacks):
@@ -38,30 +38,30 @@ class StepMetrics:
         self._pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
 
     def logs(self, step: int) -> bool:
-        """Whether a step gets a line."""
+        """Whether a step writes a line."""
         return step % self._run.config.log.every_steps == 0 or step == self._run.num_steps
 
     def add(self, step: int, metrics: dict[str, jax.Array], svt: dict[str, Any]) -> None:
-        """Takes a step's metrics, which may not be computed yet, and reads those of an earlier one.
+        """Adds a step's metrics, which may still be computing, and reads an earlier step's.
 
         Args:
-          step: its number, from 1.
-          metrics: of the step.
-          svt: "alpha" by layer and "svt" by layer and name, for a step that gets a line.
+          step: the step's number, from 1.
+          metrics: the step's metrics.
+          svt: "alpha" by layer and "svt" by layer and name, for a step that writes a line.
         Raises:
-          NonFiniteError: if that step's loss or gradient is not finite, or too many decompositions have failed.
+          NonFiniteError: if the loss or gradient that it reads is not finite, or too many decompositions have failed.
         """
         self._pending.append((step, {**metrics, **svt}))
         while len(self._pending) > _LAG:
             self._read(*self._pending.popleft())
 
     def read_all(self) -> None:
-        """Reads what has been added, waiting for the device. Raises as `add`."""
+        """Reads all added metrics, waiting for the device. Raises as `add`."""
         while self._pending:
             self._read(*self._pending.popleft())
 
     def wait(self) -> None:
-        """Returns when the device has done the steps that were added."""
+        """Waits until the device has done all added steps."""
         jax.block_until_ready([metrics for _, metrics in self._pending])
 
     def _read(self, step: int, metrics: dict[str, Any]) -> None:

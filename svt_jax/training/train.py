@@ -1,4 +1,4 @@
-"""One run to its end: what `svt_jax.train` and the command `train` do."""
+"""One run to its end: the work of `svt_jax.train` and of the command `train`."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def train(
     console: Console | None = None,
     started: float | None = None,
 ) -> Run:
-    """Trains as a config says, from the newest checkpoint if the run's folder has one; a complete run is kept.
+    """Trains as a config says, from the newest checkpoint if the run's folder has one; keeps a complete run.
 
     Args:
       config: a `TrainConfig`, nested values as in a YAML file, or a YAML file.
       callbacks: objects with methods of `Callback`, called after the run's own.
-      console: where it says what it does; None is standard output.
-      started: when it was asked for, as time.perf_counter() has it; None is now.
+      console: receives progress messages; None is standard output.
+      started: when the run was asked for, by time.perf_counter(); None is now.
     Returns:
       An object with `folder`, `results` (what results.json holds) and `config`.
     Raises:
-      ValueError: if the config, the model or the data are at fault; nothing was written then.
+      ValueError: if the config, the model or the data are faulty; nothing has been written.
       NonFiniteError: if a loss or a gradient is not finite; the last good checkpoint stays.
     """
     config = config if isinstance(config, TrainConfig) else make_config(config)
@@ -65,7 +65,7 @@ def train(
 
 
 def own_callbacks(experiment: Experiment, console: Console) -> list[Callback]:
-    """What writes a run's folder and tells of it: all processes save checkpoints, the first does the rest."""
+    """The callbacks that write a run's folder: all processes save checkpoints; the first runs the others."""
     config, folder = experiment.config, experiment.folder
     saves = [SaveCheckpoints(experiment)]
     if not distributed.is_first():

@@ -1,9 +1,9 @@
 """The rows of the word embeddings that training can change: those of tokens that its data have.
 
-The gradient of any other row is zero at every step, and so are its moments and its update where weights do not decay. A step
-that takes the used rows out of the table, differentiates and updates these, and puts them back gives the same parameters
-and spares the rest: a small task uses few (CoLA 5588 of BERT's 30522), and with a small encoder the word embeddings are
-half of all parameters.
+Any other row has a zero gradient at every step, hence zero moments, and a zero update where weights do not decay. So a
+step can take the used rows out of the table, differentiate and update them, and put them back. The result is the same
+and the other rows cost nothing. A small task uses few rows (CoLA 5588 of BERT's 30522), and in a small encoder the word
+embeddings are half of all parameters.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class UsedEmbeddings:
     """Some rows of a classifier's word embeddings.
 
     Attributes:
-      rows: int32[R], their numbers, ascending.
-      place: int32[V], by token the place of its row among them; R, which looks up NaN, for tokens that have none.
+      rows: int32[R], the rows' numbers, ascending.
+      place: int32[V], for each token the place of its row in `rows`; R, which looks up NaN, for tokens without a row.
     """
 
     rows: np.ndarray
@@ -50,11 +50,11 @@ class UsedEmbeddings:
         return cls(rows, place)
 
     def take(self, params: nnx.State) -> nnx.State:
-        """The parameters with these rows [R, E] for the table [V, E]."""
+        """The parameters with these rows [R, E] in place of the table [V, E]."""
         return _with_table(params, lambda table: table.at[self.rows].get(indices_are_sorted=True, unique_indices=True))
 
     def put(self, params: nnx.State, taken: nnx.State) -> nnx.State:
-        """`taken`, with the table of `params` in which these rows are replaced."""
+        """`taken` with the whole table: that of `params`, with these rows replaced."""
         whole = dict(nnx.to_flat_state(params))[_TABLE].get_value()
         return _with_table(
             taken, lambda new: whole.at[self.rows].set(new, indices_are_sorted=True, unique_indices=True)
@@ -71,9 +71,9 @@ def _with_table(params: nnx.State, change: Callable[[Array], Array]) -> nnx.Stat
 
 
 def used_embeddings(tokens: Tokens, encoder: EncoderConfig, optim: OptimConfig) -> UsedEmbeddings | None:
-    """The rows that training on these examples can change; None if that is all, or too many to gain by it."""
-    # A bucket may be longer than every example, so padding is used though no example have it. RoBERTa tells padding by
-    # its number, which must stay: so every row up to that.
+    """The rows that training on these examples can change; None if that is all, or too many to save anything."""
+    # A bucket may be longer than every example, so padding is always used. RoBERTa recognises padding by its token's
+    # number, which must stay, so all rows up to it are kept.
     padding = np.append(np.arange(encoder.pad_token_id + 1), tokens.pad_id)
     used = UsedEmbeddings.of(np.union1d(tokens.ids, padding), encoder.vocab_size)
     return used if optim.weight_decay == 0 and 2 * len(used.rows) < encoder.vocab_size else None

@@ -1,4 +1,4 @@
-"""Readings and runs with made-up values of the kinds that training leaves, for any depth."""
+"""Readings and runs with synthetic values, in the format that training writes, for any depth."""
 
 import json
 
@@ -9,7 +9,7 @@ from svt_jax.evaluation.probe import BINS, MEASURES
 
 
 def reading(layers=12, svt_layers=(), *, seed=0, step=None):
-    """As `Probe.read`: the spectrum grows more skewed with depth."""
+    """A reading as from `Probe.read`; the spectrum grows more skewed with depth."""
     rng = np.random.default_rng(seed)
 
     def state(layer, kind, spread):
@@ -49,7 +49,7 @@ def course(svt_layers=(), *, seed=0, steps=300, better=0.0):
 def write_run(
     folder, *, layers=12, svt_layers=(11,), steps=300, readings=3, task="rte", seed=0, better=0.0, spectra=True
 ):
-    """A folder as a finished run leaves it."""
+    """Writes a folder as a finished run leaves it."""
     folder.mkdir(parents=True)
     made = course(svt_layers, seed=seed, steps=steps, better=better)
     last = made["evaluations"][-1]

@@ -1,4 +1,4 @@
-"""Comparison of runs over seeds: statistics against hand and reference, what is refused, what is written, the grid."""
+"""Comparison of runs over seeds: statistics against hand and reference, rejected input, written files, the grid."""
 
 import csv
 import dataclasses
@@ -22,7 +22,7 @@ SOFT = {0: 0.53, 1: 0.61, 2: 0.60}
 
 
 def write_runs(folder, setting, scores, *, task="rte", function="none", metric="accuracy", device="cpu", **others):
-    """Folders as a finished run leaves them, as far as a comparison reads them."""
+    """Folders of finished runs with only the files that a comparison reads."""
     runs = []
     for seed, score in scores.items():
         run = folder / f"{setting}-seed{seed}"
@@ -30,7 +30,7 @@ def write_runs(folder, setting, scores, *, task="rte", function="none", metric="
         config = {"run": {"seed": seed}, "model": {"path": "m"}, "svt": {"function": function}, "data": {"task": task}}
         (run / "config.yaml").write_text(yaml.safe_dump({**config, "optim": {"epochs": 3}}))
         metrics = {"validation": {metric: score}, **others}
-        # the best score is another one: the last must be taken
+        # the best score is another one: a comparison must take the last
         results = {"task": task, "metrics": metrics, "best": {"step": 1, "metrics": {metric: 0.99}}}
         (run / "results.json").write_text(json.dumps(results))
         manifest = {"weights_sha256": "w", "git_commit": "g", "device": device, "versions": {"jax": "1"}}
@@ -110,7 +110,7 @@ def test_both_validation_sets_are_compared(tmp_path):
 
 
 def test_two_tasks_of_a_user_are_two_tasks(tmp_path):
-    """Of one name, by columns or classes; the second here has a metric less too."""
+    """Both have one name; columns or classes differ, and the second here also lacks a metric."""
     runs = [*write_runs(tmp_path, "a", {0: 0.5}, task="custom"), *write_runs(tmp_path, "b", {0: 0.6}, task="custom")]
     for run, label, classes in zip(runs, ("verdict", "score"), (["no", "yes"], None), strict=True):
         config = yaml.safe_load((Path(run) / "config.yaml").read_text())
@@ -257,7 +257,7 @@ def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, cap
     from svt_jax.run import task_model
     from svt_jax.training.step_metrics import StepMetrics
 
-    # one layer and few stories: there are eight runs
+    # one layer and few stories, since there are eight runs
     monkeypatch.setattr(task_model, "DEMO_ENCODER", dataclasses.replace(task_model.DEMO_ENCODER, num_hidden_layers=1))
     monkeypatch.setattr(demo, "SIZES", {"train": 256, "validation": 64, "test": 1})
     (tmp_path / "plain.yaml").write_text("svt: {function: none}\n")

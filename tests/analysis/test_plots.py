@@ -1,4 +1,4 @@
-"""Pictures: nothing overlaps at 12 and 24 layers, axes are named, bands hold the seeds, files are the same each time."""
+"""Plots: nothing overlaps at 12 and 24 layers, axes have names, bands hold the seeds, files are the same each time."""
 
 import itertools
 import os
@@ -60,7 +60,7 @@ def test_no_text_overlaps_another_or_is_cut_off(layers, svt_layers, name):
 
 def test_the_density_is_one():
     shares = np.zeros(100)
-    shares[[0, 30, 99]] = 0.2, 0.5, 0.3  # at both ends too
+    shares[[0, 30, 99]] = 0.2, 0.5, 0.3  # also at both ends
     assert plots.density(shares).mean() == pytest.approx(1.0, abs=1e-6)
     assert plots.density(shares).argmax() in (0, 30, 99)
 

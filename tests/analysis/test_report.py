@@ -37,7 +37,7 @@ def page(runs):
 
 
 def downloads(page):
-    """The tables that the page offers, by file name."""
+    """The tables that the page offers for download, by file name."""
     links = re.findall(r'download="([\w.]+)" href="data:text/csv;charset=utf-8;base64,([\w+/=]+)"', page)
     return {name: list(csv.DictReader(io.StringIO(base64.b64decode(data).decode()))) for name, data in links}
 
@@ -91,12 +91,12 @@ def test_the_command_refuses_what_is_no_run(tmp_path, capsys):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """For tests of what is not drawn: the pictures take most of a page's time."""
+    """Disables the plots, which take most of a page's time, for tests that do not look at them."""
     monkeypatch.setattr("svt_jax.analysis.report.page._pictures", lambda run, baseline: [])
 
 
 def strict(page):
-    """What the slider reads, as a browser's parser would."""
+    """The slider's data, parsed as strictly as a browser does."""
     text = re.search(r'<script type="application/json" id="spectra">(.*?)</script>', page, re.DOTALL)
 
     def refuse(word):
@@ -106,7 +106,7 @@ def strict(page):
 
 
 def damaged(folder, name, change):
-    """A run with one file changed: `change` maps its parsed lines, or its one table, to what is written instead."""
+    """A run with one file changed: `change` maps its parsed lines, or its one table, to the new ones."""
     run = write_run(folder / "run", layers=2, svt_layers=(1,), steps=100)
     text = (run / name).read_text()
     if name.endswith(".jsonl"):
@@ -140,7 +140,7 @@ def damaged(folder, name, change):
     ids=lambda value: str(value)[:30],
 )
 def test_a_line_that_no_run_writes_is_left_out_and_the_page_names_it(no_pictures, tmp_path, broken, why):
-    """Of metrics.jsonl: the third."""
+    """The broken line is the third of metrics.jsonl."""
     run = damaged(
         tmp_path,
         "metrics.jsonl",
@@ -285,7 +285,7 @@ def test_whatever_the_files_hold_there_is_a_page_that_a_browser_reads_or_an_erro
     elif key != "it":
         del holder[key]
     whole = holder["it"] if key == "it" else whole
-    lines[which] = json.dumps(whole)  # which is YAML too
+    lines[which] = json.dumps(whole)  # JSON is also YAML
     if data.draw(st.booleans()) and name.endswith(".jsonl"):
         lines[which] = lines[which][: data.draw(st.integers(0, len(lines[which])))]
     (run / name).write_text("\n".join(lines))
@@ -320,7 +320,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, page, tmp_path):
-    """Opens the page from its file; gives the tab and what went wrong in it."""
+    """Opens the page from its file; returns the tab and the errors in it."""
     file = tmp_path / "report.html"
     contexts = []
 
@@ -350,7 +350,7 @@ def test_the_slider_changes_the_picture_by_keyboard_alone(opened):
     median = lambda: float(tab.locator("#chart .median").get_attribute("x1"))
     assert tab.locator("#layer-name").inner_text() == "layer 2"
     drawn = {"layer 2": curve()}
-    for _ in range(40):  # to the slider as a keyboard gets there
+    for _ in range(40):  # reach the slider by keyboard
         tab.keyboard.press("Tab")
         if tab.evaluate("document.activeElement.id") == "layer":
             break

@@ -1,4 +1,4 @@
-"""Batches: every example once, static shapes, a seeded order that can be entered anywhere."""
+"""Batches: every example once, static shapes, a seeded order that can start anywhere."""
 
 import itertools
 
@@ -88,10 +88,10 @@ def test_grouped_batches_are_of_like_length_and_come_in_random_order():
     lengths = np.random.default_rng(0).integers(8, 129, 16 * 200 + 5)
     chosen = epoch_batches(lengths, 16, 0, 0, group_by_length=True)
     spread = [np.ptp(lengths[rows]) for rows in chosen if len(rows) == 16]
-    assert np.mean(spread) < 5  # of 121; a random batch has 107
+    assert np.mean(spread) < 5  # the whole range is 121; a random batch spans 107
     means = np.array([lengths[rows].mean() for rows in chosen])
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2
-    # what is left over is no better or worse than the rest: the longest would weigh more in their smaller batch
+    # the smaller batch is like the others: in it, the longest examples would weigh more
     left_over = [
         lengths[r].mean()
         for e in range(40)

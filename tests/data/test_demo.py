@@ -1,4 +1,4 @@
-"""The demo task: balanced, closed vocabulary, no leak from one sentence alone."""
+"""The demo task: balanced, closed vocabulary, no single sentence reveals the label."""
 
 import collections
 

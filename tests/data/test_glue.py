@@ -1,11 +1,11 @@
-"""Reading the official files: real row counts, the traps in them, errors that name file and line."""
+"""Reading the official files: real row counts, their traps, errors that name file and line."""
 
 import numpy as np
 import pytest
 
 from svt_jax.data.glue import TASKS, load_examples
 
-# Rows and positives of the official release (train, dev, test).
+# Numbers of rows and positives in the official release (train, dev, test).
 COUNTS = {
     "cola": (8551, 1043, 1063),
     "sst2": (67349, 872, 1821),

@@ -1,4 +1,4 @@
-"""Tokens kept on disk: made once, never trusted blindly, never a reason to fail."""
+"""Tokens kept on disk: made once, always checked, never a reason to fail."""
 
 import errno
 import logging
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Grows by one each time that something is tokenised."""
+    """A list that grows by one with each tokenisation."""
     made = []
     monkeypatch.setattr(token_cache, "tokenize", lambda *given: made.append(given) or tokenize(*given))
     return made
@@ -46,7 +46,7 @@ def test_the_second_call_reads_what_the_first_one_made(folder, calls):
     expected = tokenize(EXAMPLES, TOKENIZER, 16)
     for _ in range(2):
         assert_same(cached_tokens(EXAMPLES, TOKENIZER, 16), expected)
-    assert_same(cached_tokens(EXAMPLES, demo_tokenizer(), 16), expected)  # whatever a tokenizer was used for before
+    assert_same(cached_tokens(EXAMPLES, demo_tokenizer(), 16), expected)  # independent of the tokenizer's earlier use
     assert len(calls) == 1
     assert len(list(folder.iterdir())) == 1
 
@@ -137,7 +137,7 @@ def test_a_damaged_or_foreign_file_is_made_anew(folder, calls, caplog, kind):
 
 @pytest.fixture
 def umask():
-    """Sets the umask of this process, and puts it back."""
+    """A function that sets the umask of this process; the old one is restored afterwards."""
     before = os.umask(0)
     os.umask(before)
     yield os.umask
@@ -156,7 +156,7 @@ def test_the_umask_says_who_may_read_a_file(folder, calls, umask, mask, file, pa
 
 
 def test_a_file_of_another_user_is_made_anew_with_one_warning(folder, calls, monkeypatch, caplog):
-    """As root reads everything, what the system would say is said in its place."""
+    """Root can read everything, so the test raises the system's error itself."""
     expected = cached_tokens(EXAMPLES, TOKENIZER, 16)
     (path,) = folder.iterdir()
     closed = {path: path.stat().st_ino}
@@ -215,7 +215,7 @@ def test_what_was_used_longest_ago_makes_room(folder, calls, monkeypatch):
     files = sorted(folder.glob("tokens-*"), key=lambda path: path.stat().st_mtime_ns)
     for age, path in enumerate(reversed(files)):
         os.utime(path, (0, 1000 - age))
-    cached_tokens(EXAMPLES, TOKENIZER, 14)  # the oldest is used again
+    cached_tokens(EXAMPLES, TOKENIZER, 14)  # uses the oldest again
     monkeypatch.setattr(token_cache, "MAX_BYTES", sum(path.stat().st_size for path in files))
     cached_tokens(EXAMPLES, TOKENIZER, 13)
     left = set(folder.iterdir())

@@ -1,4 +1,4 @@
-"""Tokenizers: one that does not belong to the model is refused, whatever its files are called."""
+"""Tokenizers: one that does not belong to the model is rejected, whatever its files are called."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def write(folder, family, file):
 @pytest.mark.parametrize("file", ["vocab.txt", "vocab.json", "tokenizer.json", "spiece.model"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "albert"])
 def test_a_file_of_another_family_gives_no_tokenizer(tmp_path, family, file):
-    """transformers makes one of five tokens, without a word, where the file is not the one it looks for."""
+    """If it does not find its file, transformers silently makes a tokenizer of five tokens."""
     folder = write(tmp_path / "model", family, file)
     if file in OURS.get(family, ()):
         assert len(load_tokenizer(folder, len(WORDS))) == len(WORDS)
@@ -115,7 +115,7 @@ def test_a_tokenizer_without_padding_takes_the_models_number(tmp_path, monkeypat
     monkeypatch.setenv("SVT_JAX_CACHE", str(tmp_path))
     tokenizer, examples = demo_tokenizer(), Examples(["the kite", "the baker hid a red kite"], None, np.array([0, 1]))
     tokenizer.pad_token = None
-    for _ in range(2):  # made, and read
+    for _ in range(2):  # first made, then read
         tokens = cached_tokens(examples, tokenizer, 16, pad_id=9)
         assert tokens.pad_id == 9
         assert np.array_equal(tokens.ids == 9, ~tokens.real)

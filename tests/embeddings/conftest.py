@@ -1,4 +1,4 @@
-"""A tiny random model with a tokenizer, and a folder of STS files in its words."""
+"""A tiny random model with a tokenizer, and a folder of STS files in its vocabulary."""
 
 import json
 
@@ -32,7 +32,7 @@ def write_model(folder, seed=0):
 
 @pytest.fixture(scope="session")
 def make_model():
-    """Writes such a model into a folder, from a seed."""
+    """A function that writes such a model into a folder, from a seed."""
     return write_model
 
 
@@ -51,7 +51,7 @@ def sentences():
 
 @pytest.fixture
 def sts_folder(tmp_path, sentences):
-    """Two tasks of three files with 12 pairs each, of the first 40 sentences."""
+    """Two tasks of three files, each with 12 pairs of the first 40 sentences."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "sts"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Embeddings kept in a file: used again only for the same model, tokens and sentences."""
+"""Embeddings kept in a file: reused only for the same model, tokens and sentences."""
 
 import os
 import stat
@@ -24,7 +24,7 @@ def test_kept_vectors_are_those_that_were_encoded(tiny_model, sentences, tmp_pat
     texts = sentences[:10]
     (plain,), lengths = encode_cached(tiny_model, iter(texts), iter(["mean"]), 32, None)
     (first,), _ = encode_cached(tiny_model, texts, ["mean"], 32, file)
-    both, _ = encode_cached(tiny_model, texts, ["cls", "mean"], 32, file)  # cls is added
+    both, _ = encode_cached(tiny_model, texts, ["cls", "mean"], 32, file)  # adds cls
     assert sorted(load_file(file)) == ["cls:2", "mean:2"]
     assert [p.name for p in tmp_path.iterdir()] == ["e.safetensors"]
     forbid_encoding(monkeypatch)

@@ -1,4 +1,4 @@
-"""Embeddings: equal to the encoder's own states, one sentence at a time; each distinct sentence once."""
+"""Embeddings: equal to the encoder's own states for single sentences; each distinct sentence is encoded once."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_every_pooling_from_one_pass_equals_the_states_without_padding(
     assert len(done) > 3
     for pooling, expected in zip(poolings, POOLINGS.values(), strict=True):
         np.testing.assert_allclose(out[pooling], [expected(states[s]) for s in sentences], atol=2e-6)
-    first_tokens = [poolings[n] for n in (1, 3, 4)]  # of the last layer nothing else
+    first_tokens = [poolings[n] for n in (1, 3, 4)]  # from the last layer only these
     for pooling, vectors in encode(encoder, tokens, first_tokens).items():
         np.testing.assert_allclose(vectors, out[pooling], atol=2e-6)
 
@@ -144,7 +144,7 @@ def test_vectors_that_are_not_finite_are_an_error(tiny_model):
         svt_jax.embed(broken, ["the kite"], tokenizer=demo_tokenizer())
 
 
-@pytest.mark.parametrize("size", [7, 51, 105])  # of the demo's 52 tokens the last has number 51
+@pytest.mark.parametrize("size", [7, 51, 105])  # the last of the demo's 52 tokens has number 51
 def test_a_tokenizer_of_another_vocabulary_is_refused(size):
     other = Encoder(EncoderConfig.from_hf({**FIELDS, "vocab_size": size}), rngs=nnx.Rngs(0))
     with pytest.raises(

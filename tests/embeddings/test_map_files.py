@@ -1,4 +1,4 @@
-"""Maps on disk: what sentence-transformers loads gives the same vectors, and nothing foreign is overwritten."""
+"""Maps on disk: sentence-transformers loads them and returns the same vectors; other files are not overwritten."""
 
 import json
 
@@ -60,7 +60,7 @@ def test_sentence_transformers_loads_the_export_and_gives_the_same_vectors(tmp_p
 @pytest.mark.parity
 @pytest.mark.model
 def test_a_sentence_transformer_ends_in_the_export(tmp_path, minilm):
-    """Its pipeline, saved and loaded again, gives what our encoder, the mean of the tokens and `transform` give."""
+    """Its pipeline, saved and loaded again, equals our encoder, mean pooling and `transform`."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 
@@ -93,7 +93,7 @@ def test_another_kind_or_foreign_files_are_never_overwritten(tmp_path, write):
     fitted = svt_jax.Whitening().fit(ROWS)
     getattr(svt_jax.AllButTheTop().fit(ROWS), write)(tmp_path / "other")
     (tmp_path / "foreign").mkdir()
-    for name in ("config.json", "map.json"):  # as a model of another make has them
+    for name in ("config.json", "map.json"):  # as another program's model has them
         (tmp_path / "foreign" / name).write_text('{"in_features": 12}')
     getattr(fitted, write)(tmp_path / "beside")
     (tmp_path / "beside" / "notes.txt").write_text("mine")

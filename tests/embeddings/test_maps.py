@@ -1,4 +1,4 @@
-"""Corpus maps: equal to the in-memory transformation, exact over streams, saved and loaded, errors."""
+"""Corpus maps: equal to the in-memory transformation, exact over streams, saved and loaded; errors."""
 
 import jax
 import jax.numpy as jnp

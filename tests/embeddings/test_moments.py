@@ -1,4 +1,4 @@
-"""Second moments: nothing is lost, whatever the rows are and wherever they lie; memory; threads."""
+"""Second moments: no loss of digits for any rows and any sharding; memory; threads."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def relative_error(gram, exact):
 
 @pytest.mark.parametrize(("condition", "mean"), [(1e3, 0.0), (1e4, 0.0), (1e5, 0.0), (1e3, 1.0), (1e2, 1e3)])
 def test_small_singular_values_are_not_lost(condition, mean):
-    """The error of sigma_i^2 is float64's rounding of sigma_1^2; float32's is 5e8 times that."""
+    """The error of sigma_i^2 is float64's rounding of sigma_1^2; float32's is 5e8 times larger."""
     q = np.linalg.qr(RNG.normal(size=(64, 64)))[0]
     rows = ((RNG.normal(size=(20_000, 64)) * np.geomspace(1, 1 / condition, 64)) @ q + mean).astype(np.float32)
     gram, _ = moments(rows)
@@ -89,7 +89,7 @@ def test_the_way_of_accelerators_gives_the_same(step):
 
 
 def test_sharded_rows_stay_where_they_are(monkeypatch):
-    """One product of all rows, which crosses devices as D x D numbers only."""
+    """One product of all rows; only D x D numbers cross devices."""
     seen = []
     actual = moments_file._product
     monkeypatch.setattr(moments_file, "_product", lambda rows: (seen.append(rows), actual(rows))[1])
@@ -127,7 +127,7 @@ def test_blas_has_its_threads_back_afterwards():
 
 
 def test_memory_does_not_grow_with_the_rows():
-    """40 batches of 4 MiB after a few, then one matrix of 100 MiB: no more room is needed for them."""
+    """40 more batches of 4 MiB after a few, then one matrix of 100 MiB: they need no more memory."""
     script = """
 import numpy as np
 import svt_jax

@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers: their vectors are its own, and what is not computed here is refused."""
+"""Folders of sentence-transformers: we return its vectors, and reject what we do not compute."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def folder(tiny_model, tmp_path):
 
 
 def write(folder, *kinds, prefix=OLD, encoder="", pooling=None, **settings):
-    """Makes a sentence-transformers folder of a model folder."""
+    """Turns a model folder into a sentence-transformers folder."""
     paths = {kind: encoder if kind == "Transformer" else f"{n}_{kind}" for n, kind in enumerate(kinds)}
     modules = [{"idx": n, "name": str(n), "path": paths[kind], "type": prefix + kind} for n, kind in enumerate(kinds)]
     (folder / "modules.json").write_text(json.dumps(modules))

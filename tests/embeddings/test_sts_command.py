@@ -1,4 +1,4 @@
-"""`eval.py sts`: what it writes, what bad input gets, and the published scores from the real model and files."""
+"""`eval.py sts`: its output, its errors for bad input, and the published scores from the real model and files."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_one_configuration_gives_the_table_of_the_contract(tmp_path, tiny_model,
     assert f"{table['average']['mean']:.2f}" in printed
     assert f"{table['average']['all']:.2f}" in printed
 
-    tasks = load_sts(sts_folder)  # the same by hand, with the published mean n/(n + 0.01)
+    tasks = load_sts(sts_folder)  # the same by hand, with the published mean's factor n/(n + 0.01)
     texts = distinct_sentences(tasks)
     (rows,), lengths = encode_cached(tiny_model, texts, ["first_last"], 32, None)
     vectors = Vectors(texts, rows * (lengths / (lengths + 0.01))[:, None].astype(np.float32))
@@ -83,7 +83,7 @@ def test_a_config_holds_options_and_the_command_line_goes_before_it(tmp_path, ti
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "paper" / "sts").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_paper_config_is_run_as_its_header_says(path, tmp_path, tiny_model, sts_folder):
-    """With another model in its place; the header's rows are those of its posts, and their average is the mean."""
+    """It runs with another model; the header's rows are those of its posts, and their average is the mean."""
     header, values = path.read_text(), yaml.safe_load(path.read_text())
     command = re.search(r"python eval.py (.*)", header)[1].split()
     assert command[:3] == ["sts", "--config", str(path.relative_to(ROOT))]
@@ -182,22 +182,22 @@ def test_a_malformed_line_of_the_data_is_named(tmp_path, tiny_model, sts_folder,
 
 POSTS = {"none": "none", "soft_decay": "soft_decay", "whitening": "whitebert"}
 POOLINGS = {"mean": "aver_last", "first_last": "aver_first_last", "cls": "cls_last"}
-# Of the goldens' README.
+# From the README of the golden arrays.
 TOLERANCES = {
     ("mean", "none"): 3e-4, ("mean", "whitening"): 0.014, ("mean", "soft_decay"): 0.08,
     ("first_last", "none"): 3e-4, ("first_last", "whitening"): 0.014, ("first_last", "soft_decay"): 0.008,
     ("cls", "none"): 3e-4, ("cls", "whitening"): 0.014, ("cls", "soft_decay"): 0.08,
 }  # fmt: skip
-# Two of the 234 scores lie outside them here, for reasons of rounding; on another processor it may be another one.
-# (A third, mean, soft_decay, sts16.question-question, moves by 0.01024 when XLA's fusions change, and no other file by more than
-# 2e-5: one pair of cosines that changes places.)
-# - first_last, none, sts12.surprise.OnWN, by 4e-4: two pairs have cosines 3e-8 apart, half of float32's resolution; in the
-#   other order the score is the golden's.
-# - mean, soft_decay, sts14.deft-news, by 0.008: three columns are null but for 1e-7 and 1e-32, and where the published SVD puts
-#   their singular vectors is rounding. We leave them null. The golden of the authors' functions without null directions
-#   differs from them as much: 0.0881.
+# Two of the 234 scores lie outside them here, because of rounding; on another processor it may be another one.
+# (XLA's fusions move a third, mean, soft_decay, sts16.question-question, by 0.01024, and no other file by more than
+# 2e-5: one pair of cosines changes places.)
+# - first_last, none, sts12.surprise.OnWN, by 4e-4: two pairs have cosines 3e-8 apart, half of float32's resolution; in
+#   the other order the score is the golden's.
+# - mean, soft_decay, sts14.deft-news, by 0.008: three columns are null up to 1e-7 and 1e-32, and rounding decides where
+#   the published SVD puts their singular vectors. We leave them null. The golden of the authors' functions without null
+#   directions differs from them as much: 0.0881.
 ROUNDING = 3
-"""Scores that may lie outside, by no more than 0.01."""
+"""Scores that may lie outside the tolerance, by at most 0.01."""
 
 
 def golden_scores(shared, pooling, post, kind="per_file"):
@@ -210,7 +210,7 @@ def golden_scores(shared, pooling, post, kind="per_file"):
 @pytest.mark.shared
 @pytest.mark.model
 def test_every_file_has_the_published_score_with_every_pooling_and_post(shared, minilm, tmp_path):
-    """26 files x 3 poolings x 3 posts, and the time that posts and scores take."""
+    """26 files x 3 poolings x 3 posts; also the time that posts and scores take."""
     output = tmp_path / "all.json"
     command = [
         sys.executable, "eval.py", "sts", "--model", str(minilm), "--data", str(shared / "data" / "sts"),

@@ -1,4 +1,4 @@
-"""Reading STS files: real counts, the traps in them, errors that name file and line."""
+"""Reading STS files: real counts, their traps, errors that name file and line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The two protocols against a float64 reference by singular value decompositions, written as the published code works."""
+"""The two protocols against a float64 reference that uses singular value decompositions, as the published code does."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def remove_top(x):
 
 
 def reference_cosines(file, others, post):
-    """The pool is the file's pairs followed by the others'; the file's own come first again afterwards."""
+    """The pool is the file's pairs, then the others'; afterwards the file's own pairs come first again."""
     pool = [file, *others]
     x, y = (
         ROWS[VECTORS.index([s for f in pool for s in getattr(f, side)])].astype(np.float64)

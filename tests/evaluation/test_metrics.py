@@ -1,4 +1,4 @@
-"""Metrics: cases worked by hand, and undefined ones, which are 0 with a warning."""
+"""Metrics: cases worked by hand; undefined ones are 0 with a warning."""
 
 import math
 

@@ -20,7 +20,7 @@ TOKENS = Tokens(RNG.integers(5, 30, (5, 9)).astype(np.int32), np.zeros((5, 9), n
 
 
 def reference(x):
-    """What is measured of one example's tokens [n, D], in float64."""
+    """The measures of one example's tokens [n, D], in float64."""
     x = np.asarray(x, np.float64)
     sigma = np.linalg.svd(x, compute_uv=False)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -49,7 +49,7 @@ def assert_is_reference(found, examples):
     means, histogram = mean_reference(examples)
     for name in MEASURES:
         assert float(found[name]) == pytest.approx(means[name], rel=2e-5, abs=2e-6), name
-    # a value that lies on the edge of two bins may fall to either side
+    # a value on the edge of two bins may fall into either
     np.testing.assert_allclose(np.cumsum(found["histogram"]), np.cumsum(histogram), atol=0.03)
     assert np.sum(found["histogram"]) == pytest.approx(1.0, abs=1e-4)
 
@@ -58,7 +58,7 @@ def test_measures_are_means_of_the_float64_reference_over_real_tokens_and_rows()
     x = RNG.normal(size=(4, 7, 12)) + 0.5
     lengths, weights = [7, 5, 6, 7], np.array([1, 1, 1, 0], np.float32)
     mask = np.arange(7) < np.array(lengths)[:, None]
-    x[~mask] = 1e3  # padding, whatever it holds
+    x[~mask] = 1e3  # padding may hold anything
     found = measure(jnp.asarray(x, jnp.float32), mask, weights)
     assert_is_reference(found, [x[n, : lengths[n]] for n in range(3)])
 
@@ -76,7 +76,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def reading(model):
-    """Five examples over eight devices."""
+    """A reading of five examples over eight devices."""
     whole = TaskModel.of(model, make_mesh())
     return Probe(whole, TOKENS).read(whole)
 

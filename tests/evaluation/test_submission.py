@@ -1,4 +1,4 @@
-"""The leaderboard's files: names, header, label strings, rows once and in order."""
+"""The leaderboard's files: names, header, label strings, each row once and in order."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from svt_jax.data.custom import custom_task
 from svt_jax.data.glue import TASKS, load_examples
 from svt_jax.evaluation.submission import check_submission, check_text, find_rules, write_submission
 
-# As listed by the leaderboard's users with `wc -l *.tsv`: a header line more than rows.
+# Output of `wc -l *.tsv`, as users of the leaderboard report it: rows plus a header line.
 LINES = {
     "CoLA.tsv": 1064, "MNLI-mm.tsv": 9848, "MNLI-m.tsv": 9797, "MRPC.tsv": 1726, "QNLI.tsv": 5464, "QQP.tsv": 390966,
     "RTE.tsv": 3001, "SST-2.tsv": 1822, "STS-B.tsv": 1380, "WNLI.tsv": 147,

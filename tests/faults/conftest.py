@@ -1,4 +1,4 @@
-"""The undisturbed run, and the counts at the end: what was tried, survived, lost."""
+"""The undisturbed run, and the counts at the end: tried, survived, lost."""
 
 import collections
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from tests.faults.runs import Run
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory):
-    """The folder of a run that nothing happened to."""
+    """The folder of an undisturbed run."""
     run = Run(tmp_path_factory.mktemp("reference")).start()
     status, output = run.finish()
     assert status == 0, output
@@ -19,7 +19,7 @@ def reference(tmp_path_factory):
 
 @pytest.fixture
 def count(request) -> Callable[[str, int, int], None]:
-    """count(fault, tried, survived); those that were not survived are lost, and fail the test."""
+    """count(fault, tried, survived): those that did not survive are lost, and fail the test."""
 
     def note(fault: str, tried: int, survived: int) -> None:
         request.node.user_properties.append(("fault", (fault, tried, survived)))

@@ -1,4 +1,4 @@
-"""A tiny run to do harm to: started in a process of its own, watched, killed, and compared with an undisturbed one."""
+"""A tiny run to harm: started in its own process, watched, killed, and compared with an undisturbed one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TINY = [
     "--checkpoint.every_steps", "1", "--log.every_steps", "1",
 ]  # fmt: skip
 
-# A server that has imported everything forks each process: half of the time of a start. JAX begins in the fork.
+# A server that has imported everything forks each process, which halves a start's time. JAX starts in the fork.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
@@ -49,7 +49,7 @@ class Run:
     """A run's folder, and a process that trains in it.
 
     Args:
-      folder: of runs.
+      folder: the folder of runs.
     """
 
     def __init__(self, folder: Path):
@@ -67,7 +67,7 @@ class Run:
         return self._output.read_text() if self._output.exists() else ""
 
     def finish(self, seconds: float = 500) -> tuple[int | None, str]:
-        """Exit status, and what the process has printed."""
+        """Returns the exit status, and what the process has printed."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, f"still running after {seconds} s: {self.output()}"
         return self.process.exitcode, self.output()[self.output_before :]
@@ -81,7 +81,7 @@ class Run:
         return self.process.exitcode is None
 
     def lines(self) -> int:
-        """Lines of metrics.jsonl: the number of the last step."""
+        """Number of lines of metrics.jsonl, which is the number of the last step."""
         with contextlib.suppress(FileNotFoundError):
             return (self.path / "metrics.jsonl").read_bytes().count(b"\n")
         return 0
@@ -92,7 +92,7 @@ class Run:
         return False
 
     def wait(self, condition, seconds: float = 500) -> bool:
-        """Until the condition holds (true) or the process has ended (false)."""
+        """Waits until the condition holds (returns true) or the process has ended (false)."""
         deadline = time.monotonic() + seconds
         while self.alive:
             if condition():
@@ -104,7 +104,7 @@ class Run:
 
 @functools.cache
 def saved_arrays(run: Path, step: int) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint as it lies there, read without the code that is tested."""
+    """Every array of a checkpoint as stored, read without the tested code."""
     import orbax.checkpoint as ocp
 
     arrays = {}
@@ -115,7 +115,7 @@ def saved_arrays(run: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def same_bits(run: Path, reference: Path) -> bool:
-    """Whether a run has ended as the reference did: parameters, optimizer, losses and scores."""
+    """Whether a run's parameters, optimizer, losses and scores equal the reference's."""
     from svt_jax.run.folder import RunFolder
 
     def told(folder: Path) -> list:

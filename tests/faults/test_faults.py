@@ -1,6 +1,6 @@
-"""kill -9 at random moments, saving included; damaged checkpoints, a full disk, a folder that cannot be written, two runs.
+"""kill -9 at random moments, also while saving; damaged checkpoints, full disk, unwritable folder, two runs at once.
 
-The run that goes on ends with the same bits as an undisturbed one. One file, so that one worker makes that one.
+The resumed run ends with the same bits as an undisturbed one. One file, so that one worker makes the undisturbed run.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ KILLS = 20
 
 
 def wait_for_the_moment(run, kind, dice):
-    """A moment of the given kind; false if the run has ended before it came."""
+    """Waits for a moment of the given kind; false if the run ended before it came."""
     before = run.lines()
     if kind == "starting":
         moment = time.monotonic() + dice.uniform(0.0, 4.0)
@@ -48,7 +48,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path, reference, count):
     kinds = ["saving"] * 10 + ["training"] * 7 + ["starting"] * 3
     dice.shuffle(kinds)
     survived = chains = 0
-    while kinds:  # a chain: killed and started again, until it is through
+    while kinds:  # a chain: kill and restart until the run is complete
         chain, run = [], Run(tmp_path / f"chain{chains}")
         chains += 1
         run.start()
@@ -74,7 +74,7 @@ def interrupted(tmp_path_factory):
 
 @pytest.fixture
 def copy(interrupted, tmp_path):
-    """A run that goes on from a copy of it."""
+    """A run that resumes from a copy of the interrupted one."""
     run = Run(tmp_path / "runs")
     shutil.copytree(interrupted, run.path)
     return run
@@ -107,7 +107,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(c
 
 
 def end(run, reference, message):
-    """The status of a run that met a fault, and whether it ends as it should when the fault is gone."""
+    """The status of a run that met a fault, and whether it ends correctly once the fault is gone."""
     status, output = run.finish()
     assert status == 2, output
     assert message in output
@@ -195,7 +195,7 @@ def test_a_folder_that_cannot_be_written_is_refused_and_left_as_it_is(copy, refe
 
 @contextlib.contextmanager
 def read_only(folder):
-    if os.geteuid() == 0:  # whom permissions do not stop
+    if os.geteuid() == 0:  # permissions do not stop root
         with mounted(folder, "--bind", "-o", "ro", str(folder)):
             subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
             yield
@@ -224,7 +224,7 @@ def test_a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on(tmp_pa
 
 
 def states(run):
-    """What to restore to, and what each checkpoint of an undamaged run holds, by its step."""
+    """A state to restore to, and the content of each checkpoint of an undamaged run, by step."""
     config = parse_config(TINY)
     model = random_classifier(DEMO_ENCODER, config.svt, 2, dtype="float32", seed=0)
     _, params, constants = nnx.split(model, nnx.Param, ...)
@@ -234,10 +234,10 @@ def states(run):
     return like, {step: checkpoints.restore(like, step) for step in checkpoints.steps}
 
 
-# Orbax leaves coroutines behind that complain when they are collected, after an error in reading.
+# After an error in reading, Orbax leaves coroutines that warn when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damage_to_any_file_of_the_newest_checkpoint_is_found_or_harmless(interrupted, tmp_path, count):
-    """Every file of it, each kind of damage: restoring gives true values, of this checkpoint or of the one before."""
+    """Each kind of damage to each file: restoring returns true values, from this checkpoint or the one before."""
     tried = survived = 0
     like, truth = states(interrupted)
     newest = max(truth)

@@ -1,4 +1,4 @@
-"""PyTorch's numbers for a tiny random model: live for the parity tests, and stored for those that run without PyTorch.
+"""PyTorch's numbers for a tiny random model: live for parity tests, and stored for tests without PyTorch.
 
 python tests/models/reference.py     # writes golden/*.npz anew; needs the [parity] extra
 """
@@ -14,7 +14,7 @@ import tiny
 
 GOLDEN = Path(__file__).parent / "golden"
 
-# What is stored: one model a family, each with something that the others lack.
+# The stored models: one for each family, each with a feature that the others lack.
 STORED = {
     "bert": {"hidden_act": "gelu", "type_vocab_size": 2, "num_labels": 3},
     "roberta": {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "type_vocab_size": 1, "num_labels": 1},
@@ -25,7 +25,7 @@ LENGTH = 16
 
 
 def inputs(values: dict, seed: int) -> dict[str, np.ndarray]:
-    """As long as the model allows, with rows of half that and of one real token; padding has the padding's token."""
+    """Inputs of the model's full length, with rows of half that and of one real token; padding is the pad token."""
     rng = np.random.default_rng(seed)
     lengths = np.array([[LENGTH], [LENGTH // 2], [1], [LENGTH - 1]])
     mask = (np.arange(LENGTH) < lengths).astype(np.int64)
@@ -51,7 +51,7 @@ def compute(values: dict, num_labels: int, seed: int) -> dict[str, np.ndarray]:
     base = transformers.AutoModel.from_config(config).eval()  # RoBERTa's classifier has no pooler
     for name, parameter in [*base.named_parameters(), *model.named_parameters()]:
         norm = name.lower().endswith("norm.weight")
-        torch.nn.init.normal_(parameter, mean=1.0 if norm else 0.0, std=0.3)  # biases and norms too
+        torch.nn.init.normal_(parameter, mean=1.0 if norm else 0.0, std=0.3)  # also biases and norms
     prefix = f"{values['model_type']}."
     base.load_state_dict(model.base_model.state_dict(), strict=False)
     given = inputs(values, seed)

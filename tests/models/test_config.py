@@ -1,4 +1,4 @@
-"""Reading config.json and choosing layers: what is supported, and what is an error that names itself."""
+"""Reading config.json and choosing layers: what is supported, and errors that name what is not."""
 
 import dataclasses
 import importlib.util
@@ -124,14 +124,14 @@ def test_a_second_name_of_a_field_counts_as_in_transformers():
     assert EncoderConfig.from_hf(values).hidden_size == transformers.DistilBertConfig(**values).dim == 24
 
 
-# Fields that transformers' code of a family reads, and that change none of our numbers: sizes and losses of heads that we
-# take from the weights or not at all, ways to compute the same, other tasks.
+# Fields that transformers' code of a family reads but that change none of our numbers: sizes and losses of heads that
+# we take from the weights or leave out, alternative ways to compute the same, other tasks.
 HARMLESS = {"num_labels", "problem_type", "use_cache", "chunk_size_feed_forward", "qa_dropout", "_attn_implementation"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_field_that_transformers_reads_is_known(family):
-    """A new version that computes with a new field shows here; other fields of a config.json do nothing there either."""
+    """A new version that computes with a new field shows here; other fields of a config.json also do nothing there."""
     root = Path(importlib.util.find_spec("transformers").origin).parent
     code = (root / "models" / family / f"modeling_{family}.py").read_text(encoding="utf-8")
     read = set(re.findall(r"\bconfig\.(\w+)", code))
@@ -162,7 +162,7 @@ def test_albert_layers_share_weights_by_group(layers, groups, inner):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_field_changes_a_number_of_its_family(family):
-    """Shapes show the sizes; what is left must show in the output, or it was parsed and ignored."""
+    """Shapes show the sizes; the other fields must change the output, or they were parsed and ignored."""
     base = tiny.encoder(family)
     out = base(tiny.IDS).last_hidden_state
     changes = {"hidden_act": "relu", "num_attention_heads": 4, "layer_norm_eps": 0.1, "pad_token_id": 5}
@@ -171,7 +171,7 @@ def test_each_field_changes_a_number_of_its_family(family):
             "hidden_act",
             "num_attention_heads",
             "layer_norm_eps",
-        },  # which row is frozen in PyTorch is pad_token_id
+        },  # pad_token_id decides the row that PyTorch freezes
         "roberta": {"hidden_act", "num_attention_heads", "layer_norm_eps", "pad_token_id"},
         "distilbert": {"hidden_act", "num_attention_heads"},
         "albert": {"hidden_act", "num_attention_heads", "layer_norm_eps"},

@@ -1,4 +1,4 @@
-"""The encoder with and without SVT: off is off, placements, padding, dropout, precision."""
+"""The encoder with and without SVT: off equals plain, placements, padding, dropout, precision."""
 
 import dataclasses
 
@@ -150,10 +150,10 @@ def test_the_first_token_alone_takes_a_sixth_of_the_products():
 
     products = 2 * 8 * 20 * (4 * 64 * 64 + 2 * 64 * 256)
     spared = flops(None) - flops(None, first_token_only=True)
-    # all but keys and values, for 19 of 20 tokens
+    # saves all but keys and values, for 19 of 20 tokens
     assert spared == pytest.approx(products * 10 / 12 * 19 / 20, rel=0.1)
     svt = SVTConfig("soft_decay", solver="gram")
-    assert flops(svt, first_token_only=True) > 0.95 * flops(svt)  # which needs all tokens
+    assert flops(svt, first_token_only=True) > 0.95 * flops(svt)  # SVT needs all tokens
 
 
 def test_dropout_needs_rngs_and_repeats_for_a_key():
@@ -173,7 +173,7 @@ def test_dropout_has_its_rate_and_keeps_the_mean(width):
     assert (out == 0).mean() == pytest.approx(0.1, abs=0.01)
     assert out.mean() == pytest.approx(1.0, abs=0.01)
     assert np.unique(out).size == 2
-    # neighbours share a random word: their halves must be independent all the same
+    # neighbours share a random word, but its halves must be independent
     zeros = out == 0
     assert (zeros[:, 0::2][:, : width // 2] & zeros[:, 1::2]).mean() == pytest.approx(0.01, abs=0.004)
 

@@ -106,7 +106,7 @@ def test_no_examples_and_no_tokens_give_no_states(family, shape):
     assert out.last_hidden_state.shape == (*shape, 12)
     assert out.svt_failures.tolist() == [0] * shape[0]
     assert logits.shape == (shape[0], 3)
-    assert np.isnan(logits).all()  # of no tokens there is no first one
+    assert np.isnan(logits).all()  # without tokens there is no first one
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Weights out and in again: every family, with and without a head, with and without an SVT."""
+"""Export and import of weights: every family, with and without a head, with and without an SVT."""
 
 import json
 
@@ -28,7 +28,7 @@ def assert_same_weights(one, other):
 
 
 def move_parameters(encoder, by=0.5):
-    """As after training: away from where the config says that they start."""
+    """Moves the SVT parameters away from the config's start values, as training does."""
     for layer in encoder.layers:
         if layer.svt is not None:
             for parameter in layer.svt.parameters.values():
@@ -36,7 +36,7 @@ def move_parameters(encoder, by=0.5):
 
 
 def as_earlier_versions(folder, encoder):
-    """Rewrites an export: what is stored of the parameters among the tensors, and not their values in config.json."""
+    """Rewrites an export in the old form: stored parameters among the tensors, no values in config.json."""
     config = json.loads((folder / "config.json").read_text())
     del config["svt_jax"]["parameters"]
     (folder / "config.json").write_text(json.dumps(config))
@@ -120,12 +120,12 @@ def test_a_kept_svt_comes_back_with_its_settings_and_parameters(tmp_path, caplog
     assert again.encoder.svt_config == config
     assert_same_weights(model, again)
     assert len(nnx.to_flat_state(nnx.state(again, SVTConstant))) == (0 if learnable else 2)
-    # the encoder alone has it too, and the head is left out by name
+    # the encoder also has it, and the head is left out by name
     assert svt_jax.load_encoder(tmp_path).alphas == model.encoder.alphas
     assert "left out, as this model has no such part: classifier" in caplog.text
 
 
-FUNCTIONS = {  # start values, and how far what is stored of them moves
+FUNCTIONS = {  # start values, and how far their stored values move
     "soft_decay": ({"alpha": -0.2}, 0.5),
     "soft_exponential": ({"alpha": 0.3}, -0.7),
     "log_shift": ({"params": {"gamma": 5.0}}, 1.5),
@@ -227,7 +227,7 @@ def test_an_earlier_versions_svt_is_read_whole_or_not_at_all(tmp_path):
     ):
         svt_jax.load_encoder(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["svt_jax"]  # without it the same tensors would be another model
+    del config["svt_jax"]  # without it the same tensors are another model
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"svt.layers.0.parameters.alpha \[\] is not a tensor of this architecture"):
         svt_jax.load_encoder(tmp_path)
@@ -275,7 +275,7 @@ def test_transformers_loads_it_without_a_word_and_computes_the_same(tmp_path, ca
         model = tiny.classifier(family, num_labels=num_labels, **changes)
         cls, ours = transformers.AutoModelForSequenceClassification, model(tiny.IDS, tiny.MASK)
     svt_jax.export_hf(model, tmp_path)
-    transformers.logging.enable_propagation()  # to caplog
+    transformers.logging.enable_propagation()  # so that caplog sees the messages
     try:
         theirs, info = cls.from_pretrained(tmp_path, output_loading_info=True)
     finally:
@@ -287,7 +287,7 @@ def test_transformers_loads_it_without_a_word_and_computes_the_same(tmp_path, ca
         out = theirs.eval()(ids, mask)
     expected = out.last_hidden_state if num_labels is None else out.logits
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-5, rtol=0)
-    if num_labels == 1:  # regression, as transformers understands a single label
+    if num_labels == 1:  # transformers takes a single label as regression
         assert theirs(ids, mask, labels=torch.tensor([0.5, -0.5])).loss.dtype == torch.float32
 
 
@@ -295,7 +295,7 @@ def test_transformers_loads_it_without_a_word_and_computes_the_same(tmp_path, ca
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("num_labels", [1, 3])
 def test_pipeline_and_cross_encoder_give_what_the_model_gives(tmp_path, family, num_labels):
-    """With a tokenizer whose own settings would give it other inputs."""
+    """The tokenizer's own settings would build other inputs."""
     import sentence_transformers
     import transformers
 
@@ -318,7 +318,7 @@ def test_pipeline_and_cross_encoder_give_what_the_model_gives(tmp_path, family, 
     rows = pipeline([{"text": one, "text_pair": other} for one, other in pairs], top_k=None, batch_size=2)
     scores = [[found["score"] for found in sorted(row, key=lambda each: each["label"])] for row in rows]
     np.testing.assert_allclose(scores, logits if num_labels == 1 else chances, atol=1e-5)
-    assert len(pipeline({"text": " ".join(words * 3)}, truncation=True)) > 0  # cut at the model's positions
+    assert len(pipeline({"text": " ".join(words * 3)}, truncation=True)) > 0  # cut to the model's positions
     cross_encoder = sentence_transformers.CrossEncoder(str(tmp_path), device="cpu")
     np.testing.assert_allclose(cross_encoder.predict(pairs).reshape(logits.shape), logits, atol=1e-5)
 

@@ -13,9 +13,9 @@ import svt_jax
 from svt_jax.models.config import PLACEMENTS, SVTConfig
 from svt_jax.models.families import FAMILIES
 
-# ALBERT with two layers in a group, and each passed twice: layers 0 and 2, and 1 and 3, are the same weights.
+# ALBERT with two layers in a group, each used twice: layers 0 and 2, and 1 and 3, share weights.
 SHARED = {"albert": {"inner_group_num": 2}}
-CHOICES = {  # layers of a model of two and of four
+CHOICES = {  # layers for models of two and of four layers
     "all": {2: [0, 1], 4: [0, 1, 2, 3]},
     "every:2": {2: [1], 4: [1, 3]},
     (-1,): {2: [1], 4: [3]},
@@ -24,7 +24,7 @@ CHOICES = {  # layers of a model of two and of four
 CASES = [
     pytest.param(
         *case,
-        # by default: one choice at each placement, each choice at one placement, and each family; and not all of them
+        # by default not all: one choice at each placement, each choice at one placement, and each family
         marks=[]
         if sum(a == b for a, b in zip(case, ("bert", "before_norm", "all"), strict=True)) > 1
         else pytest.mark.slow,
@@ -123,7 +123,7 @@ def test_a_model_without_token_types_takes_no_notice_of_them():
 
 
 def matching_equations(jaxpr, primitives):
-    """Every equation of these primitives, inner programs included."""
+    """Every equation of these primitives, including inner programs."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in primitives:
             yield equation
@@ -152,8 +152,8 @@ def test_a_bfloat16_body_keeps_norms_softmax_svt_and_logits_in_float32(family):
     assert program.out_avals[0].dtype == jnp.float32
 
 
-# Largest error over largest value. Of ten seeds the worst are 0.029 (logits) and 0.028 (last hidden state), of BERT
-# without SVT; medians are 0.006 to 0.013, with and without. One rounding to bfloat16 is up to 0.004.
+# Largest error over largest value. Over ten seeds the worst are 0.029 (logits) and 0.028 (last hidden state), both for
+# BERT without SVT; medians are 0.006 to 0.013, with and without SVT. One rounding to bfloat16 is up to 0.004.
 BFLOAT16_ERROR = 0.06
 
 

@@ -1,4 +1,4 @@
-"""The files that weights come from: shards, the hub's cache, pickles that must not run, other precisions."""
+"""The files of weights: shards, the hub's cache, pickles that must not run, other precisions."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def test_names_of_files_that_are_not_there_are_shortened_and_without_control_cha
 
 @pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "F8_E8M0"])
 def test_tensors_of_a_precision_that_is_not_read_are_named(checkpoint, kind):
-    """As a quantized model's, whose numbers mean something else without the scales beside them."""
+    """A quantized model is such a case: without its scales the numbers mean something else."""
     name = "encoder.layer.0.output.dense.weight"
     header = json.dumps({name: {"dtype": kind, "shape": [12, 20], "data_offsets": [0, 240]}}).encode()
     (checkpoint / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(240))
@@ -49,7 +49,7 @@ def test_tensors_of_a_precision_that_is_not_read_are_named(checkpoint, kind):
 
 
 def cached(tmp_path, monkeypatch, checkpoint, names):
-    """A download cache as huggingface_hub lays it out, with these files of the checkpoint."""
+    """A download cache in huggingface_hub's layout, with these files of the checkpoint."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -113,21 +113,21 @@ class Malicious:
 
 @pytest.fixture
 def malicious(checkpoint):
-    """A checkpoint whose pickle makes a file when it is unpickled; (folder, that file)."""
+    """A checkpoint whose pickle creates a file when it is unpickled; returns (folder, that file)."""
     import pickle
 
     (checkpoint / "model.safetensors").unlink()
     trace = checkpoint / "it_ran"
     (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Malicious(trace)}))
     pickle.loads((checkpoint / "pytorch_model.bin").read_bytes())["weight"].close()
-    assert trace.exists()  # it is one
+    assert trace.exists()  # the pickle is malicious
     trace.unlink()
     return checkpoint, trace
 
 
 def test_a_pickle_is_not_opened_without_pytorch(malicious, monkeypatch):
     folder, trace = malicious
-    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "torch", None)  # simulates an environment without torch
     with pytest.raises(ValueError, match="PyTorch is not installed. Install it, or convert the model"):
         svt_jax.load_encoder(folder)
     assert not trace.exists()

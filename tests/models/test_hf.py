@@ -120,7 +120,7 @@ def test_an_error_is_one_short_line_however_many_tensors_do_not_fit(checkpoint):
     assert "is not a tensor of this architecture" in message
 
 
-# Each would leave tensors of the file out, and so compute other numbers.
+# Each would leave out tensors of the file, and so compute other numbers.
 DISOWNING = {
     "bert": [{"type_vocab_size": 0}, {"num_hidden_layers": 1}, {"type_vocab_size": 1}, {"max_position_embeddings": 8}],
     "roberta": [{"type_vocab_size": 0}, {"num_hidden_layers": 1}, {"vocab_size": 20}],
@@ -389,7 +389,7 @@ def test_the_real_model_reads_every_number_from_its_config(minilm):
 
 
 def test_nothing_of_the_checkpoint_is_left_open(checkpoint):
-    """Files copied, renamed or removed after loading do not matter: arrays are copies."""
+    """Arrays are copies, so files may be copied, renamed or removed after loading."""
     encoder = svt_jax.load_encoder(checkpoint)
     before = np.asarray(encoder(IDS).last_hidden_state)
     shutil.rmtree(checkpoint)

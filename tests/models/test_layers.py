@@ -59,7 +59,7 @@ def test_layer_norm_and_its_gradients_are_those_of_the_formula():
 
 
 def test_layer_norm_of_a_parameter_that_is_not_finite_is_not_finite():
-    """Where there is a derivative, `_kept` decides by this parameter."""
+    """If there is a derivative, `_kept` decides by this parameter."""
     norm = LayerNorm(4, epsilon=1e-5, rngs=nnx.Rngs(0))
     norm.scale.set_value(jnp.array([jnp.nan, 1.0, 1.0, 1.0]))
     x = jnp.arange(8.0).reshape(1, 2, 4)

@@ -20,7 +20,7 @@ def assert_close(ours, theirs, tolerance, what):
 
 
 def load(folder, arrays):
-    """Our encoder and classifier from the weights as PyTorch names them."""
+    """Our encoder and classifier, loaded from weights under PyTorch's names."""
     (folder / "config.json").write_text(str(arrays["config_json"]))
     save_file({k.removeprefix("w/"): v for k, v in arrays.items() if k.startswith("w/")}, folder / "model.safetensors")
     return svt_jax.load_encoder(folder), svt_jax.load_classifier(folder, num_labels=arrays["logits"].shape[1])
@@ -34,7 +34,7 @@ def assert_equal_to_pytorch(folder, arrays):
     assert f"state/{len(states)}" not in arrays
     for n, (mine, theirs) in enumerate(zip(ours.hidden_states, states, strict=True)):
         assert_close(mine, theirs, 1e-4, f"state {n}")
-    for n, layer in enumerate(encoder.layers):  # each block alone, from PyTorch's state
+    for n, layer in enumerate(encoder.layers):  # each block separately, from PyTorch's state
         out, _ = layer(jnp.asarray(states[n]), jnp.asarray(given[1]).astype(bool), rngs=None)
         assert_close(out, states[n + 1], 1e-5, f"block {n}")
     assert (ours.pooled is None) == ("pooled" not in arrays)
@@ -57,7 +57,7 @@ def assert_gradients_equal(classifier, given, arrays):
     names = {prefix(config) + theirs: (f"encoder/{path}", c) for theirs, (path, c) in encoder_names(config).items()}
     names |= head_names(config)
     theirs = {k.removeprefix("grad/"): v for k, v in arrays.items() if k.startswith("grad/")}
-    # the key's bias has no gradient at all, as softmax takes no notice of it: rounding is measured against the others
+    # the key's bias has zero gradient, since softmax ignores it: rounding is measured against the others
     largest = max(np.abs(g).max() for g in theirs.values())
     for name, grad in theirs.items():
         path, change = names[name]
@@ -102,7 +102,7 @@ ODD = {
 
 
 def random_changes(family, seed):
-    """Fields drawn at random; sizes stay, so that the models share what is compiled."""
+    """Randomly drawn fields; sizes stay, so that the models share compiled programs."""
     rng = np.random.default_rng([seed, list(FAMILIES).index(family)])
     choices = {
         "hidden_act": ["gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "relu", "silu", "swish"],
@@ -120,7 +120,7 @@ CASES = [(family, changes) for family in ODD for changes in ODD[family]]
 CASES += [(family, random_changes(family, seed)) for family in FAMILIES for seed in range(4)]
 
 
-# The stored numbers are compared without PyTorch whatever the marks; of the live ones, these run by default.
+# The comparison with stored numbers needs no PyTorch and always runs; of the live ones, these run by default.
 QUICK = [next(n for n, (name, _) in enumerate(CASES) if name == family) for family in ODD]
 
 
@@ -157,7 +157,7 @@ def test_a_sequence_of_one_token_equals_pytorch(tmp_path, family, monkeypatch):
 @pytest.mark.parity
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
-    """How often each rate is drawn in one forward pass, the three rates being different."""
+    """Counts how often each rate is drawn in one forward pass; the three rates differ."""
     from collections import Counter
 
     import tiny

@@ -1,17 +1,17 @@
 """The published models' own numbers: classifiers of the authors' code, with and without the transformation.
 
 The files hold what the authors' code computed in float32 and float64 (see the README beside them). All nine compare.
-Their `head` runs are the code as published, `nocoin` runs leave out the coin that replaces the transformation by a layer
-norm in RoBERTa and DistilBERT. What the published code computes beside these is not compared, because it is no placement
-of this library but an accident of that code, or does not run at all (`what_runs.json`):
+The `head` runs use the code as published. The `nocoin` runs leave out the coin that replaces the transformation by a
+layer norm in RoBERTa and DistilBERT. The published code also computes the following. We do not compare it: it is no
+placement of this library but an accident of that code, or it does not run at all (`what_runs.json`):
 
-- ALBERT with the transformation: an extra, new layer norm after the whole layer, with the layer's input as the residual,
+- ALBERT with the transformation: a new, extra layer norm after the whole layer, with the layer's input as the residual,
   and the names of before and after swapped.
-- RoBERTa and DistilBERT as published: the coin shows a layer norm 29 times in 30 and a crash the 30th; DistilBERT's layer
-  norm has the feed-forward's width and fails.
+- RoBERTa and DistilBERT as published: the coin shows a layer norm 29 times in 30 and crashes the 30th time;
+  DistilBERT's layer norm has the feed-forward's width and fails.
 - RoBERTa with two or more padding tokens in one example: padding rows are equal there, the decomposition is not unique,
-  and the authors' gradients reach 1e61. The RoBERTa files have one padding token at most.
-- `origin`, the layer norm with ddof 1 and epsilon outside of the root; modules that exist and are never called.
+  and the authors' gradients reach 1e61. The RoBERTa files have at most one padding token.
+- `origin`, the layer norm with ddof 1 and epsilon outside the root; modules that exist and are never called.
 """
 
 import json
@@ -30,7 +30,7 @@ from svt_jax.models.weight_names import encoder_names, head_names, prefix
 
 pytestmark = pytest.mark.shared
 
-# file -> (function, placement); all of them in the last layer, padding taking part
+# file -> (function, placement); all in the last layer, with padding in the decomposition
 FILES = {
     "bert_add_last_beforeln__head": ("soft_decay", "before_norm"),
     "bert_add_last_beforeln_T36__head": ("soft_decay", "before_norm"),
@@ -43,7 +43,7 @@ FILES = {
     "albert_none__head": ("none", "before_norm"),
 }
 LAST = 2
-QUICK = {  # one a family; the others are compiled only among the slow tests
+QUICK = {  # one for each family; only slow tests compile the others
     "bert_add_last_beforeln__head",
     "roberta_add_last_beforeln_lastonly__nocoin",
     "distilbert_add_last_afterln__nocoin",
@@ -63,7 +63,7 @@ def transformation(file, arrays):
 
 
 def load(folder, file, arrays, svt=None):
-    """The classifier of a file, with what the authors' modules have too much left out."""
+    """The classifier of a file, without the authors' extra modules."""
     (folder / "config.json").write_text(str(arrays["config_json"]))
     tensors = {k.removeprefix("w/"): v for k, v in arrays.items() if k.startswith("w/")}
     unused = ("exrank_layer", "rescale_weight", "encoder.full_layer_layer_norm")
@@ -110,7 +110,7 @@ def test_forward_loss_and_gradients_are_the_published_ones(published):
     }
     names |= head_names(config)
     checked = 0
-    # the key's bias has no gradient at all, as softmax takes no notice of it: rounding is measured against the others
+    # the key's bias has zero gradient, since softmax ignores it: rounding is measured against the others
     largest = max(np.abs(v).max() for k, v in arrays.items() if k.startswith("grad64/") and "exrank" not in k)
     for theirs, (path, change) in names.items():
         expected = arrays.get(f"grad64/{theirs}")
@@ -119,7 +119,7 @@ def test_forward_loss_and_gradients_are_the_published_ones(published):
             continue
         got = change(ours.pop(path))
         if "word_embeddings" in theirs or ("position_embeddings" in theirs and config.positions_skip_padding):
-            # though padding takes part in these decompositions
+            # although padding takes part in these decompositions
             assert not expected[config.pad_token_id].any()
             assert not got[config.pad_token_id].any()
         tolerance = max(1e-3 * np.abs(expected).max(), 1e-6 * largest)
@@ -137,7 +137,7 @@ def test_forward_loss_and_gradients_are_the_published_ones(published):
 
 @pytest.mark.parametrize("file", [f for f in FILES if FILES[f][0] != "none"])
 def test_masking_padding_changes_the_padded_examples_alone(golden, tmp_path, file):
-    """What `mask_padding: false` is needed for: with it true, examples with padding have other numbers than published."""
+    """Why `mask_padding: false` exists: with true, examples with padding differ from the published numbers."""
     arrays = golden(f"models/{file}.npz")
     config = json.loads(str(arrays["config_json"]))
     svt = transformation(file, arrays)

@@ -1,4 +1,4 @@
-"""The slot: peers in an encoder, where parameters start, and a user's own operation."""
+"""The slot: remedies in an encoder, start values of parameters, and a user's own operation."""
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def test_a_peer_works_in_the_slot(function, placement, trained):
     ("function", "params", "starts"),
     [
         ("log_shift", {"gamma": 5}, {"gamma": 5.0}),
-        ("log_shift", {"gamma": 1e4}, {"gamma": 1e4}),  # exp of it overflows
+        ("log_shift", {"gamma": 1e4}, {"gamma": 1e4}),  # its exp overflows
         ("contra_norm", {"scale": 0.005, "temperature": 0.5}, {"scale": 0.005, "temperature": 0.5}),
         ("token_all_but_the_top", {"directions": 3}, {"directions": 3}),
         ("soft_decay", {"centered": True, "eps": 1e-7}, {"alpha": -0.2, "centered": 1, "eps": 1e-7}),
@@ -111,7 +111,7 @@ def test_a_users_operation_is_one_class_and_one_call(monkeypatch):
 
 
 def test_no_step_of_a_users_optimizer_takes_alpha_out_of_its_interval():
-    """As a number of the user's own it goes out, and `svt_and_failures` tells."""
+    """A plain number alpha does leave it, and `svt_and_failures` reports that."""
     x = 3.0 + jax.random.normal(jax.random.key(0), (2, 4, 6))
     for rate in (1e3, -1e3):
         graphdef, params = nnx.split(svt_jax.SVTLayer(SVTConfig("soft_decay"), alpha=-0.2))

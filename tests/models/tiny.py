@@ -23,7 +23,7 @@ MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
 
 
 def fields(family, **changes):
-    """The fields of a config.json, given by our names."""
+    """The fields of a config.json; arguments use our names."""
     names = FAMILIES[family].fields
     values = {**SIZES, **changes}
     unknown = changes.keys() - names.keys()
@@ -32,7 +32,7 @@ def fields(family, **changes):
 
 
 def randomize(module, seed=0, scale=0.3):
-    """Normal weights everywhere, biases and layer norms too; parameters of an SVT stay as they are."""
+    """Draws all weights from a normal distribution, also biases and layer norms; SVT parameters stay."""
     rng = np.random.default_rng(seed)
     for path, variable in nnx.iter_graph(module):
         if isinstance(variable, nnx.Param) and "svt" not in path:

@@ -1,4 +1,4 @@
-"""The peers: plain formulas in float64, gradients against central differences, padding, ties, degenerate input."""
+"""The remedies: plain formulas in float64, gradients against central differences, padding, ties, degenerate input."""
 
 import functools
 
@@ -57,7 +57,7 @@ def formula(peer):
 
 
 def tokens(sigma, rows, columns, seed=0, mean=1.0):
-    """float64 tokens whose centred matrix has these singular values (and zeros), and with a common part."""
+    """float64 tokens whose centred matrix has these singular values (and zeros), plus a common part."""
     rng = np.random.default_rng(seed)
     u, _ = np.linalg.qr(np.concatenate([np.ones((rows, 1)), rng.normal(size=(rows, rows - 1))], axis=1))
     v, _ = np.linalg.qr(rng.normal(size=(columns, columns)))
@@ -113,7 +113,7 @@ def test_padding_has_no_influence_and_gets_none(peer):
     rng = np.random.default_rng(0)
     real = jnp.asarray(rng.normal(size=(2, 5, 16)) * 3 + rng.normal(size=16), jnp.float32)
     garbage = jnp.full((2, 7, 16), 1e3, jnp.float32).at[0, 0, 0].set(jnp.nan)
-    padded = jnp.concatenate([real[:, :2], garbage, real[:, 2:]], axis=1)  # not only at the end
+    padded = jnp.concatenate([real[:, :2], garbage, real[:, 2:]], axis=1)  # padding not only at the end
     place = np.array([0, 1, 9, 10, 11])
     mask = jnp.zeros((2, 12), bool).at[:, place].set(True)
     cotangent = jnp.asarray(rng.normal(size=padded.shape), jnp.float32)
@@ -154,7 +154,7 @@ def test_degenerate_input_gives_finite_values_and_gradients(x, peer):
 @every_peer
 def test_every_scale_gives_finite_values_and_gradients(peer, solver):
     rng = np.random.default_rng(0)
-    equal = np.broadcast_to(rng.normal(size=5), (8, 5))  # once centred, they are rounding
+    equal = np.broadcast_to(rng.normal(size=5), (8, 5))  # centring leaves only rounding
     steep = rng.normal(size=(8, 5)) * np.exp(8 * rng.normal(size=(8, 1)))
     cotangent = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
     for mask in (np.ones(8, bool), np.array([1, 1, 0, 1, 0, 1, 0, 1], bool)):
@@ -175,7 +175,7 @@ def relative_error(ours, reference):
 
 @pytest.mark.parametrize("peer", PEERS[1:], ids=lambda p: type(p).__name__)
 def test_a_large_common_part_is_removed_to_float32_accuracy(peer):
-    """Centring once leaves a mean of about 1e-7 of the old one, here 1e-3 of the tokens, and whitening blows it up."""
+    """Centring once leaves a mean of 1e-7 of the old one, here 1e-3 of the tokens; whitening would amplify it."""
     x = np.float32(tokens(np.geomspace(8.0, 2.0, 18), 19, 64, mean=1e4))
     out = svt_jax.svt(jnp.asarray(x), peer)
     assert relative_error(out, formula(peer)(np.float64(x))) < 1e-5

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is found damaged, and digests that do not depend on the mesh."""
+"""Checkpoints: which are kept, which are found damaged, and digests that do not depend on the mesh."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def like():
 
 
 def saved(folder, *steps, run=None):
-    """Checkpoints, closed."""
+    """A folder's checkpoints after saving these steps, closed."""
     checkpoints = Checkpoints(folder, run=run)
     for step in steps:
         checkpoints.save(step, state(float(step)), {"told": step}, steps[0])
@@ -158,7 +158,7 @@ def test_a_save_that_cannot_be_read_back_is_an_error_and_those_before_it_stay(tm
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, state(1.0), {"told": 1}, None)
     checkpoints.wait()
-    monkeypatch.setattr(LiteralPath, "glob", lambda self, pattern: iter(()))  # its parts are missed, and not missing
+    monkeypatch.setattr(LiteralPath, "glob", lambda self, pattern: iter(()))  # Orbax finds none of its existing parts
     checkpoints.save(2, state(2.0), {"told": 2}, None)
     with pytest.raises(CheckpointWriteError, match="cannot be read back") as caught:
         checkpoints.wait()

@@ -1,4 +1,4 @@
-"""Many processes on this machine, over loopback: the numbers of one process; a signal to one; the loss of one."""
+"""Many processes on this machine, over loopback: equal numbers to one process; a signal to one; the loss of one."""
 
 import json
 import os
@@ -44,7 +44,7 @@ class Group:
                 self.processes.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
 
     def finish(self, seconds=300):
-        """Exit statuses and outputs."""
+        """Waits; returns exit statuses and outputs."""
         deadline = time.monotonic() + seconds
         try:
             statuses = [each.wait(max(deadline - time.monotonic(), 0)) for each in self.processes]
@@ -75,7 +75,7 @@ def single(tmp_path_factory):
 
 
 def test_numbers_are_those_of_one_process_across_a_signal_and_another_number_of_processes(single, tmp_path):
-    """Two processes of four devices, stopped by a signal to one of them; then four of two, to the end."""
+    """Two processes of four devices, stopped by a signal to one of them; then four of two devices, to the end."""
     run = tmp_path / "run"
     two = train(tmp_path, processes=2, devices=4)
     two.wait_for_step(run, 3)

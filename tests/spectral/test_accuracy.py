@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.accuracy import DOCUMENT, FUNCTIONS, errors, matrices
 
-# (value, gradient); that of SoftDecay(-0.9, centred) with gram is in the document: 4e-4 and 5e-3
+# (value, gradient); the document has SoftDecay(-0.9, centred) with gram: 4e-4 and 5e-3
 LIMITS = {"svd": (2e-5, 1e-3), "gram64": (2e-5, 1e-3), "gram": (1e-4, 1e-3)}
 QUICK = [("SoftDecay(-0.2, centred)", "gram")]
 THOROUGH = [(name, solver) for name in FUNCTIONS for solver in ("svd", "gram64")] + [

@@ -10,7 +10,7 @@ from svt_jax.spectral import solvers
 from svt_jax.spectral.transform import svt_and_failures
 
 FAILING = 1
-# Of a shape of its own: what is traced with a solver that fails must not be found by other tests.
+# It has its own shape, so that no other test finds what is traced with a failing solver.
 X = jax.random.normal(jax.random.key(0), (3, 4, 11))
 COTANGENT = jax.random.normal(jax.random.key(1), X.shape)
 MASK = jnp.array([[True] * 4, [True, True, True, False], [True] * 4])
@@ -48,7 +48,7 @@ def test_the_matrix_passes_and_so_does_its_gradient(monkeypatch, function, solve
     for derivative in (forward, dx):
         np.testing.assert_array_equal(derivative[FAILING], np.where(keep, COTANGENT[FAILING], 0))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((out, forward, dx, dfunction)))
-    whole = svt_jax.svt(X[None], function, mask=MASK[None], solver=solver)[0]  # another shape, so traced by itself
+    whole = svt_jax.svt(X[None], function, mask=MASK[None], solver=solver)[0]  # another shape, so traced separately
     np.testing.assert_allclose(out[::2], whole[::2], atol=1e-5)  # another program, so other rounding
     assert not np.allclose(out[FAILING], whole[FAILING])
 

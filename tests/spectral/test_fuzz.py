@@ -1,4 +1,4 @@
-"""Nothing that is not finite, for any finite input: hypothesis looks for one."""
+"""Every finite input has a finite result: hypothesis looks for a counterexample."""
 
 import functools
 
@@ -24,7 +24,7 @@ FUNCTIONS = {
 QUICK = {
     ("soft_decay", "gram64"),
     ("centered_soft_decay", "gram"),
-}  # what "auto" takes; the rest is compiled only among the slow tests
+}  # what "auto" takes; only slow tests compile the rest
 
 
 @functools.partial(jax.jit, static_argnames="solver")
@@ -70,6 +70,6 @@ def test_everything_is_finite(name, solver, inputs):
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 6e4])
 def test_low_precision_stays_finite(dtype, scale):
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (4, 6)) * scale, dtype)
-    out = svt_jax.svt(x, svt_jax.Average())  # lifts the most
+    out = svt_jax.svt(x, svt_jax.Average())  # lifts small values the most
     assert out.dtype == dtype
     assert np.all(np.isfinite(np.asarray(out, np.float32)))

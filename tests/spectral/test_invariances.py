@@ -1,4 +1,4 @@
-"""What the transformation must not care about, and what it must keep; every function, both solvers, float64."""
+"""What the transformation must ignore, and what it must keep; every function, both solvers, float64."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Measures: the published numbers where their definition is sound, NumPy otherwise; masks."""
+"""Measures: the published numbers if their definition is sound, otherwise NumPy's; masks."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,7 @@ def test_token_measures_equal_the_published(golden, name):
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["TOKa", "TOKb", "TOKc", "TOKd"])
 def test_spectrum_summary_equals_the_published_on_the_same_singular_values(golden, name):
-    """The published code leaves the smallest singular value out, so it is given the spectrum without that."""
+    """The published code leaves out the smallest singular value, so we pass it the spectrum without that."""
     get = lambda key: golden("metrics.npz")[f"{name}.f64.{key}"]
     summary = measures.spectrum_summary(jnp.diag(jnp.asarray(get("vis_svals"), jnp.float32)))
     _, skewness, kurtosis = get("vis_var_skew_kurt")
@@ -44,7 +44,7 @@ def test_embedding_measures_equal_the_published(golden, name):
     assert float(measures.rbf_distance(x)) == pytest.approx(float(get("sts_rbf_t2")), rel=2e-5)
     for k in (1, 3, 10):
         assert float(measures.explained_variance(x, k)) == pytest.approx(float(get(f"sts_Evs_k{k}")), rel=2e-5)
-    n = x.shape[0]  # the published one includes i = j
+    n = x.shape[0]  # the published mean includes i = j
     with_itself = (float(measures.token_uniformity(x)) * (n - 1) + 1) / n
     assert with_itself == pytest.approx(float(get("sts_tokenSimi")), abs=2e-6)
 

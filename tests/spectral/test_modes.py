@@ -1,6 +1,6 @@
-"""Every function of token matrices under every transform and mode of JAX: the same numbers, and nothing raised.
+"""Every function of token matrices under every transform and mode of JAX: the same numbers, and no error.
 
-The whole product is slow; by default each function has a share of the modes, and each mode a share of the functions.
+The whole product is slow; by default each function runs under some modes, and each mode with some functions.
 """
 
 import functools
@@ -71,7 +71,7 @@ FUNCTIONS = SVT | MEASURES
 
 
 def loss(function, x):
-    """Unequal weights on the entries of one result; whole batches add up."""
+    """Unequal weights on the entries of one result; a batch is summed."""
     leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(function(x))]
     weigh = lambda leaf: jnp.cos(jnp.arange(np.prod(leaf.shape[x.ndim - 2 :]), dtype=jnp.float32))
     return sum(jnp.sum(leaf * weigh(leaf).reshape(leaf.shape[x.ndim - 2 :])[None]) for leaf in leaves)
@@ -125,7 +125,7 @@ def scan(name):
 
 
 def shard_map(name):
-    """Over an axis with the name of one of the package's own."""
+    """A shard_map over an axis that has the name of one of the package's own."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     function = FUNCTIONS[name]
     whole = lambda x: (function(x), gradient(function)(x))
@@ -219,7 +219,7 @@ def test_second_derivatives_are_right_or_one_clear_sentence(name):
     x = X[0]
     slope = gradient(FUNCTIONS[name])
     second = lambda: jax.jit(lambda x, t: jax.jvp(slope, (x,), (t,)))(x, TANGENT[0])[1]
-    if name in ("token_uniformity", "cls_uniformity", "rbf_distance", "svt-contra_norm-auto"):  # nothing decomposed
+    if name in ("token_uniformity", "cls_uniformity", "rbf_distance", "svt-contra_norm-auto"):  # no decomposition
         step = 1e-2
         difference = (slope(x + step * TANGENT[0]) - slope(x - step * TANGENT[0])) / (2 * step)
         np.testing.assert_allclose(second(), difference, rtol=2e-2, atol=2e-3)

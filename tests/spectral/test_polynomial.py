@@ -10,7 +10,7 @@ from svt_jax.spectral import polynomial
 from svt_jax.spectral.polynomial import DEGREE, TOLERANCE, _interpolate, _leading, error_bound, transform_by_products
 from svt_jax.spectral.transform import svt_and_failures
 
-pytestmark = pytest.mark.slow  # an experiment, which nothing takes by itself
+pytestmark = pytest.mark.slow  # an experiment that no default uses
 
 L, D = 48, 96
 SPECTRA = {
@@ -62,7 +62,7 @@ def test_float32_adds_rounding_only(x64, function):
 
 
 def test_the_derivative_is_that_of_the_polynomial(x64):
-    """Central differences at the same interval; and near to the derivative of the exact transformation."""
+    """Central differences in the same interval; also close to the derivative of the exact transformation."""
     function = svt_jax.SoftDecay(alpha=-0.4, centered=True)
     x = matrix(20.0 * SPECTRA["linear"])[:8]
     rng = np.random.default_rng(1)
@@ -126,7 +126,7 @@ def transform_unchecked(x, alpha):
 
 @pytest.mark.parametrize("alpha", [-0.1, -0.2, -0.4, -0.6, -0.8, -0.9])
 def test_the_bound_of_the_page_is_served(alpha):
-    """beta sigma_1 of 52, for every alpha."""
+    """The page's bound, beta sigma_1 of 52, is allowed for every alpha."""
     largest = 52.0 * (1 - alpha**2) / abs(alpha)
     x = matrix(largest * SPECTRA["linear"], np.float32)
     function = svt_jax.SoftDecay(alpha=alpha, centered=True)

@@ -13,7 +13,7 @@ ALPHAS = [-0.05, -0.2, -0.6, -0.9, -0.99]
 
 
 def closed_form(sigma, alpha, centered):
-    """phi; dphi/dsigma of one value, the largest held fixed; dphi/dalpha and the size of the terms that cancel in it."""
+    """phi; dphi/dsigma of one value with the largest held fixed; dphi/dalpha, and the size of its cancelling terms."""
     largest = sigma[0]
     shift = 0.0 if centered else alpha
     width = 1.0 - alpha**2 if centered else 1.0

@@ -1,4 +1,4 @@
-"""The door to LAPACK: no hang, no gather."""
+"""The calls to LAPACK: no hang, no gather."""
 
 import subprocess
 import sys

@@ -31,9 +31,9 @@ def relative_error(ours, reference):
     return float(np.linalg.norm(np.asarray(ours) - reference) / np.linalg.norm(reference))
 
 
-# Tolerances are those of the dtype: float32 goldens come from the authors' float32 code, whose own rounding is in them.
-# Case B holds a singular value of 0.0095 beside 9: `gram` loses its digits there with the paper's f (not with the
-# centred one), which is why `auto` does not choose it.
+# Tolerances are those of the dtype: float32 goldens come from the authors' float32 code and contain its rounding. Case
+# B has a singular value of 0.0095 beside 9: `gram` loses its digits there with the paper's f (not with the centred
+# one), which is why `auto` does not choose it.
 @pytest.mark.shared
 @pytest.mark.parametrize(("dtype", "tolerance"), [("f64", 1e-12), ("f32", 5e-5)])
 @pytest.mark.parametrize("case", ["A", "B", "C", "D", "G"])
@@ -47,13 +47,13 @@ def test_equals_the_authors_code_with_gradients(golden, x64, case, alpha, dtype,
     assert out.dtype == x.dtype
     assert relative_error(out, values["out"]) < tolerance
     assert relative_error(grad_x, values["gx"]) < tolerance
-    # The gradient of alpha is a sum whose terms cancel, in the authors' float32 as in ours: rounding goes by their size.
+    # The terms of alpha's gradient cancel, in the authors' float32 as in ours: their size decides the rounding.
     terms = np.abs(alpha_terms(golden[f"{case}.f64.x"], alpha, golden[f"{case}.f64.cot"])).sum()
     assert abs(float(grad_function.alpha) - values["galpha"]) < tolerance * terms / 10
 
 
 def alpha_terms(x, alpha, cotangent):
-    """u_i^T C v_i dphi_i/dalpha: what the gradient of alpha sums up, in float64."""
+    """u_i^T C v_i dphi_i/dalpha, the terms of alpha's gradient, in float64."""
     u, s, vt = np.linalg.svd(x, full_matrices=False)
     f = lambda a: -np.log(1 - a * (s + a) + 1e-7) / a
     phi = lambda a: f(a) * s[..., :1] / f(a)[..., :1]
@@ -74,7 +74,7 @@ def central_difference(f, x, direction, step=1e-5):
 
 
 def reference(x, alpha, *, centered):
-    """F(x) by NumPy in float64, null directions left out."""
+    """F(x) by NumPy in float64, without null directions."""
     u, s, vt = np.linalg.svd(np.asarray(x, np.float64), full_matrices=False)
     shift = 0.0 if centered else alpha
     scale = 1 - alpha**2 if centered else 1.0
@@ -84,7 +84,7 @@ def reference(x, alpha, *, centered):
 
 
 def combinations(**parameters):
-    """Both forms of SoftDecay with each solver; those that `auto` does not take are among the slow tests."""
+    """Both forms of SoftDecay with each solver; those that `auto` does not take are slow tests."""
     usual = {"paper": "gram64", "centered": "gram"}
     return pytest.mark.parametrize(
         ("function", "solver"),
@@ -128,13 +128,13 @@ def test_value_and_gradient_equal_float64_references(x64, sigma, shape, function
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_centered_gradient_at_zero_singular_values_equals_central_differences(x64, solver):
-    x = matrix([5.0, 2.0], 5, 9)  # rank 2 of 5, perturbed in every direction
+    x = matrix([5.0, 2.0], 5, 9)  # rank 2 in 5 rows, perturbed in every direction
     numpy_f = functools.partial(reference, alpha=-0.4, centered=True)
     cotangent = np.random.default_rng(1).normal(size=x.shape)
     _, grad, _ = value_and_vjp(x, CENTERED(alpha=-0.4), cotangent, solver)
     for seed in range(4):
         direction = np.random.default_rng(10 + seed).normal(size=x.shape)
-        # The centred function, extended oddly, has a kink in its second derivative at zero: an error of first order.
+        # The centred function, extended oddly, has a kink in its second derivative at zero, hence a first-order error.
         expected = np.sum(central_difference(numpy_f, x, direction, 1e-6) * cotangent)
         np.testing.assert_allclose(np.sum(np.asarray(grad) * direction), expected, rtol=1e-6, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Callbacks: what they are told and when; a run from Python; evaluation and early stopping by steps."""
+"""Callbacks: which calls they receive and when; a run from Python; evaluation and early stopping by steps."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def config(folder, name="run", **sections):
 
 
 class Told(svt_jax.Callback):
-    """Everything that a callback is told, in order."""
+    """Records every call that a callback receives, in order."""
 
     def __init__(self):
         self.events = []
@@ -55,7 +55,7 @@ class Told(svt_jax.Callback):
 
 
 class OnlyLosses:
-    """No subclass, and one method."""
+    """A class with one method that is not a subclass of `Callback`."""
 
     def __init__(self):
         self.losses = []
@@ -108,14 +108,14 @@ def test_a_complete_run_is_returned_as_it_is(finished):
 
 def test_a_run_stops_after_evaluations_without_a_better_score_and_a_resumed_one_stops_there_too(tmp_path):
     settings = {
-        "optim": {"max_steps": 40, "stop_after_worse": 1, "learning_rate": 1e-7},  # which changes no answer
+        "optim": {"max_steps": 40, "stop_after_worse": 1, "learning_rate": 1e-7},  # this rate changes no answer
         "log": {"evaluate_every_steps": 2},
     }
     run = svt_jax.train(config(tmp_path, **settings))
     assert run.results["steps"] == 4
     assert [each["step"] for each in run.results["evaluations"]] == [2, 4]
     assert [line["step"] for line in RunFolder(run.folder).read_metrics()] == [2, 4]
-    for name in ("results.json", "report.html"):  # as if it had been killed between its last checkpoint and its results
+    for name in ("results.json", "report.html"):  # as if killed between the last checkpoint and the results
         (run.folder / name).unlink()
     told = Told()
     again = svt_jax.train(config(tmp_path, **settings), callbacks=[told])

@@ -1,4 +1,4 @@
-"""The command line: what bad input gets, in one line and with the right status, leaving nothing behind."""
+"""The command line: each bad input ends in one line with the right status, and leaves nothing behind."""
 
 import json
 import logging
@@ -349,7 +349,7 @@ def test_a_folder_with_a_foreign_config_is_refused(tmp_path, capsys, text):
 def test_without_a_config_the_demos_is_the_base(tmp_path, capsys):
     demo = ROOT / "configs" / "demo.yaml"
     assert cli.train(["--optim.epochs", "0"], default_config=demo) == 2
-    arguments = ["--svt.layers", "[9]", "--run.output_dir", str(tmp_path)]  # it is on in demo.yaml
+    arguments = ["--svt.layers", "[9]", "--run.output_dir", str(tmp_path)]  # demo.yaml turns the SVT on
     assert cli.train(arguments, default_config=demo) == 2
     assert "svt.layers is [9]" in capsys.readouterr().err
 

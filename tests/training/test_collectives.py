@@ -1,4 +1,4 @@
-"""What devices say to each other, and what each holds, read from the compiled steps."""
+"""What devices exchange and what each holds, read from the compiled steps."""
 
 import collections
 import dataclasses
@@ -23,12 +23,12 @@ DATA, FSDP, TENSOR, ALL = (
 )  # fmt: skip
 PLAIN = SVTConfig()
 METRICS = 64
-"""Bytes of the scalars that are summed besides gradients: loss, number of examples."""
+"""Bytes of the scalars that are summed in addition to gradients: loss, number of examples."""
 
 
 @functools.cache
 def compiled(config: MeshConfig, svt: SVTConfig, step: int = 0):
-    """Step 0 trains, step 1 evaluates; its collectives and its memory."""
+    """Collectives and memory of a compiled step: step 0 trains, step 1 evaluates."""
     mesh = make_mesh(**dataclasses.asdict(config), devices=jax.devices()[: config.data * config.fsdp * config.tensor])
     program = programs(ENCODER, svt, mesh, batch=BATCH, tokens=TOKENS)[step]
     done = program.compile()
@@ -40,7 +40,7 @@ def state_bytes(state) -> int:
 
 
 def volumes(found):
-    """Bytes by kind and mesh axes."""
+    """Bytes by kind of collective and mesh axes."""
     sums = collections.Counter()
     for each in found:
         sums[each.kind, each.axes] += each.size
@@ -76,7 +76,7 @@ def test_without_a_transformation_the_last_layer_exchanges_the_first_token_alone
     rows = lambda found, count: sum(
         each.shapes.count(f"f32[{count},{ENCODER.hidden_size}]") for each in found if each.kind == "all-reduce"
     )
-    # all tokens: what queries, keys and values read, backward; whole also the attention's and the feed-forward's sums
+    # all tokens: the inputs of queries, keys and values, backward; if whole also attention's and feed-forward's sums
     assert rows(whole, BATCH * TOKENS) == 6
     assert rows(first, BATCH * TOKENS) == 2
     assert rows(first, BATCH) == rows(whole, BATCH) + 4

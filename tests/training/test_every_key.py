@@ -1,4 +1,4 @@
-"""Every key of the config is read by a run: a key that is parsed and ignored would be a lie."""
+"""A run reads every key of the config: a key that is parsed and ignored would be a lie."""
 
 import dataclasses
 import sys
@@ -13,7 +13,7 @@ from svt_jax.run.folder import find_run
 from svt_jax.run.task_data import find_task, load_split
 from svt_jax.training.train import train
 
-# Copying, comparing or printing a whole config is no use of its keys; those who do it call dataclasses' functions.
+# Copying, comparing or printing a whole config does not use its keys; that code calls dataclasses' functions.
 COPYING = {"<string>", dataclasses.__file__}
 
 
@@ -44,12 +44,12 @@ def test_a_run_reads_every_key(tmp_path, read):
     sections = {f.name: f.default_factory for f in dataclasses.fields(TrainConfig)}
     every = {f"{section}.{f.name}" for section, make in sections.items() for f in dataclasses.fields(make)}
 
-    read.clear()  # of what checking the values has read
+    read.clear()  # forget the keys that the checks of values have read
     join(demo.distributed)
     assert train(demo, console=Console(quiet=True)).results["steps"] == 1
     own_keys = {"data.source", "data.text_columns", "data.label_column", "data.labels"}
     assert every - read == {*own_keys, "checkpoint.resume"}
-    find_run(demo)  # there is a run now, which may be resumed
+    find_run(demo)  # now there is a run, which may be resumed
     assert every - read == own_keys
     assert len(load_split(find_task(own.data), own.data, "train")) == 16
     assert every - read == set()

@@ -1,4 +1,4 @@
-"""metrics.jsonl, spectrum.jsonl and TensorBoard events: what is written, what a resumed run drops, what is refused."""
+"""metrics.jsonl, spectrum.jsonl and TensorBoard events: what is written, what a resumed run drops, what is an error."""
 
 import errno
 import importlib.util
@@ -31,7 +31,7 @@ def started(log, step):
 
 
 def events(folder):
-    """(step, name, value) of the scalars in the event files: records of length, checksum, bytes, checksum."""
+    """(step, name, value) of the scalars in the event files, whose records are length, checksum, bytes, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
@@ -58,7 +58,7 @@ def test_a_resumed_run_drops_what_is_of_steps_that_come_again(tmp_path):
     assert [each["step"] for each in read_lines(folder.spectrum)] == [0, 1, 2, 3, 4]
     assert read_lines(folder.spectrum)[-1] == {"step": 4, **reading(0.25)}
     assert [each["step"] for each in folder.read_metrics()] == [0, 1, 2, 3]
-    started(JsonLines(folder), 0).close()  # died before its first checkpoint: begins anew
+    started(JsonLines(folder), 0).close()  # died before its first checkpoint: starts again
     assert folder.spectrum.read_text() == ""
 
 

@@ -16,7 +16,7 @@ from tests.models import tiny
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
 MESHES = {1: MeshConfig(data=1), 8: MeshConfig(data=2, fsdp=2, tensor=2)}
 DECOMPOSITIONS = {
-    ("tpu", "svd"): "Eigh",  # of its polar decomposition
+    ("tpu", "svd"): "Eigh",  # part of its polar decomposition
     ("tpu", "gram"): "Eigh",
     ("tpu", "gram64"): "Qr",  # TPUs have no float64: this is svd
     ("tpu", "auto"): "Qr",

@@ -1,4 +1,4 @@
-"""What bfloat16, rematerialisation and accumulation buy, from the compiler's own figures on one device."""
+"""What bfloat16, rematerialisation and accumulation save, from the compiler's own figures on one device."""
 
 import dataclasses
 import functools
@@ -25,12 +25,12 @@ def training_step(*, batch=32, solver="gram", **settings):
 
 @functools.cache
 def temporary_bytes(**settings) -> int:
-    """Memory that a training step needs besides its state, for 32 examples."""
+    """Memory for 32 examples that a training step needs in addition to its state."""
     return training_step(**settings).compile().memory_analysis().temp_size_in_bytes
 
 
 def kept_bytes(*, remat: bool) -> int:
-    """What the forward pass of 32 examples keeps for the backward pass, besides the parameters."""
+    """Bytes that the forward pass of 32 examples keeps for the backward pass, in addition to the parameters."""
     make = functools.partial(random_classifier, ENCODER, SVTConfig("soft_decay"), 2, dtype="float32", seed=0)
     graphdef, params, constants = nnx.split(nnx.eval_shape(make), nnx.Param, ...)
     whole = jax.ShapeDtypeStruct((32, 32), "int32")
@@ -49,8 +49,8 @@ def kept_bytes(*, remat: bool) -> int:
 
 
 def test_rematerialisation_keeps_less_than_half():
-    # Not from the compiled program: XLA for CPUs drops the barriers that keep the second computation apart from the
-    # first, finds that they are the same, and keeps everything. Other platforms do not.
+    # We do not read the compiled program: XLA for CPUs drops the barriers that separate the second computation from the
+    # first, finds that they are equal, and keeps everything. Other platforms keep the barriers.
     assert kept_bytes(remat=True) < 0.5 * kept_bytes(remat=False)
 
 

@@ -1,4 +1,4 @@
-"""Optimizer: schedule values, decay only where it belongs, alpha at its own rate, clipping."""
+"""Optimizer: schedule values, decay only on matrices, alpha at its own rate, clipping."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_with_zero_gradient_only_matrices_decay():
 
 def test_alpha_moves_at_its_own_rate():
     before, after = updated(OptimConfig(learning_rate=0.1, svt_learning_rate=0.3), gradient=1.0)
-    # Adam's first step is the rate itself, against the gradient
+    # Adam's first step has the size of the rate, against the gradient
     np.testing.assert_allclose(after["alpha"], before["alpha"] - 0.3, rtol=1e-5)
     np.testing.assert_allclose(after["norm/bias"], before["norm/bias"] - 0.1, rtol=1e-5)
     before, after = updated(OptimConfig(learning_rate=0.1), gradient=1.0)
@@ -95,7 +95,7 @@ def test_alpha_with_rate_zero_stays():
 
 
 def reference_adamw(gradients, value, rates, decay):
-    """Algorithm 2 of arXiv 1711.05101 in float64, with the rate multiplying the decay as in its implementations."""
+    """Algorithm 2 of arXiv 1711.05101 in float64, where the rate also multiplies the decay, as in implementations."""
     m = v = np.zeros_like(value)
     for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
@@ -138,7 +138,7 @@ def test_matrices_and_embeddings_decay_and_nothing_else(family):
     assert set(groups.values()) == {"svt", "plain", "decayed"}
     for name, group in groups.items():
         if group != "svt":
-            # a bias of the attention may keep its heads apart: by name, not by rank alone
+            # an attention bias may have a dimension for heads: decide by name, not only by rank
             is_vector = name.endswith(("bias", "scale"))
             assert (group == "plain") == is_vector, name
             assert is_vector or ranks[name] >= 2, name

@@ -1,4 +1,4 @@
-"""What a person sees: names as they are, what the run is on, and no harm where nobody reads."""
+"""What a person sees: names as they are, the device that the run uses, and no harm if nobody reads."""
 
 import io
 from types import SimpleNamespace

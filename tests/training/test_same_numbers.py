@@ -1,4 +1,4 @@
-"""A run gives the same numbers on every mesh: loss curve, parameters, scores, with dropout and SVT on."""
+"""A run returns the same numbers on every mesh: loss curve, parameters, scores, with dropout and SVT on."""
 
 import dataclasses
 import functools
@@ -20,10 +20,10 @@ from svt_jax.training.optimizer import make_optimizer, named_paths
 from svt_jax.training.step import TrainState, jit_step, state_shardings
 from svt_jax.training.used_embeddings import trained_part, used_embeddings
 
-# Weights larger than usual, so that the scores are not those of a constant answer.
+# Weights are larger than usual, so that the answers are not constant.
 ENCODER = dataclasses.replace(
     DEMO_ENCODER,
-    vocab_size=4 * DEMO_ENCODER.vocab_size,  # most words are not in use, as in a real task
+    vocab_size=4 * DEMO_ENCODER.vocab_size,  # most words are unused, as in a real task
     hidden_size=32,
     intermediate_size=64,
     hidden_dropout_prob=0.1,
@@ -37,7 +37,7 @@ STEPS = 20
 
 @functools.cache
 def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
-    """Losses [20], the parameters before and after, logits of the validation split and its score."""
+    """Losses [20], the parameters before and after, the validation split's logits, and its score."""
     config = TrainConfig(model=ModelConfig(scan_layers=scan_layers), svt=SVTConfig(function), mesh=mesh_config)
     mesh = make_mesh(
         **dataclasses.asdict(mesh_config),
@@ -94,7 +94,7 @@ def test_a_mesh_changes_no_number(mesh, function, scan_layers):
     their_losses, their_before, their_after, their_logits, their_score = run(mesh, function, scan_layers=scan_layers)
     np.testing.assert_allclose(their_losses, losses, rtol=0, atol=1e-5)
     for ours, theirs in zip(before, their_before, strict=True):
-        np.testing.assert_array_equal(theirs, ours)  # the same random numbers, wherever they are drawn
+        np.testing.assert_array_equal(theirs, ours)  # the same random numbers on any mesh
     for name, ours, theirs in zip(names(function), after, their_after, strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(their_logits, logits, rtol=0, atol=1e-5)
@@ -102,4 +102,4 @@ def test_a_mesh_changes_no_number(mesh, function, scan_layers):
     assert 0 < score["accuracy"] < 1
     assert np.ptp(logits, axis=0).min() > 0.1  # answers differ between examples
     moved = max(np.abs(a - b).max() for a, b in zip(after, before, strict=True))
-    assert moved > 1e-4  # ten times what is allowed
+    assert moved > 1e-4  # ten times the tolerance

@@ -1,4 +1,4 @@
-"""The training step: accumulation, weights of filled-up rows, fixed parameters, one compilation."""
+"""The training step: accumulation, weights of rows that fill up, fixed parameters, one compilation."""
 
 import dataclasses
 
@@ -70,7 +70,7 @@ def test_accumulation_equals_the_large_batch(whole):
 
 @pytest.mark.slow
 def test_it_is_the_whole_gradient_that_is_clipped():
-    """Not each micro-batch's: then the sum of four would be longer, or another one."""
+    """Clipping each micro-batch would make the sum of four longer, or different."""
     whole, metrics = stepped(BATCH, clip=0.05)
     assert float(metrics["grad_norm"]) > 0.1  # before clipping
     parts, _ = stepped(BATCH, accumulate=4, clip=0.05)
@@ -104,7 +104,7 @@ def test_rematerialisation_changes_no_gradient_with_dropout_on():
     ],
 )
 def test_a_loop_over_layers_changes_no_gradient_with_dropout_on(changes, remat):
-    """Three layers of one loop and a fourth with an SVT."""
+    """Three layers in one loop, and a fourth with an SVT."""
     sizes = {
         "num_hidden_layers": 4,
         "hidden_size": 16,
@@ -148,7 +148,7 @@ def test_failed_decompositions_of_real_rows_are_counted(monkeypatch):
     original = solvers.per_matrix
     fail = lambda f, x: jax.tree.map(lambda leaf: leaf.at[np.array([1, 3, 6])].set(np.nan), original(f, x))
     monkeypatch.setattr(solvers, "per_matrix", fail)
-    shorter = {name: values[:, :5] if values.ndim == 2 else values for name, values in BATCH.items()}  # traced anew
+    shorter = {name: values[:, :5] if values.ndim == 2 else values for name, values in BATCH.items()}  # traced again
     state, metrics = stepped(shorter)
     assert int(metrics["svt_failures"]) == 2  # row 6 weighs nothing
     assert all(np.isfinite(array).all() for array in arrays(state))

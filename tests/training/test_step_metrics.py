@@ -1,4 +1,4 @@
-"""Each step's metrics: what stops the run, and what its message names."""
+"""Step metrics: what stops the run, and what its message names."""
 
 import math
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ class Lines(Callback):
 
 @pytest.fixture
 def reads(tmp_path):
-    """Step metrics of a run whose last good checkpoint is that of step 0, and the lines that they gave."""
+    """Step metrics of a run whose last good checkpoint is step 0's, and the lines that they wrote."""
     experiment = SimpleNamespace(
         schedule=lambda step: 0.5,
         steps_per_epoch=5,

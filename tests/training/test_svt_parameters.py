@@ -1,4 +1,4 @@
-"""The parameters of a run's spectral functions: each is written down by layer and name, in every file that a run leaves."""
+"""Parameters of a run's spectral functions: every file that a run leaves has each by layer and name."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""From files to scores and predictions, on a tiny pretrained model: MNLI's two validation sets, and a user's own task."""
+"""From files to scores and predictions, on a tiny pretrained model: MNLI's two validation sets, and a custom task."""
 
 import dataclasses
 import json
@@ -84,7 +84,7 @@ def test_test_rows_are_predicted_once_and_in_order_under_any_batch(mnli, tmp_pat
 
 
 def classifier_with_classes(order):
-    """Weights larger than usual, so that not every example is of one class."""
+    """Weights are larger than usual, so that not every example has the same class."""
     config = dataclasses.replace(DEMO_ENCODER, **SIZES, initializer_range=0.5)
     rngs = nnx.Rngs(0)
     classifier = Classifier(Encoder(config, rngs=rngs), 3, rngs=rngs)
@@ -102,7 +102,7 @@ def classifier_with_classes(order):
     ],
 )
 def test_the_classes_of_a_model_are_put_in_the_tasks_order_by_name(mnli, tmp_path, caplog, capsys, named, order):
-    """Two folders with the same head, whose second has its classes in another order and says so."""
+    """Two folders have the same head; the second says that its classes have another order."""
     rows = {}
     for folder, columns in (("ours", [0, 1, 2]), ("theirs", order)):
         export_hf(classifier_with_classes(columns), tmp_path / folder)
@@ -169,7 +169,7 @@ def test_a_run_is_not_resumed_with_other_classes(model, custom, tmp_path, capsys
 
 
 def test_a_run_is_not_resumed_with_other_data(model, custom, tmp_path, capsys):
-    """Of as many rows and other words: the moments and the order of examples would belong to the former ones."""
+    """The data have as many rows but other words: moments and example order would belong to the old ones."""
     shutil.copytree(custom, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     data = custom.parent / "data"

@@ -1,4 +1,4 @@
-"""The whole path on the demo: train, evaluate, resume to the same bits, stop, refuse."""
+"""The whole path on the demo: train, evaluate, resume to the same bits, stop, reject."""
 
 import json
 import os
@@ -141,7 +141,7 @@ EVERY = ["--checkpoint.every_steps", "3", "--log.every_steps", "1", "--log.spect
 
 @pytest.mark.slow
 def test_a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits(finished, tmp_path):
-    """Of SIGKILL see tests/faults."""
+    """tests/faults tests SIGKILL."""
     process = start(tmp_path, *EVERY)
     wait_for_step(process, tmp_path / "run", 5)
     process.send_signal(signal.SIGTERM)
@@ -162,7 +162,7 @@ def test_a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits(finished, 
 
 @pytest.fixture(scope="module")
 def died_after_seven(tmp_path_factory):
-    """A run that died after step 7, its last checkpoint being that of step 6."""
+    """A run that died after step 7; its last checkpoint is step 6's."""
     from svt_jax.training.step_metrics import StepMetrics
 
     folder = tmp_path_factory.mktemp("died")
@@ -221,7 +221,7 @@ def test_eval_spectrum_gives_exactly_the_reading_that_training_logged(finished, 
 
 @pytest.mark.slow
 def test_accumulating_four_batches_is_one_batch_of_four_times_the_size(tmp_path):
-    """The same examples, steps and losses, by the keys of the config."""
+    """The same examples, steps and losses, through the config's keys."""
     options = ["--svt.dropout", "0", "--optim.max_steps", "6", "--log.every_steps", "1"]
     assert train(tmp_path, *options, "--optim.batch_size", "32", name="whole") == 0
     assert train(tmp_path, *options, "--optim.batch_size", "8", "--optim.accumulate", "4", name="parts") == 0
@@ -246,7 +246,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_status_3(tmp_path, capsys)
 
 @pytest.mark.parametrize("rate", ["1e30", "1e38"])
 def test_a_last_step_into_nonsense_is_told_with_its_step(tmp_path, capsys, rate):
-    """Its loss and gradient were finite: they are those of the parameters before it. 1e38 leaves none that is."""
+    """Loss and gradient were finite, being those before the step. The rate 1e38 leaves no finite parameter."""
     options = ["--optim.learning_rate", rate, "--optim.warmup_ratio", "0", "--optim.max_steps", "1"]
     assert train(tmp_path, *options) == 3
     message = capsys.readouterr().err
@@ -332,7 +332,7 @@ def test_an_exported_run_is_a_model_folder_with_its_classes_and_tokenizer(finish
     found = TaskModel.from_run(finished)
     expected = found.module()(**found.tokenizer(*texts, padding=True, return_tensors="np"))
     classifier = load_classifier(tmp_path / "model", num_labels=2)
-    np.testing.assert_allclose(classifier(**batch), expected, atol=1e-6)  # the run's is divided over devices
+    np.testing.assert_allclose(classifier(**batch), expected, atol=1e-6)  # the run's classifier is sharded
     assert classifier.encoder.alphas.keys() == {1}
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["id2label"] == {"0": "unsupported", "1": "supported"}
@@ -350,10 +350,10 @@ def test_never_resuming_refuses_a_folder_with_a_checkpoint_and_no_other(finished
     assert train(tmp_path, "--checkpoint.resume", "never") == 2
     assert "holds this run already and checkpoint.resume is 'never'" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    (tmp_path / "run" / "checkpoints").mkdir()  # as a run leaves it that was killed before its first
+    (tmp_path / "run" / "checkpoints").mkdir()  # as left by a run that was killed before its first checkpoint
     assert train(tmp_path, "--checkpoint.resume", "never") == 0
     assert [line["step"] for line in RunFolder(tmp_path / "run").read_metrics()] == [3, 6, 9, 12]
-    # what was there is kept, and the run says so
+    # the old files are kept, and the run says so
     message = (
         f"{tmp_path / 'run'} has no checkpoint, so the run starts at step 0; what an earlier one left there is kept in"
     )
@@ -406,7 +406,7 @@ def test_a_run_may_move_and_its_places_and_speed_may_change(finished, tmp_path):
     changed(run / "config.yaml", "source: hub", "source: /data/elsewhere")
     assert read_run(run)[0].path == run
     manifest = json.loads((run / "manifest.json").read_text())
-    del manifest["files_sha256"], manifest["run_id"]  # as an earlier version wrote it
+    del manifest["files_sha256"], manifest["run_id"]  # as an earlier version wrote the manifest
     (run / "manifest.json").write_text(json.dumps(manifest))
     changed(run / "model" / "config.json", "1e-12", "1e-11")
     assert read_run(run)[0].path == run

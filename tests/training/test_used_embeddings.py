@@ -1,4 +1,4 @@
-"""Training the rows of the words in use gives the parameters that training the whole table gives."""
+"""Training only the rows of the used words gives the same parameters as training the whole table."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from svt_jax.training.optimizer import make_optimizer
 from svt_jax.training.step import TrainState, make_train_step
 from svt_jax.training.used_embeddings import UsedEmbeddings, trained_part, used_embeddings
 
-# As RoBERTa has it: the number of the padding token decides positions, and is not 0.
+# As in RoBERTa: the padding token's number decides positions, and is not 0.
 ENCODER = dataclasses.replace(
     DEMO_ENCODER,
     vocab_size=100,
@@ -78,7 +78,7 @@ def test_equals_training_of_the_whole_table(settings):
 
 
 def test_a_token_without_a_row_is_not_a_number():
-    """Never another word's row: that would be a wrong result that nobody sees."""
+    """It never takes another word's row, which would be a silent wrong result."""
     assert ROWS is not None
     ids = IDS.copy()
     ids[0, 0] = 99

@@ -1,6 +1,6 @@
-"""report.html: one self-contained page on a run, made of the files that the run left; nothing is fetched.
+"""report.html: one self-contained page about a run, made from the files that the run wrote; it fetches nothing.
 
-page.html (Jinja2, everything escaped), style.css and spectrum.js beside this file are put together by `render_report`.
+`render_report` combines page.html (Jinja2, everything escaped), style.css and spectrum.js, which lie beside this file.
 """
 
 from __future__ import annotations
@@ -15,5 +15,5 @@ __all__ = ["render_report", "write_report"]
 
 
 def write_report(folder: RunFolder, baseline: Path | None = None) -> None:
-    """Writes report.html into a run's folder, compared with another run if one is given."""
+    """Writes report.html into a run's folder; compares with the baseline run if one is given."""
     write_whole(folder.report, render_report(folder.path, baseline), "Make room, and write the report again.")

@@ -1,4 +1,4 @@
-"""A run's files to the values of the page, and the page."""
+"""Turns a run's files into the values that the page shows, and renders the page."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 _READINGS = 25
-"""Of a long run, that the slider goes through."""
+"""The slider shows at most this many readings of a long run."""
 
 
 def render_report(run: Path, baseline: Path | None = None) -> str:
-    """The page, as HTML text.
+    """The page as HTML text.
 
     Args:
-      run: folder with config.yaml, manifest.json, metrics.jsonl and results.json, and spectrum.jsonl if there is one.
-      baseline: another run's, to compare with.
+      run: a folder with config.yaml, manifest.json, metrics.jsonl and results.json, and spectrum.jsonl if there is one.
+      baseline: another run's folder to compare with.
     Raises:
-      ValueError: if a run is not complete, or the two are of different tasks.
+      ValueError: if a run is not complete, or the two runs are of different tasks.
     """
     this, other = read_finished(run, whole=True), None if baseline is None else read_finished(baseline, whole=True)
     if other is not None and this.task != other.task:
@@ -45,7 +45,7 @@ def render_report(run: Path, baseline: Path | None = None) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # a browser's parser refuses the word NaN
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # a browser's JSON parser rejects NaN
     page = environment.get_template("page.html").render(
         title=f"{this.results['task']}: {this.name}",
         lead=_lead(this, other),
@@ -67,7 +67,7 @@ def render_report(run: Path, baseline: Path | None = None) -> str:
         config=yaml.safe_dump(this.config, sort_keys=False),
         version=importlib.metadata.version("svt_jax"),
     )
-    return page.encode("utf-8", "replace").decode()  # half a character, as JSON can hold, has no place in a file
+    return page.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair, UTF-8 cannot
 
 
 def _lead(run: FinishedRun, baseline: FinishedRun | None) -> str:
@@ -125,7 +125,7 @@ def _facts(run: FinishedRun, baseline: FinishedRun | None) -> dict[str, str]:
 
 
 def _differences(run: FinishedRun, baseline: FinishedRun) -> Table | None:
-    """Keys that determine the result and differ."""
+    """Keys that determine the result and differ between the runs."""
     sections = ("model", "svt", "data", "optim")
     keys = [(section, key) for section in sections for key in {**baseline.config[section], **run.config[section]}]
     rows = [
@@ -137,9 +137,9 @@ def _differences(run: FinishedRun, baseline: FinishedRun) -> Table | None:
 
 
 def _spectra(run: FinishedRun, baseline: FinishedRun | None) -> dict[str, Any]:
-    """What the slider draws: by step and place, one state, or the SVT's input and output."""
+    """What the slider draws: for each step and place, one state, or the SVT's input and output."""
     every = -(-len(run.readings) // _READINGS)
-    chosen = run.readings[::-1][::every][::-1]  # with the last
+    chosen = run.readings[::-1][::every][::-1]  # includes the last reading
     last = baseline.readings[-1] if baseline and baseline.readings else None
     return {
         "readings": [_by_place(reading) for reading in chosen],

@@ -1,4 +1,4 @@
-"""The tables of a report: what is shown, and all of it as CSV."""
+"""The tables of a report: the rows that the page shows, and all rows as CSV."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svt_jax.analysis.plots import layer_name
 from svt_jax.evaluation.probe import MEASURES
 
 _SHOWN = 200
-"""Rows of a table on the page; its CSV has all."""
+"""The page shows at most this many rows of a table; its CSV has all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Table:
     """A table on the page.
 
     Attributes:
-      name: heading.
-      header, rows: what is shown, as text.
-      file: name of the CSV file; none if empty.
-      csv: its contents in base64.
-      rows_in_csv: without the header.
-      note: on what is not shown.
+      name: the heading.
+      header, rows: the text that the page shows.
+      file: the CSV file's name; empty if there is no file.
+      csv: the file's contents in base64.
+      rows_in_csv: number of rows without the header.
+      note: says what the page does not show.
     """
 
     name: str
@@ -46,7 +46,7 @@ def with_csv(name: str, file: str, header: list[str], rows: list[list[Any]], sho
 
 
 def layer_table(run: FinishedRun) -> Table:
-    """Every state of every reading; the last reading's are shown."""
+    """Every state of every reading in the CSV; the page shows the last reading."""
     readings = [(reading, parameters_of(reading)) for reading in run.readings]
     names = _names(parameters for _, parameters in readings)
     header = ["layer", "state", "step", *names, *MEASURES]
@@ -81,7 +81,7 @@ def training_table(run: FinishedRun) -> Table:
 
 
 def evaluation_table(run: FinishedRun) -> Table:
-    """Scores on the validation set, in each evaluation."""
+    """Scores on the validation set for each evaluation."""
     rows = [
         [evaluation["step"], split, name, value]
         for evaluation in run.results["evaluations"]
@@ -104,7 +104,7 @@ def score_table(run: FinishedRun, baseline: FinishedRun | None) -> Table:
 
 
 def _names(parameters: Iterable[dict[int, dict[str, Any]]]) -> list[str]:
-    """Of all parameters, in the order in which they come."""
+    """The names of all parameters, in order of first appearance."""
     return list(dict.fromkeys(name for by_layer in parameters for named in by_layer.values() for name in named))
 
 

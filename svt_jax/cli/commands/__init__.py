@@ -1,1 +1,1 @@
-"""A module a command: its `options()`, and `run(arguments)`, which prints the result."""
+"""One module for each command: its `options()`, and `run(arguments)`, which prints the result."""

@@ -1,4 +1,4 @@
-"""`eval compare`: compares settings over seeds; trains a grid, or reads finished runs."""
+"""`eval compare`: trains a grid of runs or reads finished ones, and compares settings over seeds."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(arguments: list[str], *, started: float) -> None:
     output = output_folder(chosen.output)
     console, runs, names = PlainConsole(), chosen.runs, None
     if not console.is_terminal:
-        console = PlainConsole(width=120)  # a file is not 80 columns wide, which would cut headers
+        console = PlainConsole(width=120)  # 80 columns, the default of a file, would cut headers
     if chosen.settings:
         if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds or ""):
             raise ValueError(f"--seeds is {chosen.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
@@ -86,7 +86,7 @@ def run(arguments: list[str], *, started: float) -> None:
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The command's own arguments, and those for every config of the grid, which have a dot in their name.
+    """Splits off the arguments for every config of the grid: those with a dot in their name.
 
     Example:
       >>> split_overrides(["--seeds", "0,1", "--svt.alpha", "-0.5", "--output", "out", "--optim.epochs=1"])

@@ -1,4 +1,4 @@
-"""`eval glue`: scores a run, or a classifier, on its task."""
+"""`eval glue`: scores a run or a classifier on its task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`eval report`: writes report.html from what a run left."""
+"""`eval report`: writes report.html from a run's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`eval sts`: scores sentence embeddings on similarity, unsupervised."""
+"""`eval sts`: scores sentence embeddings on semantic textual similarity, without training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`train`: fine-tunes an encoder as a config says."""
+"""`train`: fine-tunes an encoder as its config says."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _show(run: Run, console: PlainConsole) -> None:
 
 
 def _parameters(by_layer: dict[str, dict[str, Any]]) -> list[str]:
-    """As in "layer 11: alpha -0.2000 to -0.1997"; an array has too many numbers for a line."""
+    """Text as in "layer 11: alpha -0.2000 to -0.1997"; an array has too many numbers for a line."""
     return [
         f"layer {n}: "
         + ", ".join(f"{name} {each['first']:.4f} to {each['last']:.4f}" for name, each in numbers.items())
