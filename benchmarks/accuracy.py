@@ -1,9 +1,9 @@
 """Error of svt() in float32 by condition number, solver and function: `python -m benchmarks.accuracy [--write]`.
 
-Matrices (8, 64, 192) with singular values spaced evenly in their logarithm between sigma_1 = 50 and sigma_1/kappa, random
-singular vectors; the reference is svt() itself in float64 with the `svd` solver, which tests hold to goldens and central
-differences. Errors are relative Frobenius norms: of the value, and of the gradient for a random cotangent. `--write`
-puts the table into docs/accuracy.md.
+Matrices are (8, 64, 192), with random singular vectors and singular values spaced evenly in their logarithm between
+sigma_1 = 50 and sigma_1/kappa. The reference is svt() itself in float64 with the `svd` solver, which tests hold to
+goldens and central differences. Errors of the value, and of the gradient for a random cotangent, are relative Frobenius
+norms. `--write` puts the table into docs/accuracy.md.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def matrices(kappa: float, seed: int = 0, shape: tuple[int, int, int] = (8, 64, 
 
 
 def errors(x: np.ndarray, function: SpectralFunction, solver: Solver) -> tuple[float, float]:
-    """(error of the value, error of the gradient) of float32 against float64."""
+    """Returns (error of the value, error of the gradient) of float32 against float64."""
     cotangent = np.random.default_rng(1).normal(size=x.shape)
 
     def run(dtype: type, solver: Solver) -> tuple[np.ndarray, np.ndarray]:

@@ -1,17 +1,18 @@
 """How long a training step and inference take, beside transformers in PyTorch: `python -m benchmarks.body`.
 
-Random weights of a real size, full batches without padding, in turns on the same cores, each side in its process:
+Random weights of a real size, full batches without padding. Both sides take turns on the same cores, each in a process:
 
   minilm      6 layers of 384, 12 heads, batch 32 x 128 tokens
   bert-base   12 layers of 768, 12 heads, batch 8 x 128 tokens
 
---tokens and --batch take other sizes, one table each. A training step is forward with dropout, backward and AdamW on every
-parameter; for ours also with SoftDecay in the last layer, published and centred, by the solvers named. Without an SVT there
-the last layer computes the first token alone, all that the head reads; "all tokens" has an operation in the SVT's place that
-gives what it gets, and the SVT's share is that of a step beside this one. Inference is the logits of one batch, and of three
-at a time, as evaluation does it. Compilation is timed apart. PyTorch's rows are left out where it is not installed; on a GPU
-both sides run there. --precision is that of matrix products: float32 is full on either side, tensorfloat32 and bfloat16
-(PyTorch's by autocast, parameters in float32 on both sides) are for GPUs. Prints tables and one line of JSON.
+--tokens and --batch take other sizes, one table each. A training step is forward with dropout, backward and AdamW on
+all parameters; ours also runs with SoftDecay in the last layer, published and centred, by the solvers named. Without an
+SVT the last layer computes only the first token, which is all that the head reads. "all tokens" has an operation in the
+SVT's place that returns its input; the SVT's share compares a step with this one. Inference is the logits of one batch,
+and of three at a time, as evaluation does it. Compilation is timed apart. PyTorch's rows are left out where it is not
+installed; on a GPU both sides run there. --precision sets that of matrix products: float32 is full on either side,
+tensorfloat32 and bfloat16 (PyTorch's by autocast, parameters in float32 on both sides) are for GPUs. Prints tables and
+one line of JSON.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def make_batch(vocabulary: int, batch: int, tokens: int, seed: int = 0) -> dict[
 def our_training(
     config: EncoderConfig, svt: SVTConfig, batch: dict[str, np.ndarray], dtype: str
 ) -> tuple[Callable[[], Any], float]:
-    """One step on a state that the calls hand on, and the seconds of tracing and compiling it."""
+    """Returns one step on a state that the calls hand on, and the seconds of tracing and compiling it."""
     model = TaskModel.of(random_classifier(config, svt, 2, dtype=dtype, seed=0), make_mesh())
     optimizer = make_optimizer(OptimConfig(), 1000)
     state = TrainState(model.params, model.constants, optimizer.init(model.params))
@@ -115,7 +116,7 @@ def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray], dtype: st
 
 
 def at_a_time(call: Callable[[], Any], number: int) -> Callable[[], Any]:
-    """So many calls side by side."""
+    """Makes `number` calls side by side."""
     pool = ThreadPoolExecutor(number)
     done = lambda _: jax.block_until_ready(call())
     return lambda: list(pool.map(done, range(number)))
@@ -172,7 +173,7 @@ def measure(
     several = f"inference, {_AT_A_TIME} at a time"
     candidates[several] = at_a_time(candidates["inference"], _AT_A_TIME)
     seconds = paired(candidates, repeats)
-    seconds[several] = seconds[several] / _AT_A_TIME  # of each
+    seconds[several] = seconds[several] / _AT_A_TIME  # for each batch
     whole = f"training, {ALL_TOKENS}"
     rows = []
     for row, values in seconds.items():
@@ -202,7 +203,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns of each candidate")
     arguments = parser.parse_args()
     keep_freed_memory()
-    if arguments.precision != "bfloat16":  # of which JAX takes less on a GPU unless it is told to
+    if arguments.precision != "bfloat16":  # JAX's default on a GPU is less
         jax.config.update("jax_default_matmul_precision", arguments.precision)
     sizes = itertools.product(arguments.models, arguments.tokens)
     results = [

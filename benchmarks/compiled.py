@@ -63,10 +63,10 @@ def programs(
     accumulate: int = 1,
     num_labels: int = 2,
 ) -> tuple[Program, Program]:
-    """The training step and the evaluation step that a run with these settings compiles.
+    """Returns the training step and the evaluation step that a run with these settings compiles.
 
     Args:
-      batch: examples of a micro-batch, on all devices together.
+      batch: number of examples in a micro-batch, on all devices together.
     """
     classifier = nnx.eval_shape(lambda: random_classifier(encoder, svt, num_labels, dtype=dtype, seed=0))
     classifier.encoder.remat = remat
@@ -95,8 +95,8 @@ class Collective:
 
     Attributes:
       kind: all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute.
-      shapes: of its results on one device, as in ("f32[16,128]", ...).
-      size: bytes of these.
+      shapes: shapes of its results on one device, as in ("f32[16,128]", ...).
+      size: bytes of these results.
       axes: mesh axes over which its devices exchange.
       sent: bytes that each device sends where the devices form a ring.
       source: the operation of the model that it belongs to, as in "transpose(jvp())/dot_general".
@@ -117,7 +117,7 @@ _SHAPE = re.compile(r"(pred|[a-z]+\d+)\[([\d,]*)\]")
 
 
 def collectives(text: str, mesh: Mesh) -> list[Collective]:
-    """The collectives in the text of a compiled program; one inside a loop is counted once."""
+    """Finds the collectives in the text of a compiled program; one inside a loop is counted once."""
     found = []
     for line in text.splitlines():
         match = _COLLECTIVE.search(line)
@@ -150,7 +150,7 @@ def _bytes(dtype: str) -> int:
 
 
 def _group(line: str, devices: int) -> list[int]:
-    """The first group of devices that exchange, in any of the forms in which XLA writes groups.
+    """Finds the first group of devices that exchange, in any of the forms in which XLA writes groups.
 
     Example:
       >>> _group("replica_groups={{0,2},{1,3}}", 4), _group("replica_groups=[2,2]<=[2,2]T(1,0)", 4)

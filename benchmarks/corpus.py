@@ -2,10 +2,11 @@
 
     python -m benchmarks.corpus --rows 1000000
 
-Two parts. First the whole fit: float32 rows are generated batch by batch, and only `partial_fit` is timed; peak memory is
-that of the whole process, before anything else has run. Then pairs: fit and bare products E^T E take turns on the same
-batch, so that a busy machine slows all of them alike; a ratio is the median over batches of (time of the product) / (time
-of the fit). GFLOP/s counts 2 N D^2 for all of them, the work of a general product, though the fit needs half of it.
+The first part times the whole fit: float32 rows are generated batch by batch, and only `partial_fit` is timed. Peak
+memory is that of the whole process, before anything else has run. The second part times pairs: fit and bare products
+E^T E take turns on the same batch, so that a busy machine slows all of them alike. A ratio is the median of
+(time of the product) / (time of the fit) over batches. GFLOP/s counts 2 N D^2 for all, a general product's work; the
+fit needs half.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def report(rows: int, width: int, spent_s: float) -> str:
 
 
 def peak_memory_mib() -> float:
-    """The most memory this process has held. Not getrusage's: a child starts with its parent's there."""
+    """Returns the most memory that this process has held. In getrusage a child starts with its parent's peak."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

@@ -1,13 +1,13 @@
-"""Counts of the compiled programs, which cannot be noisy, held against committed ones: `python -m benchmarks.counts`.
+"""Counts of the compiled programs, which have no noise, compared with committed ones: `python -m benchmarks.counts`.
 
     python -m benchmarks.counts            prints them; status 1 if one rose by more than 5 %, with its name
     python -m benchmarks.counts --write    takes them as the new ones (benchmarks/counts.json)
 
-From the compiler, for a BERT of 2 layers of 128 at 16 x 64 tokens on simulated CPU devices: floating-point operations
-(calls of LAPACK count as none), bytes that the kernels touch, peak memory of intermediate results, collectives and the
-bytes that each device sends. `svt` is the transformation alone, forward and backward, 8 matrices of 128 x 768. From a
-run of the demo: the programs that it compiles. They belong to one version of JAX, named in the file; with another one
-nothing is compared.
+The compiler counts, for a BERT of 2 layers of 128 at 16 x 64 tokens on simulated CPU devices: floating-point operations
+(LAPACK's calls count as none), bytes that the kernels touch, peak memory of intermediate results, collectives and the
+bytes that each device sends. `svt` is only the transformation, forward and backward, of 8 matrices of 128 x 768. The
+demo's run counts the programs that it compiles. The counts belong to one version of JAX, named in the file; with
+another nothing is compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what is found is not compiled
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a program that is found there is not compiled
 
 import jax
 
@@ -68,7 +68,7 @@ def read(compiled: Any) -> dict[str, float]:
 
 
 def steps(function: str, solver: str, sizes: tuple[int, int, int]) -> Counts:
-    """Of the training step and the evaluation step."""
+    """Counts the training step and the evaluation step."""
     mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
     config = SVTConfig(function, solver=solver)  # type: ignore[arg-type]
     names = [function, *([] if function == "none" else [solver]), "x".join(map(str, sizes))]
@@ -94,7 +94,7 @@ def transformation(solver: str) -> Counts:
 
 
 def demo() -> Counts:
-    """The programs that `train.py` compiles in five steps, one evaluation and one checkpoint of the demo."""
+    """Counts the programs that `train.py` compiles in five steps, one evaluation and one checkpoint of the demo."""
     compiled = 0
 
     def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
@@ -112,7 +112,7 @@ def demo() -> Counts:
 
 
 def risen(now: Counts, committed: Counts) -> list[str]:
-    """A line for each count that rose by more than 5 %, and for each that is new or gone.
+    """Returns a line for each count that rose by more than 5 %, and for each that is new or gone.
 
     Example:
       >>> risen({"step": {"flops": 110.0, "bytes": 100.0}}, {"step": {"flops": 100.0, "bytes": 100.0}})

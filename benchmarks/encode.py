@@ -2,9 +2,9 @@
 
     python -m benchmarks.encode --model FOLDER --data FOLDER
 
-The distinct sentences of an STS folder (or every n-th of them, --every n), encoded by both in turns on the same cores, each in
-its process, tokenisation included: sentence-transformers in batches of 32 (its default) and 256, ours with one pooling
-and with three from one pass. Compilation is timed apart: it is the first call, with an empty compilation cache.
+Both encode the distinct sentences of an STS folder (or every n-th of them, --every n) in turns on the same cores, each
+in its process, tokenisation included: sentence-transformers in batches of 32 (its default) and 256, ours with one
+pooling and with three from one pass. Compilation is timed apart: it is the first call, with an empty compilation cache.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OURS = {"svt_jax, mean": ("mean",), "svt_jax, mean + cls + first_last": ("mean",
 
 
 def our_candidates(folder: Path, sentences: list[str]) -> tuple[Candidates, dict[str, float]]:
-    """Encoders by name, and the seconds of each one's first call, which compiles."""
+    """Returns encoders by name, and the seconds of each one's first call, which compiles."""
     encoder = load_encoder(folder)
     tokenizer = load_tokenizer(folder, encoder.config.vocab_size)
     candidates: Candidates = {}
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=4, help="takes each n-th sentence only")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each candidate")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as train.py and eval.py do; the peer's process has it too
+    keep_freed_memory()  # as train.py and eval.py do, and the other library's process
     sentences = distinct_sentences(load_sts(arguments.data))[:: arguments.every]
     peers = in_own_process(peer_candidates, arguments.model, sentences) if installed("sentence_transformers") else {}
     ours, first_call = our_candidates(arguments.model, sentences)

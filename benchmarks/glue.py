@@ -2,7 +2,7 @@
 
     python -m benchmarks.glue --model FOLDER --source GLUE_FOLDER [--task cola rte] [--output FILE.json]
 
-In turns on the same cores, each in its process, from the same weights, batch 32, 128 tokens, AdamW with a linear schedule:
+All take turns on the same cores, each in its process, from the same weights, with AdamW, linear decay, batch 32 x 128:
 
   svt_jax     the very run that train.py makes (its experiment and loop, with batches, transfers, metrics and log); each chunk of
               batches is followed by a chunk of PyTorch's. Seconds are those of the run's own clock, which stands still
@@ -10,9 +10,9 @@ In turns on the same cores, each in its process, from the same weights, batch 32
   PyTorch     the loop of `benchmarks.torch_peer`: transformers, random batches padded to a multiple of 8
   grouped     the same with transformers' LengthGroupedSampler (group_by_length), which svt_jax does by default
 
-Training is without a transformation and with SoftDecay of real tokens before the last norm (PyTorch's through torch.svd). A
-rate is that of all turns together, for batches differ in length; `turns` is the median of the paired turns' ratios.
-Evaluation takes the whole validation set, PyTorch's in its order and sorted by length.
+Training runs without a transformation and with SoftDecay of real tokens before the last norm (PyTorch's through
+torch.svd). A rate is that of all turns together, because batches differ in length; `turns` is the median of the paired
+turns' ratios. Evaluation takes the whole validation set, PyTorch's in its order and sorted by length.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Rate:
 
 
 class TurnsOverError(Exception):
-    """Every turn has been taken: ends the run."""
+    """Ends the run when every turn has been taken."""
 
 
 class InTurns:
@@ -101,7 +101,7 @@ class InTurns:
 
 
 def peer_turns(call: Callable[[], int], rate: Rate) -> Callable[[], None]:
-    """A call that takes a turn, which returns its number of examples; the first turn is not counted."""
+    """Makes a call that takes one turn of `call`, which returns its number of examples; the first is not counted."""
     warm = False
 
     def turn() -> None:
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of evaluation")
     parser.add_argument("--output", type=Path, help="JSON file")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as train.py and eval.py do; PyTorch's processes have it too
+    keep_freed_memory()  # as train.py and eval.py do, and PyTorch's processes
     environment_ = environment()
     results: dict[str, list[dict[str, Any]]] = {part: [] for part in arguments.part}
     for task, function in itertools.product(arguments.task, arguments.function):

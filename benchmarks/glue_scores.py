@@ -1,11 +1,11 @@
-"""Scores of a plain PyTorch fine-tuning loop, to hold svt_jax's against: `python -m benchmarks.glue_scores`.
+"""Scores of a plain PyTorch fine-tuning loop, to compare with svt_jax's: `python -m benchmarks.glue_scores`.
 
     python -m benchmarks.glue_scores --model FOLDER --source GLUE_FOLDER --task cola --task rte --seed 0 1 2 --output FOLDER
 
 One JSON file for each task, variant (plain, soft_decay) and seed, with GLUE's metrics on the validation set after each
-epoch; one that is there already is left as it is, so that a grid that was stopped goes on. The loop is that of
-`benchmarks.torch_peer`: batch 32, AdamW at 5e-5 linear to 0, 3 epochs, 128 tokens, padding to a multiple of 8; SoftDecay
-of real tokens before the last layer's norm, alpha -0.2 and trained at the same rate.
+epoch. A file that exists is left as it is, so that a stopped grid goes on. The loop is that of
+`benchmarks.torch_peer`: batch 32, AdamW at 5e-5 linear to 0, 3 epochs, 128 tokens, padding to a multiple of 8.
+SoftDecay of real tokens acts before the last layer's norm, with alpha -0.2, trained at the same rate.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EPOCHS = 3
 def fine_tune(
     model: Path, source: str, name: str, variant: str, seed: int, max_steps: int | None = None
 ) -> dict[str, Any]:
-    """Fine-tunes from one seed; what the JSON file holds."""
+    """Fine-tunes from one seed, and returns what the JSON file holds."""
     task = TASKS[name]
     examples = load_examples(task, source, "validation")
     assert examples.labels is not None, "a validation set is labelled"

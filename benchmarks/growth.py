@@ -1,9 +1,9 @@
 """How time and memory grow with the size of the input: `python -m benchmarks.growth`.
 
-One size at a time doubles, the others stay: tokens L, hidden size D and batch B of svt(), forward and backward, with each
-solver; and rows of a corpus map. Time is the least of several calls, memory the temporary buffers of the compiled program
-(of a corpus map: the arrays that the fit holds). An exponent is the slope of a straight line through the logarithms: 1 is
-linear growth. Prints tables and one line of JSON.
+One size doubles while the others stay: tokens L, hidden size D and batch B of svt(), forward and backward, with each
+solver; and rows of a corpus map. Time is the least of several calls. Memory is the temporary buffers of the compiled
+program, or the arrays that the fit of a corpus map holds. An exponent is the slope of a straight line through the
+logarithms: 1 is linear growth. Prints tables and one line of JSON.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a transformation's cost is measured by: a step that computes all that one needs, and transforms nothing.
+"""The measure of a transformation's cost: a step that computes all that a transformation needs, and transforms nothing.
 
-A plain encoder is no measure for it: without an SVT in it, a classifier's last layer computes the first token alone.
+A plain encoder is no such measure: without an SVT, a classifier's last layer computes only the first token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from svt_jax.spectral.base import Solver
 
 
 class PassedOn(TokenOperation):
-    """Gives what it gets."""
+    """Returns its input."""
 
     def operate(self, x: jax.Array, mask: jax.Array, solver: Solver) -> jax.Array:
         return x

@@ -1,8 +1,8 @@
 """FLOPs, bytes and exchanges of a training step by mesh, without the machine: `python -m benchmarks.scaling`.
 
 Each row compiles bert-base's step for N simulated CPU devices in a process of its own and reads the compiler's cost
-analysis, its memory analysis and the collectives in the program's text. Nothing is run. What that is worth, and what it
-is not, is in docs/scaling.md.
+analysis, its memory analysis and the collectives in the program's text. Nothing is run. docs/scaling.md says what that
+is worth, and what not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PEAK_FLOPS, PEAK_LINKS = 197e12, 200e9
 
 
 def measure(mesh_shape: str, solver: str, layers: int, dtype: str) -> dict[str, Any]:
-    """One row; in a process that has as many simulated devices."""
+    """Measures one row, in a process that has that number of simulated devices."""
     import jax
 
     sizes = [int(n) for n in mesh_shape.split(",")]

@@ -1,8 +1,8 @@
 """How long until the first step: `python -m benchmarks.startup`.
 
 Runs train.py for one step in new processes, on the demo or as the given options say: first with an empty compilation cache,
-then with the one that the first left. Prints the seconds of the whole process, of compiling the training step as the run
-counts them, and how many programs that were; as a table and one line of JSON.
+then with the one that the first left. Prints the seconds of the whole process, those of compiling the training step as
+the run counts them, and the number of programs; as a table and one line of JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def start(options: list[str], cache: Path, output: Path) -> dict[str, Any]:
-    """One run of one step."""
+    """Makes one run of one step."""
     command = [sys.executable, str(ROOT / "train.py"), *options, "--optim.max_steps", "1"]
     command += ["--run.output_dir", str(output), "--run.name", "first_step"]
     begin = time.perf_counter()

@@ -1,17 +1,17 @@
-"""How long the transformation takes, beside its peers: `python -m benchmarks.svt`.
+"""How long the transformation takes, beside other implementations: `python -m benchmarks.svt`.
 
 On token-uniform matrices (32, 128, D), forward and backward or --forward alone, in one process and in turns:
 
   svd, gram, gram64   svt() with each solver, SoftDecay as published and centred
-  poly                svt() by matrix products alone, an approximation, centred
+  poly                svt() by matrix products only, an approximation, centred
   torch               the published formula through torch.svd and PyTorch's derivative (skipped where it is not installed)
   autodiff            the same formula through jnp.linalg.svd and JAX's derivative
   products            the bare matrix products that `gram` cannot avoid, laid out as it lays them out, and nothing else
-  five products       X X^T, H X, G X^T, H G and N X alone, as plain matmuls: what remains if the singular values are
+  five products       only X X^T, H X, G X^T, H G and N X, as plain matmuls: what remains if the singular values are
                       not refined and the L x L products are taken as free
 
-The last two only with the backward pass, and all but svt() in float32 whatever --dtype says. All with one BLAS thread.
-Compilation is timed apart. Prints tables and one line of JSON.
+The last two run only with the backward pass. All except svt() are in float32, whatever --dtype says. All have one BLAS
+thread. Compilation is timed apart. Prints tables and one line of JSON.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def torch_candidate(x: np.ndarray, cotangent: np.ndarray, backward: bool) -> Cal
 
 
 def compiled(run: Callable[..., Any], *arguments: Any) -> tuple[Callable[[], Any], float]:
-    """The compiled call, and the seconds that tracing and compiling took."""
+    """Returns the compiled call, and the seconds that tracing and compiling took."""
     start = time.perf_counter()
     executable = jax.jit(run).lower(*arguments).compile()
     return lambda: executable(*arguments), time.perf_counter() - start

@@ -25,7 +25,7 @@ Candidates = dict[str, Callable[[], Any]]
 def paired(candidates: Candidates, repeats: int) -> dict[str, np.ndarray]:
     """Seconds of each candidate, [repeats], called in turns after one call that is not counted.
 
-    A candidate returns when its work is done; arrays of JAX are waited for.
+    A candidate returns when its work is done; JAX's arrays are waited for.
     """
     for call in candidates.values():
         jax.block_until_ready(call())
@@ -41,7 +41,7 @@ def paired(candidates: Candidates, repeats: int) -> dict[str, np.ndarray]:
 
 
 def installed(package: str) -> bool:
-    """Whether the peer's package is; says that its rows are left out otherwise."""
+    """Whether a package is installed; if not, says that its rows are left out."""
     found = importlib.util.find_spec(package) is not None
     if not found:
         print(f"{package} is not installed: its rows are left out.")
@@ -49,9 +49,9 @@ def installed(package: str) -> bool:
 
 
 def in_own_process(make: Callable[..., Candidates], *arguments: Any) -> Candidates:
-    """The candidates that `make(*arguments)` gives, kept and called in a new process; a call returns what theirs returns.
+    """Runs the candidates that `make(*arguments)` returns in a new process; a call returns what theirs returns.
 
-    One library's threads and memory are then out of the other's way, as they are for users, who have one of them.
+    One library's threads and memory are then out of the other's way, as for users, who have only one of them.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -76,7 +76,7 @@ def _serve(connection: Any, make: Callable[..., Candidates], arguments: tuple[An
 
 
 def ratio(seconds: dict[str, np.ndarray], slow: str, fast: str) -> float:
-    """How many times longer `slow` takes: the median over turns, each turn's two timings being neighbours."""
+    """How many times longer `slow` takes: the median over turns; each turn's two timings are neighbours."""
     return float(np.median(seconds[slow] / seconds[fast]))
 
 
@@ -102,7 +102,7 @@ def torch_done() -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What a number depends on besides the code: versions, cores, device, compiler flags, precision of products where set."""
+    """What a number depends on apart from the code: versions, cores, device, compiler flags, precision of products."""
     packages: dict[str, str | None] = {}
     for package in ("jax", "flax", "numpy", "torch", "transformers", "sentence-transformers"):
         try:

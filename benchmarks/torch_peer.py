@@ -1,4 +1,4 @@
-"""The PyTorch side of the GLUE benchmarks: a plain fine-tuning loop around transformers' BERT, and SoftDecay through torch.svd.
+"""The PyTorch side of the GLUE benchmarks: a plain fine-tuning loop for transformers' BERT, and SoftDecay by torch.svd.
 
 It does what `train.py` does by default with the same numbers, the way that a PyTorch user would write it: a DataLoader that
 pads each batch to a multiple of 8, AdamW, a linear schedule without warm-up, the model's own dropout, no clipping.
@@ -35,9 +35,9 @@ Inputs = dict[str, Tensor]
 class SoftDecay(nn.Module):
     """Dropout, then SoftDecay (arXiv 2208.11790) of each example's real tokens, through torch.svd and its derivative.
 
-    The authors' code transforms padded matrices, so that a score depends on how much padding there is; here as in
-    svt_jax padding takes no part. It cannot be zeroed: torch.svd's derivative is NaN for repeated singular values.
-    LAPACK takes one matrix at a time in either case, so that the loop is not what costs.
+    The authors' code transforms padded matrices, so that a score depends on how much padding there is. Here, as in
+    svt_jax, padding takes no part. It cannot be zeroed: torch.svd's derivative is NaN for repeated singular values.
+    LAPACK takes one matrix at a time in either case, so the loop is not what costs.
     """
 
     def __init__(self, alpha: float = -0.2, dropout: float = 0.1):
@@ -109,7 +109,7 @@ class Data:
         return len(self._rows)
 
     def loader(self, batch_size: int, *, seed: int | None = None, group_by_length: bool = False) -> Any:
-        """Batches in order, or shuffled anew at each pass where there is a seed."""
+        """Batches in order, or shuffled again at each pass if there is a seed."""
         sampler = None
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         if group_by_length:
@@ -140,7 +140,7 @@ class Training:
         self._schedule = get_linear_schedule_with_warmup(self._optimizer, 0, num_steps)
 
     def step(self, inputs: Inputs) -> float:
-        """The loss before the step."""
+        """Makes one step, and returns the loss before it."""
         self.model.train()
         loss = self.model(**self._placed(inputs)).loss
         self._optimizer.zero_grad(set_to_none=True)
@@ -166,7 +166,7 @@ class Training:
 
 
 def training_turns(folder: Path, source: str, name: str, soft_decay: bool, batch_size: int, chunk: int) -> Candidates:
-    """Calls that make `chunk` more steps and return how many examples these had: with random batches, and grouped ones."""
+    """Calls that make `chunk` more steps and return their number of examples: with random batches, and grouped ones."""
     task = TASKS[name]
     data = Data(load_examples(task, source, "train"), folder)
 
@@ -203,6 +203,6 @@ def without_labels(inputs: Inputs) -> Inputs:
 
 
 def endless(loader: Any) -> Iterator[Inputs]:
-    """Epoch after epoch."""
+    """Yields batches epoch after epoch."""
     while True:
         yield from loader

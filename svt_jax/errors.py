@@ -1,4 +1,4 @@
-"""What is raised besides ValueError and OSError, and the exit status of each.
+"""The package's own exceptions, and the exit status of each error.
 
 ValueError is for what a user can cause; its message says what came, what is allowed and what to do.
 """
@@ -10,7 +10,7 @@ BAD_INPUT = 2
 NOT_FINITE = 3
 PROCESS_LOST = 4
 SIGNALLED = 128
-"""And the number of the signal: 143 for SIGTERM, 130 for Ctrl-C."""
+"""Plus the number of the signal: 143 for SIGTERM, 130 for Ctrl-C."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -18,13 +18,12 @@ class NonFiniteError(ArithmeticError):
 
 
 class StoppedBySignalError(BaseException):
-    """SIGTERM or SIGINT came; the state, if training had begun, is saved.
+    """SIGTERM or SIGINT came. If training had begun, its state is saved.
 
-    As KeyboardInterrupt no Exception: it may come anywhere, and whoever handles errors of reading a file must not take
-    it for one.
+    Like KeyboardInterrupt it is no Exception: it comes anywhere, and code that handles read errors must not catch it.
 
     Attributes:
-      number: of the signal.
+      number: the signal's number.
     """
 
     def __init__(self, message: str, number: int):
@@ -33,7 +32,7 @@ class StoppedBySignalError(BaseException):
 
 
 def exit_status(error: BaseException) -> int:
-    """The exit status of a command that ended with this error.
+    """Returns the exit status of a command that ended with this error.
 
     Example:
       >>> exit_status(NonFiniteError("step 3")), exit_status(StoppedBySignalError("stopped", 15)), exit_status(ValueError())

@@ -1,6 +1,6 @@
-"""What we set on the machine that runs the programs: XLA's options, caches and files on disk, threads, the allocator's habits.
+"""Settings of the machine that runs the programs: XLA's options, caches, file permissions, threads, the allocator.
 
-And what happens where that, or anything else beside the work, fails: a warning.
+Where one of them fails, or anything else beside the work, that is only a warning.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ import jax
 log = logging.getLogger(__name__)
 
 _YNN = "xla_cpu_experimental_ynn_fusion_type"
-# Products by cuBLAS, not by Triton kernels, each of which is compiled in many variants to find the fastest: on an H100
-# a training step of 6 layers compiled in 16 s; with them it had not after a minute (jax 0.11.2).
+# cuBLAS computes products. XLA compiles each Triton kernel in many variants to find the fastest: on an H100 a training
+# step of 6 layers compiled in 16 s with cuBLAS, and not within a minute with Triton (jax 0.11.2).
 _GPU = {"xla_gpu_enable_triton_gemm": False}
-# By platform: of programs that have a derivative, and of those that have none.
+# By platform, for programs with a derivative and for programs without one.
 _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    # What goes to XLA's library YNN. With its defaults a training step of 6 layers of 384 takes a quarter longer than with
-    # nothing, with each product by itself 1 to 15 % less; without a derivative what is around sums over rows takes 2 to
-    # 15 % less up to 64 tokens and up to a tenth more with 128 (jax 0.10.2, docs/performance.md).
+    # What goes to XLA's library YNN. For a training step of 6 layers of 384, YNN's defaults take a quarter longer than
+    # no YNN, and each product by itself takes 1 to 15 % less. Without a derivative, fusing around sums over rows takes
+    # 2 to 15 % less up to 64 tokens, and up to a tenth more with 128 (jax 0.10.2, docs/performance.md).
     "cpu": {
         "training": {_YNN: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
         "inference": {_YNN: "LIBRARY_FUSION_TYPE_REDUCE"},
@@ -46,7 +46,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 
 @functools.cache
 def compiler_options(kind: Literal["training", "inference"]) -> dict[str, Any]:
-    """Options for `jax.jit(..., compiler_options=)` and `Lowered.compile` on this platform, those that its XLA knows."""
+    """Returns the options of `_OPTIONS` that this platform's XLA knows, for `jax.jit` and `Lowered.compile`."""
     known = {}
     for name, value in _OPTIONS.get(jax.default_backend(), {}).get(kind, {}).items():
         try:
@@ -58,7 +58,7 @@ def compiler_options(kind: Literal["training", "inference"]) -> dict[str, Any]:
 
 
 def cache_folder() -> Path:
-    """Where svt_jax keeps what it can make again: compiled programs and tokens."""
+    """Returns the folder for what svt_jax can make again: compiled programs and tokens."""
     named = os.environ.get("XDG_CACHE_HOME")
     try:
         return Path(named or Path.home() / ".cache") / "svt_jax"
@@ -78,7 +78,7 @@ def _folder_of_this_process() -> Path:
 
 
 def open_to_umask(path: Path) -> None:
-    """Gives a file the permissions that the umask leaves to a new one.
+    """Sets a file's permissions to those that the umask leaves to a new file.
 
     safetensors' writer makes files that only this user can read, whatever the umask.
     """
@@ -92,8 +92,8 @@ def open_to_umask(path: Path) -> None:
 def enable_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second run of a config starts at once.
 
-    JAX_COMPILATION_CACHE_DIR names another folder. The folder is one per kind of processor: programs for one CPU may
-    not run on another. One that cannot be written is only read, with a warning.
+    JAX_COMPILATION_CACHE_DIR names another folder. Each kind of processor has its own: a program for one CPU may not
+    run on another. A folder that cannot be written is only read, with a warning.
     """
     least_seconds = 0.3
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -103,7 +103,7 @@ def enable_compilation_cache() -> None:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:  # JAX would warn for each program
             log.warning("compiled programs are not kept: %s", error)
-            least_seconds = 1e9  # of compiling, to be worth keeping
+            least_seconds = 1e9  # no program compiles for so long, so none is written
         jax.config.update("jax_compilation_cache_dir", str(folder) if folder.is_dir() else None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
 
@@ -119,7 +119,7 @@ def _processor() -> str:
 
 @contextlib.contextmanager
 def only_warns(what: str) -> Iterator[None]:
-    """What lies beside finished work, such as a picture or a table on the console: if it fails, that is a warning.
+    """Turns an error into a warning, for what lies beside finished work, such as a picture or a table on the console.
 
     Example:
       >>> with only_warns("the picture"):
@@ -127,14 +127,14 @@ def only_warns(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # of whatever kind: the work is done, and its files are there
+    except Exception as error:  # any kind: the work is done, and its files are there
         log.warning("%s could not be made (%s: %s)", what, type(error).__name__, " ".join(str(error).split()))
 
 
 def same_settings() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Makes a context that gives another thread this one's precision of products and default device.
+    """Returns a context that sets this thread's precision of products and default device in another thread.
 
-    JAX keeps what `jax.default_matmul_precision` and `jax.default_device` set by thread: a worker would not see it.
+    JAX keeps `jax.default_matmul_precision` and `jax.default_device` by thread, so a worker would not see them.
     """
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
@@ -154,10 +154,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> None:
     """Lets the C library keep what XLA frees, instead of handing it back to the system; does nothing without glibc.
 
-    On CPU a program takes the memory of all its intermediate results (1.3 GB for 32 x 128 tokens through 6 layers of
-    384) at each call and frees it at the end. By default each of those pages is mapped and zeroed again in the next
-    step: 340,000 page faults, a second of two cores' time in seven. Kept, it is one block of the heap. A process that
-    takes long turns between two sizes may hold twice the memory. To be called before threads are: they bring arenas.
+    At each call a CPU program allocates all its intermediate results (1.3 GB for 32 x 128 tokens through 6 layers of
+    384) and frees them at the end. By default the next step maps and zeroes each of those pages again: 340,000 page
+    faults, a second of two cores' time in seven. Kept memory is one block of the heap. A process that alternates
+    between two sizes may hold twice the memory. Call this before any thread starts: each thread brings an arena.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -168,9 +168,9 @@ def keep_freed_memory() -> None:
 
 @functools.cache
 def hide_closed_loops() -> None:
-    """After a failed write each of TensorStore's threads finds the event loop closed, and would print a traceback.
+    """Hides the traceback of each TensorStore thread that finds the event loop closed after a failed write.
 
-    The error itself is raised where the checkpoint is waited for.
+    The code that waits for the checkpoint raises the error itself.
     """
     show = sys.unraisablehook
 

@@ -1,20 +1,20 @@
-"""The device mesh: which of its axes divide what, and how arrays are placed. Sharding is spelled here only.
+"""The device mesh: what each axis divides, and how arrays are placed. Sharding is spelled only here.
 
-Mesh axes: `data` (copies of the model), `fsdp` (devices that share a copy's parameters; each computes with whole matrices,
-gathered when they are needed), `tensor` (devices that share each matrix product). The batch is divided over `data` and
-`fsdp`.
+Mesh axes: `data` (copies of the model), `fsdp` (devices that share a copy's parameters; each gathers a matrix when it
+needs it, and computes with the whole), `tensor` (devices that share each matrix product). The batch is divided over
+`data` and `fsdp`.
 
-Every parameter carries `logical_axes`, what each of its dimensions is:
+Every parameter carries `logical_axes`, which name each of its dimensions:
 
   embed      the side of a matrix that reads or writes hidden states
-  heads      queries, keys or values of all attention heads (such a parameter carries `num_heads` too)
+  heads      queries, keys or values of all attention heads (the parameter also carries `num_heads`)
   mlp        the feed-forward's inner size
   pooled     the features that a head classifies
   lookup     the columns of an embedding table
-  factor     of ALBERT's projection, the side of the embedding size
+  factor     the embedding side of ALBERT's projection
   rows, labels, hidden, parameter   rows of a table, classes, vectors over hidden states, an SVT's parameters
 
-(Flax's own `out_sharding` metadata acts when a module is built: without a mesh it raises.)
+(Flax's own `out_sharding` metadata acts when a module is built, and raises without a mesh.)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
     "lookup": (
         "tensor",
         "fsdp",
-    ),  # whole rows: vocabularies seldom divide. fsdp last: gathered over it, the rest is in order
+    ),  # whole rows: vocabularies seldom divide. fsdp last: a gather over it leaves the rest in order
     "factor": (),
     # Small, and needed whole wherever they are used:
     "rows": (),
@@ -56,11 +56,11 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over these devices, or all there are.
+    """Makes a mesh of these devices.
 
     Args:
       data, fsdp, tensor: sizes of the axes; one of them may be -1 and takes what is left.
-      devices: None is all.
+      devices: the devices; None means all.
     Raises:
       ValueError: if the sizes do not multiply to the number of devices.
     """
@@ -73,7 +73,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequen
             "number, and one of them may be -1. Correct the mesh section."
         )
     shape = tuple(count // known if size == -1 else size for size in sizes)
-    # Explicit axes, the default of make_mesh, forbid what propagation does for us in Auto.
+    # The default of make_mesh, Explicit axes, forbids what propagation does for us with Auto axes.
     return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
@@ -95,15 +95,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def parameter_shardings(params: nnx.State, mesh: Mesh) -> nnx.State:
-    """The sharding of each parameter, by its logical axes and `MESH_AXES`.
+    """Returns the sharding of each parameter, by its logical axes and `MESH_AXES`.
 
     Args:
       params: parameters or other variables of a model; shapes are enough.
     Raises:
-      ValueError: if a dimension, or a number of attention heads, does not divide over its mesh axes, or a variable has
-        no logical axes of the table; every such variable is named.
+      ValueError: if a dimension or a number of attention heads does not divide over its mesh axes, or its logical axes
+        are missing or not in the table. The message names every such variable.
     """
-    from flax import nnx  # here, for `svt` needs no flax
+    from flax import nnx  # imported here: `svt` needs no flax
 
     problems: list[str] = []
 
@@ -145,38 +145,38 @@ def shard_batch(x: Array) -> Array:
 
 
 def shard_columns(x: Array) -> Array:
-    """Leaves x [B, L, E], looked up in a table whose columns `tensor` and `fsdp` divide, divided as the table is."""
+    """Keeps x [B, L, E] divided like the table that it was looked up in, whose columns `tensor` and `fsdp` divide."""
     return _constrain(x, BATCH_AXES[:1], (), ("tensor", "fsdp"))
 
 
 def gather_columns(x: Array) -> Array:
-    """`shard_batch` after `shard_columns`, in steps that are a single exchange each.
+    """Does `shard_batch` after `shard_columns`, in steps of a single exchange each.
 
-    In one go the partitioner gathers the whole batch from all devices.
+    In one step the partitioner would gather the whole batch from all devices.
     """
     return shard_batch(_constrain(x, BATCH_AXES, (), ("tensor",)))
 
 
 def _constrain(x: Array, *spec: tuple[str, ...]) -> Array:
-    """Divides each dimension over those of its mesh axes that there are."""
+    """Divides each dimension over its mesh axes, as far as the mesh in context has them."""
     names = jax.sharding.get_abstract_mesh().auto_axes
     present = [tuple(axis for axis in axes if axis in names) for axes in spec]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*present)) if any(present) else x
 
 
 def on_each_device(function: Callable[[Array], Any], x: Array, *, mapped: int = 0) -> Any:
-    """`function(x)` of matrices x [..., m, n], by itself on each device: nothing is exchanged.
+    """Computes `function(x)` of matrices x [..., m, n] on each device by itself: nothing is exchanged.
 
-    How x is divided is known in one of three ways, and each has its own means:
+    The division of x is known in one of three ways, and each has its own means:
 
-    1. its type says so: a mesh with Explicit axes, the default of `jax.make_mesh`;
-    2. a mesh with Auto axes of this package's names is in context, as in training;
-    3. else the partitioner decides when it compiles the program. It keeps a batched LAPACK call local by itself, and makes
-       exchanges of a loop over matrices, which jaxlib before 0.11.1 needs on CPUs (`partitioned`).
+    1. from x's type, on a mesh with Explicit axes, the default of `jax.make_mesh`;
+    2. from a mesh in context with Auto axes of this package's names, as in training;
+    3. otherwise the partitioner decides when it compiles the program. It keeps a batched LAPACK call local, but
+       exchanges data in a loop over matrices, which jaxlib before 0.11.1 needs on CPUs. `partitioned` prevents that.
 
     Args:
-      function: returns arrays with x's dimensions in front of its last two.
-      mapped: how many of the leading dimensions come from `jax.vmap`.
+      function: returns arrays that begin with x's dimensions before its last two.
+      mapped: number of leading dimensions that come from `jax.vmap`.
     """
     x, mesh = whole_matrices(x), jax.typeof(x).sharding.mesh
     spec = PartitionSpec(*_spec_of(x)[:-2])
@@ -188,7 +188,7 @@ def on_each_device(function: Callable[[Array], Any], x: Array, *, mapped: int = 
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.auto_axes)
     if not axes or x.ndim == 2:
         return function(x)
-    # One's own batch dimension, or, of a function of one matrix, the one that vmap adds.
+    # The caller's own batch dimension; where a function of one matrix is vmapped, the one that vmap adds.
     batch = mapped if mapped < x.ndim - 2 else 0
     if x.shape[batch] % math.prod(mesh.shape[axis] for axis in axes):
         return function(x)
@@ -198,7 +198,7 @@ def on_each_device(function: Callable[[Array], Any], x: Array, *, mapped: int = 
 
 
 def whole_matrices(x: Array) -> Array:
-    """x [..., L, D], gathered over those Explicit axes that divide its last two dimensions."""
+    """Gathers x [..., L, D] over the Explicit axes that divide its last two dimensions."""
     spec = _spec_of(x)
     if not any(spec[-2:]):
         return x
@@ -206,7 +206,7 @@ def whole_matrices(x: Array) -> Array:
 
 
 def divided_like(out: Array, x: Array) -> Array:
-    """`out`, divided over Explicit axes as x of the same shape is."""
+    """Divides `out` over Explicit axes like x, which has the same shape."""
     return jax.sharding.reshard(out, jax.typeof(x).sharding) if any(_spec_of(x)[-2:]) else out
 
 
@@ -223,7 +223,7 @@ def left_to_partitioner(x: Array) -> bool:
 
 
 def partitioned(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """`function` of x [..., m, n] as in `on_each_device`, kept local by the partitioner; not differentiable."""
+    """Makes the partitioner keep `function` of x [..., m, n] local, as in `on_each_device`; not differentiable."""
 
     def batch_only(x: jax.ShapeDtypeStruct, mesh: Any) -> NamedSharding:
         spec = (*x.sharding.spec, *[None] * len(x.shape))[: len(x.shape) - 2]

@@ -1,4 +1,4 @@
-"""Text of others in our messages: file contents name tensors, labels and fields, and may name them to do harm."""
+"""Foreign text in our messages: files name tensors, labels and fields, and a name may be made to do harm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LONGEST = 200
 
 
 def printable(text: str) -> str:
-    """The text with control characters escaped, as a terminal would obey them, and its middle cut out where it is long.
+    """Escapes control characters, which a terminal would obey, and cuts the middle out of a long text.
 
     Example:
       >>> printable("bias\\x1b[2J")
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def listed(items: Sequence[str], *, most: int = 6, between: str = ", ") -> str:
-    """The first items, and how many more there are.
+    """Joins the first items, and says how many more there are.
 
     Example:
       >>> listed(["a", "b", "c", "d"], most=2)

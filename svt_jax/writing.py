@@ -1,4 +1,4 @@
-"""Writing files so that an error names the file and says what to do, and leaves no half of one."""
+"""Writes files so that an error names the file, says what to do, and leaves no half file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class WriteError(OSError):
 
 @contextlib.contextmanager
 def writing(path: Path, advice: str) -> Iterator[None]:
-    """Around what writes a file or a folder; an error that says nothing of it becomes a WriteError."""
+    """Goes around code that writes a file or a folder; an OSError that is no WriteError becomes one."""
     try:
         yield
     except WriteError:

@@ -1,8 +1,8 @@
-"""YAML as we read it: UTF-8, each key once, of bounded size, and a value is the text as written until its key says more.
+"""YAML as we read it: UTF-8, each key once, of bounded size. A value stays text until its key says what it is.
 
-YAML 1.1, which PyYAML reads, makes a value of a word by its looks: NO is false, 01 is 1 and 1:30 is 90. A config's keys have
-types, so the file need not guess: every scalar is text but null, and the parser reads a number where the key is one. JSON
-is read alike, for it is YAML.
+YAML 1.1, which PyYAML reads, judges a word by its looks: NO is false, 01 is 1 and 1:30 is 90. A config's keys have
+types, so the file need not guess: every scalar except null is text, and the parser reads a number where the key is one.
+JSON is read in the same way, because it is YAML.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import yaml
 from svt_jax.text import printable
 
 MAX_DEPTH, MAX_VALUES = 20, 10_000
-"""Levels of nesting, and values in a file, of which each alias counts all that it stands for."""
+"""Most levels of nesting, and most values, in a file. An alias counts as all the values that it stands for."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's own values, with bounds, and an error for a key that stands twice."""
+    """Reads YAML's own values, with bounds; a key that stands twice is an error."""
 
     def __init__(self, stream: str):
         super().__init__(stream)
@@ -58,12 +58,12 @@ class _Loader(yaml.SafeLoader):
 
 
 class _TextLoader(_Loader):
-    """Scalars as text, whatever they look like; only null is null, and << merges."""
+    """Reads scalars as text, whatever they look like. Only null is null, and << merges."""
 
     yaml_implicit_resolvers: ClassVar[dict] = {}
 
     def construct_scalar(self, node: yaml.ScalarNode) -> str:
-        # JSON writes what is beyond 16 bits as two halves
+        # JSON writes a character beyond 16 bits as two halves
         return super().construct_scalar(node).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -78,10 +78,10 @@ def _error(at: Any, problem: str) -> yaml.MarkedYAMLError:
 
 
 def load_text(text: str) -> Any:
-    """The content of a YAML document with its scalars as text.
+    """Returns the content of a YAML document, with its scalars as text.
 
     Raises:
-      yaml.YAMLError: if it is none, holds a key twice, or is too large.
+      yaml.YAMLError: if it is not YAML, holds a key twice, or is too large.
 
     Example:
       >>> load_text("labels: [NO, 01, 1:30, 1e-4, null]")
@@ -91,12 +91,12 @@ def load_text(text: str) -> Any:
 
 
 def load_values(text: str) -> Any:
-    """The content of a YAML document as `yaml.safe_dump` wrote it, such as a run's own config.yaml. Raises as `load_text`."""
+    """Returns the content of what `yaml.safe_dump` wrote, such as a run's config.yaml. Raises as `load_text`."""
     return yaml.load(text, Loader=_Loader)
 
 
 def as_values(content: Any) -> Any:
-    """Text as numbers, true, false and null where it is one, inside of lists and tables too.
+    """Turns text into the number, true, false or null that it spells, also inside lists and tables.
 
     Example:
       >>> as_values({"gamma": "1e-4", "steps": ["1", "2"], "kind": "NO", "flag": "true"})
@@ -119,20 +119,21 @@ def as_values(content: Any) -> Any:
 
 
 def read_table(path: str | Path, keys: Sequence[str] = ("keys",)) -> dict[str, Any]:
-    """The table that a --config file holds, YAML or JSON, with its scalars as text.
+    """Returns the table in a --config file, YAML or JSON, with its scalars as text.
 
     Args:
       path: the file; a leading ~ is the home folder.
-      keys: what an error says that the table is of.
+      keys: what the table holds, in the words of an error.
     Raises:
-      ValueError: if there is no such file, it is not UTF-8 or YAML, or it holds no table; with its line where it has one.
+      ValueError: if the file does not exist, is not UTF-8 or YAML, or holds no table. It names the line if there is
+      one.
     """
     path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise ValueError(f"--config {str(path)!r} does not exist; allowed is a YAML file. Check the path.")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        # a tab in JSON is between values: inside of text it is written \t
+        # a raw tab in JSON stands only between values: inside text it is written \t
         content = load_text(text.replace("\t", " ") if path.suffix == ".json" else text)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"

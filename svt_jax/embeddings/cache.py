@@ -1,13 +1,13 @@
-"""Embeddings kept in a file between runs, and never taken for those of another model, tokenizer or set of sentences.
+"""Keeps embeddings in a file between runs, and never mistakes them for those of another model, tokenizer or texts.
 
 The file is safetensors: a matrix float32[N, D] for each pooling by its full name ("mean:0,12"). Its metadata are three
 digests, which must all agree:
 
   model    config.json and the weights
-  tokens   the token ids, so tokenizer and max_length
+  tokens   the token ids, which depend on tokenizer and max_length
   texts    the sentences in their order
 
-Where one differs, that is an error, and the file stays as it is. A pooling that the file lacks is encoded and added.
+A digest that differs is an error, and the file stays as it is. A pooling that the file lacks is encoded and added.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ def encode_cached(
     file: str | Path | None,
     progress: Callable[[int], Progress] | None = None,
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """The vectors of distinct sentences: from the file, or encoded and written to it.
+    """Returns the vectors of distinct sentences: reads them from the file, or encodes them and writes it.
 
     Args:
       model: a folder or hub id, with a tokenizer.
-      sentences: distinct.
+      sentences: distinct sentences.
       poolings: words as `Pooling.parse` reads them.
-      max_length: tokens of a sentence.
-      file: where vectors are kept; None to keep none.
-      progress: called with the number of sentences to encode, gives what is called with those done.
+      max_length: the most tokens of a sentence.
+      file: the file that keeps vectors; None keeps none.
+      progress: called with the number of sentences to encode; returns a function that is called with the number done.
     Returns:
       float32[N, D] for each pooling, and int32[N], the real tokens of each sentence.
     Raises:
@@ -111,7 +111,7 @@ def _read(path: Path, digests: dict[str, str]) -> dict[str, np.ndarray]:
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray], digests: dict[str, str]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")  # a write that is interrupted leaves no half a file
+    beside = path.with_name(f".{path.name}.{os.getpid()}")  # an interrupted write leaves no half file
     try:
         save_file(arrays, beside, metadata=digests)
         open_to_umask(beside)

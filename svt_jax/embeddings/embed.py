@@ -1,4 +1,4 @@
-"""Sentence embeddings: each distinct sentence once, in batches of static shape, every pooling from one pass.
+"""Sentence embeddings: encodes each distinct sentence once, in batches of static shape, all poolings in one pass.
 
 With h_l the hidden states (h_0 the embeddings' output, h_n the last layer's) and m the mask of n real tokens, the special
 ones included, a pooling takes a set of layers and then one row:
@@ -45,7 +45,7 @@ class Pooling:
     """Which rows make a sentence's vector; see this file's head.
 
     Attributes:
-      tokens: "mean" or "cls"; "max", the largest of each column, is read from a sentence-transformers folder alone.
+      tokens: "mean" or "cls"; "max", the largest of each column, comes only from a sentence-transformers folder.
       layers: numbers of hidden states, ascending; 0 is the embeddings' output.
     """
 
@@ -91,10 +91,10 @@ def embed(
     tokenizer: Any = None,
     max_length: int | None = None,
 ) -> np.ndarray:
-    """Vectors of sentences.
+    """Computes vectors of sentences.
 
-    A folder with modules.json, as sentence-transformers writes it, says itself how its vectors are made: pooling, division by
-    the norm, a prompt in front. These are the vectors here too, unless a pooling is named: then they are those of the
+    A folder with modules.json, as sentence-transformers writes it, says how its vectors are made: pooling, division by
+    the norm, a prompt in front. The vectors are the same here, unless you name a pooling: then they are those of the
     encoder, with nothing after the pooling.
 
     Args:
@@ -102,9 +102,9 @@ def embed(
       sentences: in any order, repeated or not.
       pooling: "mean" (of the last layer's tokens), "cls", "first_last" (the embeddings' output and the last layer's), or
         any layer set such as "mean:1,-1" (the first layer's and the last layer's). None: what modules.json says, or "mean".
-      tokenizer: of an encoder: a transformers tokenizer.
-      max_length: tokens of a sentence, special ones included; what is longer is cut. No more than the model's positions.
-        None: what a folder with modules.json says (its max_seq_length, or its tokenizer's length), or 128.
+      tokenizer: a transformers tokenizer, for an encoder.
+      max_length: the most tokens of a sentence, special ones included; what is longer is cut. At most the model's
+        positions. None: what a folder with modules.json says (its max_seq_length, or its tokenizer's length), or 128.
     Returns:
       float32[N, D], in the order of the sentences; equal sentences have equal vectors to the bit.
     Raises:
@@ -148,19 +148,19 @@ def embed(
 
 
 def tokenize_sentences(sentences: Iterable[str], tokenizer: Any, max_length: int, pad_id: int = 0) -> Tokens:
-    """Token arrays of single sentences; see `tokenize`."""
+    """Makes token arrays of single sentences; see `tokenize`."""
     return tokenize(Examples(list(sentences), None, None), tokenizer, max_length, pad_id)
 
 
 def encode(
     encoder: Encoder, tokens: Tokens, poolings: Iterable[Pooling], *, progress: Progress | None = None
 ) -> dict[Pooling, np.ndarray]:
-    """Every pooling of every row of tokens, float32[N, D] each, from one pass of the encoder.
+    """Returns every pooling of every row of tokens, each float32[N, D], from one pass of the encoder.
 
     Raises:
       NonFiniteError: if a vector is not finite.
     """
-    from svt_jax.errors import NonFiniteError  # here, for `import svt_jax` needs no scikit-learn
+    from svt_jax.errors import NonFiniteError
 
     graphdef, state = nnx.split(encoder)
     wanted = tuple(dict.fromkeys(poolings))
@@ -196,12 +196,12 @@ _SENTENCES_PER_BUCKET = 256  # a bucket is a compilation, which fewer sentences 
 
 
 def _batches(tokens: Tokens, longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows, ids [B, L] and lengths [B]; B L is about _BATCH_TOKENS, and the last batch is filled up with copies of a row."""
-    from svt_jax.data.batching import choose_buckets  # here, for `import svt_jax` needs no grain
+    """Yields rows, ids [B, L] and lengths [B]. B L is about _BATCH_TOKENS; copies of a row fill up the last batch."""
+    from svt_jax.data.batching import choose_buckets  # imported here: `import svt_jax` needs no grain
 
     number = len(tokens)
     max_buckets = min(_MAX_BUCKETS, 1 + number // _SENTENCES_PER_BUCKET)
-    # few sentences: lengths and numbers of rows that another call will have too, and find compiled
+    # few sentences: lengths and numbers of rows that another call will also have, and find compiled
     multiple = 1 if max_buckets == _MAX_BUCKETS else 8
     buckets = choose_buckets(tokens.lengths, max_buckets, longest=longest, multiple=multiple, tolerance=0.0)
     order = np.argsort(

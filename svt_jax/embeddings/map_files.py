@@ -1,4 +1,4 @@
-"""What a map of `maps.py` leaves on disk, and the rule that nothing of another's is overwritten."""
+"""The files of a map of `maps.py`, and the rule that no other file is overwritten."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from svt_jax.host import open_to_umask
 
 @contextlib.contextmanager
 def replacing(folder: Path, kind: str, kind_there: str | None, files: tuple[str, ...]) -> Iterator[None]:
-    """Goes around the writing of files, of which the last makes them whole: it is removed first and written last.
+    """Goes around the writing of files. The last file makes them whole: it is removed first and written last.
 
     Args:
       folder: made if it does not exist.
-      kind: the class of the map that is written; `kind_there`, that of the map whose files are there already, if any.
+      kind: the class of the map that is written.
+      kind_there: the class of the map whose files are there already, if any.
       files: all that will be written.
     Raises:
       ValueError: if the folder holds anything but such files of the same kind, or cannot be written.
@@ -40,14 +41,14 @@ def replacing(folder: Path, kind: str, kind_there: str | None, files: tuple[str,
 
 
 def saved_kind(folder: Path) -> str | None:
-    """The class of the map that was saved in a folder; None if there is none."""
+    """Returns the class of the map that was saved in a folder; None if there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads((folder / "map.json").read_text(encoding="utf-8"))["kind"])
     return None
 
 
 def exported_kind(folder: Path) -> str | None:
-    """The class of the map that `write_dense` wrote to a folder; None if there is none."""
+    """Returns the class of the map that `write_dense` wrote to a folder; None if there is none."""
     with (
         contextlib.suppress(OSError, SafetensorError),
         safe_open(folder / "model.safetensors", framework="numpy") as tensors,
@@ -71,7 +72,7 @@ def write_dense(folder: Path, kind: str, matrix: np.ndarray, offset: np.ndarray)
         "in_features": matrix.shape[0],
         "out_features": matrix.shape[1],
         "bias": "linear.bias" in tensors,
-        "activation_function": "torch.nn.modules.linear.Identity",  # left out, it is tanh
+        "activation_function": "torch.nn.modules.linear.Identity",  # the default is tanh
     }
     with replacing(folder, kind, exported_kind(folder), ("model.safetensors", "config.json")):
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "svt_jax": kind})

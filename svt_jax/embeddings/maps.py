@@ -4,8 +4,8 @@ For an embedding matrix E [N, D] = U diag(sigma) V^T the transformation is a fix
 
     F(E) = U diag(phi(sigma)) V^T = E M,     M = V diag(phi(sigma)/sigma) V^T,
 
-and E^T E is all that M depends on. So a fit needs O(D^2) memory however many rows there are, new rows can be transformed
-after it, and M is a dense layer without bias.
+M depends only on E^T E. So a fit needs O(D^2) memory for any number of rows, new rows can be transformed after it, and
+M is a dense layer without bias.
 
 `moments.py` computes E^T E, in float64.
 
@@ -69,7 +69,7 @@ class CorpusMap(abc.ABC):
     def fit(self, batches: Any) -> Self:
         """Forgets what was seen, then sees one matrix [N, D], or every matrix [n, D] of an iterable.
 
-        A list of rows, as `tolist` gives, is one matrix too. An iterable is read once.
+        A list of rows, as from `tolist`, is also one matrix. An iterable is read once.
         """
         self._forget()
         matrices: Iterable[Any] = batches
@@ -83,7 +83,7 @@ class CorpusMap(abc.ABC):
         """Sees the rows of one more matrix.
 
         Args:
-          x: real[n, D], finite; see `moments.moments` for what may come and the memory it takes. Or an iterable of rows.
+          x: real[n, D], finite, or an iterable of rows; see `moments.moments` for its types and its memory.
         Raises:
           ValueError: if it is not a matrix, has another width than before, or holds numbers that are not finite.
         """
@@ -122,7 +122,7 @@ class CorpusMap(abc.ABC):
 
     @property
     def offset(self) -> Array:
-        """float32[K], what is added to each row then."""
+        """float32[K], what is then added to each row."""
         return self._fitted()[1]
 
     def transform(self, x: Any) -> Array:
@@ -176,8 +176,8 @@ class CorpusMap(abc.ABC):
     def export_sentence_transformers(self, folder: str | Path) -> None:
         r"""Writes the map as a Dense module of sentence-transformers: y = x W^T + b, W = matrix^T [K, D], b = offset [K].
 
-        `Dense.load(folder)` there gives the vectors of `transform`, and a SentenceTransformer takes it as a module after its
-        pooling. There is no bias where the offset is zero, as in a SpectralMap. PyTorch is not needed to write it.
+        A SentenceTransformer takes the module, `Dense.load(folder)`, after its pooling; it computes the vectors of
+        `transform`. A zero offset, as in a SpectralMap, leaves out the bias. Writing it needs no PyTorch.
 
         Args:
           folder: made if it does not exist; config.json and model.safetensors are written.
@@ -201,7 +201,7 @@ class CorpusMap(abc.ABC):
         write_dense(Path(folder), type(self).__name__, np.asarray(matrix), np.asarray(offset))
 
     def _covariance(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Eigenvalues (descending) and eigenvectors of the covariance, and the mean."""
+        """Returns eigenvalues (descending) and eigenvectors of the covariance, and the mean."""
         mean = self._sum / self.count
         values, vectors = np.linalg.eigh(self._gram / self.count - np.outer(mean, mean))
         return np.maximum(values[::-1], 0.0), vectors[:, ::-1], mean
@@ -215,7 +215,7 @@ class SpectralMap(CorpusMap):
         directions null: those with sigma_i <= 1e-7 sigma_1, float32's own resolution of the rows.
 
     Raises:
-      ValueError: for what is no spectral function.
+      ValueError: if function is no spectral function.
 
     Example:
       >>> import jax.numpy as jnp, svt_jax
@@ -269,10 +269,10 @@ class Whitening(CorpusMap):
 
     Directions whose variance is below 1e-12 of the largest are left out (they map to 0): their inverse root is noise.
     Su et al. divide the covariance's sum by n - 1, and the code of arXiv 2208.11790 does not divide it; here it is divided
-    by n. Their vectors are these times one constant.
+    by n. Their vectors are ours times one constant.
 
     Args:
-      dim: directions kept, those of largest variance; all if None.
+      dim: number of directions kept, those of largest variance; None keeps all.
 
     Raises:
       ValueError: on use, if fewer rows than directions were seen, or dim is larger than D.
@@ -315,10 +315,10 @@ class AllButTheTop(CorpusMap):
     r"""Removes the mean and the directions of largest variance: x -> (x - mean)(I - sum_{i <= directions} u_i u_i^T).
 
     The source's algorithm, and most public code, projects x and not x - mean: x - mean - sum_i (u_i^T x) u_i. All its
-    vectors differ from these by one, sum_i (u_i^T mean) u_i: distances are equal, cosines are not. Here the mean is 0.
+    vectors differ from ours by one vector, sum_i (u_i^T mean) u_i: distances are equal, cosines are not. Our mean is 0.
 
     Args:
-      directions: how many; D/100, at least 1, if None, as its authors advise.
+      directions: number of directions removed; None means D/100, at least 1, as the authors advise.
 
     Example:
       >>> import jax.numpy as jnp, svt_jax

@@ -1,9 +1,10 @@
 r"""Second moments of a set of rows: E^T E and the column sums, in float64, at the speed of float32 products.
 
 Float32 is not enough, however it is summed: the rounding of a product is relative to sigma_1^2, and the small singular
-values, squared, are below it. Error of the covariance of whitened rows, max |W^T C W - I|, 32768 rows of 256 columns with
-singular values spread evenly in log scale (float64 sums of blocks of 256 to 2048 rows; a shift is a mean that is subtracted
-before the product and put back in float64; hi/lo is three products of split numbers):
+values, squared, are below it. The table shows the error of the covariance of whitened rows, max |W^T C W - I|, for
+32768 rows of 256 columns with singular values spread evenly in log scale. Blocks of 256 to 2048 rows are summed in
+float64. A shift subtracts a mean before the product and puts it back in float64; hi/lo is three products of split
+numbers.
 
     sigma_1/sigma_min    float32    float32, shift    float32, hi/lo    float64 (here)
     1e3                    1e-03             1e-03             1e-02             6e-11
@@ -11,11 +12,11 @@ before the product and put back in float64; hi/lo is three products of split num
     1e4                    1e-01             1e-01             5e-01             4e-09
     1e5                    lost              lost              lost              4e-07
 
-But E^T E is symmetric, and BLAS has a product for that (syrk) which does half of the work. A float64 product costs twice
-a float32 one, so half of it costs about the same: with everything around it, a fit runs at 80 to 90 % of the rate of the
-bare float32 product on a CPU (`benchmarks/corpus.py`). XLA has no such product (blocks of a triangle gained nothing over
-its float64 product, which takes 2.3 times its float32 one), so rows in the memory of a CPU go to BLAS, through NumPy. Rows
-on an accelerator, or sharded over devices, are multiplied where they are.
+E^T E is symmetric, and BLAS's product for that (syrk) does half of the work. A float64 product costs twice a float32
+one, so half of it costs about the same: a whole fit runs at 80 to 90 % of the rate of the bare float32 product on a CPU
+(`benchmarks/corpus.py`). XLA has no such product: its float64 product takes 2.3 times its float32 one, and blocks of a
+triangle gained nothing. So rows in the memory of a CPU go to BLAS, through NumPy. Rows on an accelerator, or sharded
+over devices, are multiplied where they are.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ _BLOCK = 2048
 
 
 def moments(rows: Any) -> tuple[np.ndarray, np.ndarray]:
-    """E^T E and the sum of the rows of E, summed in float64.
+    """Computes E^T E and the sum of the rows of E, in float64.
 
     Args:
-      rows: real[N, D], D >= 1; a JAX array (sharded or not), or whatever NumPy can slice and read, a memory map too. Memory
-        beside the rows is O(D^2); D x D numbers a thread, and no more threads than N/D. Rows that are sharded or on an
-        accelerator need room for their float64 copy there.
+      rows: real[N, D], D >= 1; a JAX array (sharded or not), or whatever NumPy can slice and read, also a memory map.
+        Memory beside the rows is O(D^2): D x D numbers for each thread, and at most N/D threads. Rows that are sharded
+        or on an accelerator need room for their float64 copy there.
     Returns:
       float64[D, D], exactly symmetric on CPU, and float64[D]. Not finite where the rows are not; nothing is raised.
 
@@ -64,9 +65,9 @@ def moments(rows: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _by_blas(rows: Any) -> tuple[np.ndarray, np.ndarray]:
-    # One thread of ours a core, each with its share of the rows and a BLAS of one thread: BLAS's own threads share out a
-    # syrk badly, and wait for each other on a busy machine. A thread has at least D rows, so all the D x D sums together
-    # are no larger than the rows. Room is made here, not in the threads, for each of which malloc would keep some.
+    # One thread of ours for each core, with its share of the rows and a BLAS of one thread: BLAS's own threads share
+    # out a syrk badly, and wait for each other on a busy machine. A thread has at least D rows, so all the D x D sums
+    # together are no larger than the rows. Room is made here: malloc would keep some for each thread that makes it.
     number, width = rows.shape
     threads = max(1, min(_cores(), number // width))
     bounds = [number * i // threads for i in range(threads + 1)]
@@ -94,7 +95,7 @@ def _add_share(rows: Any, start: int, stop: int, gram: np.ndarray, room: tuple[n
 
 
 def one_blas_thread() -> contextlib.AbstractContextManager[Any]:
-    """Holds NumPy's BLAS and LAPACK to one thread meanwhile: theirs wait for each other on a busy machine, for seconds."""
+    """Holds NumPy's BLAS and LAPACK to one thread meanwhile: several wait seconds for each other on a busy machine."""
     return _blas().limit(limits=1, user_api="blas")
 
 
@@ -108,7 +109,7 @@ def _cores() -> int:
 
 
 def _by_xla(rows: Any, step: int) -> tuple[np.ndarray, np.ndarray]:
-    # A slice of sharded rows would be gathered on every device; the product of all of them is a psum of D x D numbers.
+    # A slice of sharded rows would be gathered on every device. The product of all rows is a psum of D x D numbers.
     with jax.enable_x64(True):
         sums = None
         for first in range(0, max(1, len(rows)), max(1, step)):

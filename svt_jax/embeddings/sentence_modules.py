@@ -1,6 +1,6 @@
 """What a sentence-transformers folder says about its vectors: modules.json, and the settings of each module in it.
 
-A folder has a Transformer, then a Pooling, then perhaps a Normalize. What else it may have (Dense, weighted poolings, ...)
+A folder has a Transformer, then a Pooling, then perhaps a Normalize. Anything else (Dense, weighted poolings, ...)
 changes numbers in a way that is not computed here, and is refused.
 
 References: Reimers and Gurevych, "Sentence-BERT", 2019, arXiv 1908.10084; the files are those of sentence-transformers 2 to 6.
@@ -27,7 +27,7 @@ _MODES = {  # in the order in which vectors of several modes follow one another
 }
 Mode = Literal["cls", "max", "mean"]
 _SUPPORTED = ("cls", "max", "mean")
-# Settings of the Transformer that change nothing here, with the only values of which that is true.
+# Settings of the Transformer, with the only values for which they change nothing here.
 _PLAIN = {
     "transformer_task": "feature-extraction",
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
@@ -41,7 +41,7 @@ class SentenceModules:
 
     Attributes:
       encoder: folder of config.json, weights and tokenizer.
-      max_length: tokens of a sentence; None for the tokenizer's own.
+      max_length: the most tokens of a sentence; None for the tokenizer's own limit.
       lower_case: whether text becomes lower case before its tokens are found.
     """
 
@@ -52,7 +52,7 @@ class SentenceModules:
     _others: tuple[tuple[str, Path], ...]
 
     def lower_cased(self, tokenizer: Any) -> Any:
-        """The tokenizer, made to find the tokens of lower-case text where the folder wants it."""
+        """Makes the tokenizer lower the case of text where the folder wants it, and returns it."""
         if self.lower_case:
             from tokenizers.normalizers import Lowercase, Sequence
 
@@ -61,13 +61,13 @@ class SentenceModules:
         return tokenizer
 
     def after_encoder(self) -> tuple[list[Mode], bool, str]:
-        """What makes a vector of the last layer's states.
+        """Returns how the last layer's states become a vector.
 
         Returns:
-          The poolings, of "cls", "max" and "mean", whose vectors follow one another; whether the result is divided by
-          its norm; and a prompt that stands in front of each sentence.
+          The poolings ("cls", "max" and "mean") whose vectors follow one another; whether the result is divided by its
+          norm; and a prompt that stands in front of each sentence.
         Raises:
-          ValueError: if there is a module, or a setting of one, that is not computed here.
+          ValueError: if a module, or a setting of one, is not computed here.
         """
         kinds = [kind for kind, _ in self._others]
         if kinds not in (["Pooling"], ["Pooling", "Normalize"]):
@@ -96,7 +96,7 @@ class SentenceModules:
 
 
 def read_modules(folder: Path) -> SentenceModules | None:
-    """The modules of a sentence-transformers folder; None of a folder that has no modules.json.
+    """Reads the modules of a sentence-transformers folder; None if it has no modules.json.
 
     Raises:
       ValueError: if its files are damaged, or a setting of its Transformer is not supported.
@@ -134,7 +134,7 @@ def read_modules(folder: Path) -> SentenceModules | None:
 
 
 def normalized(vectors: np.ndarray) -> np.ndarray:
-    """Each row divided by its norm, as torch.nn.functional.normalize does."""
+    """Divides each row by its norm, as torch.nn.functional.normalize does."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 

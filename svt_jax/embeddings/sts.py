@@ -2,13 +2,13 @@
 
 Two protocols:
 
-  paper   As published: the map is fitted on the sentences that are scored. A file's pool is its pairs followed by those of
-          the other files of its task, each side on its own (spectral functions) or both together (whitening,
-          all-but-the-top), and the mean over tokens has n + 0.01 in its denominator.
-  honest  The map is fitted on a corpus that the user names, without the sentences that are scored, for both sides.
+  paper   As published: the map is fitted on the sentences that are scored. A file's pool is its pairs, followed by
+          those of the other files of its task. Spectral functions are fitted on each side by itself, whitening and
+          all-but-the-top on both together. The mean over tokens divides by n + 0.01.
+  honest  One map for both sides is fitted on a corpus that the user names, without the scored sentences.
 
-Both aggregations of a task's files are given: "mean" of the files' correlations (as published), and "all" pairs of the
-task as one file. They differ by several points, so numbers of one kind cannot be set beside the other.
+A task's files are aggregated in two ways: "mean" of the files' correlations (as published), and "all" pairs of the task
+as one file. They differ by several points, so do not compare a number of one kind with one of the other.
 
 References: arXiv 2208.11790, section 5.1; the published evaluation, whose numbers `protocol="paper"` equals.
 """
@@ -46,7 +46,7 @@ def evaluate_sts(
     max_length: int = MAX_LENGTH,
     progress: Callable[[int], Progress] | None = None,
 ) -> list[dict[str, Any]]:
-    """Every pooling with every post, from one pass over the sentences.
+    """Evaluates every pooling with every map, from one pass over the sentences.
 
     Args:
       model: a folder or hub id, with a tokenizer.
@@ -56,11 +56,11 @@ def evaluate_sts(
       posts: maps to try.
       fit: a file as `read_corpus` reads it, for protocol "honest"; its sentences that are scored are left out.
       embeddings: a file that keeps the vectors for another time, see `encode_cached`.
-      max_length: tokens of a sentence.
-      progress: called with the number of sentences to encode, gives what is called with those done.
+      max_length: the most tokens of a sentence.
+      progress: called with the number of sentences to encode; returns a function that is called with the number done.
     Returns:
       One table for each pooling and post: "model", "protocol", "pooling", "post", "alpha", "dim", "files", "tasks",
-      "average" (see `score_tasks`), "analysis" (see `analyse`), "sentences", "fit", "wall_time_s" and of it
+      "average" (see `score_tasks`), "analysis" (see `analyse`), "sentences", "fit", "wall_time_s" and its parts
       "encoding_time_s" and "scoring_time_s".
     Raises:
       ValueError: for bad data, a missing corpus, a model without tokenizer, or a map that cannot be fitted.
@@ -120,10 +120,10 @@ def evaluate_sts(
 
 
 def distinct_sentences(tasks: Iterable[STSTask]) -> list[str]:
-    """Every sentence of the tasks once, in order of appearance."""
+    """Returns every sentence of the tasks once, in order of appearance."""
     return list(dict.fromkeys(s for task in tasks for file in task.files for s in (*file.first, *file.second)))
 
 
 def published_mean(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The published mean over tokens, whose denominator is n + 0.01, from the mean; lengths: int[N], the n."""
+    """Turns the mean over tokens into the published one, whose denominator is n + 0.01; lengths: int[N], each n."""
     return (rows * (lengths / (lengths + PUBLISHED_EPSILON))[:, None]).astype(rows.dtype)

@@ -36,9 +36,9 @@ class PairFile:
     """The pairs of one file, in its order.
 
     Attributes:
-      name: of the file, as in tasks.json.
+      name: the file's name, as in tasks.json.
       first: the first sentence of each pair.
-      second: the second.
+      second: the second sentence of each pair.
       scores: float64[N], 0 (unrelated) to 5 (same meaning).
     """
 
@@ -60,7 +60,7 @@ class STSTask:
 
 
 def load_sts(folder: str | Path) -> list[STSTask]:
-    """All tasks of a folder.
+    """Loads all tasks of a folder.
 
     Raises:
       ValueError: if tasks.json or a file is missing or malformed (with its line), a score is outside [0, 5], a sentence
@@ -84,7 +84,7 @@ def load_sts(folder: str | Path) -> list[STSTask]:
 
 
 def read_pairs(path: str | Path) -> PairFile:
-    """The pairs of one file; errors as in `load_sts`."""
+    """Reads the pairs of one file; errors are as in `load_sts`."""
     pairs, problems = _parse_pairs(Path(path))
     if problems:
         refuse(problems, _ADVICE)
@@ -92,14 +92,14 @@ def read_pairs(path: str | Path) -> PairFile:
 
 
 def read_corpus(path: str | Path) -> list[str]:
-    """The distinct sentences of a file, to fit a transformation on. Empty ones are left out.
+    """Reads the distinct sentences of a file, to fit a transformation on. Empty ones are left out.
 
-    What it holds is told by its first row, not by its name only:
+    The first row tells what the file holds, not only its name:
 
       a table   .tsv, .csv or .jsonl whose columns have names in `TEXT_COLUMNS`; all of these columns are read
       CoLA's    .tsv without header
       pairs     score, sentence, sentence without header, divided by tabs, as in `load_sts`
-      text      .txt, one sentence a line. One that holds such a table divided by tabs (MRPC's) is read as that.
+      text      .txt, one sentence a line. A .txt that holds a table divided by tabs (MRPC's) is read as a table.
 
     Raises:
       ValueError: if the file cannot be read, is none of these, has a malformed line, or holds no sentence.
@@ -138,7 +138,7 @@ def read_corpus(path: str | Path) -> list[str]:
 
 
 def _lacks_header(task: Task, first: Sequence[str]) -> bool:
-    """Whether this is the first row of a file of that task which has no header."""
+    """Whether this is the first row of a file of that task that has no header."""
     if task.headerless is None or task.labels is None or len(first) != len(task.headerless):
         return False
     return first[task.headerless.index(task.label)] in task.labels
@@ -157,7 +157,7 @@ def _read_texts(
 
 
 def _text_lines(path: Path) -> list[str]:
-    """The lines of a text file, unless it is a table by another name."""
+    """Reads the lines of a text file; a table by another name is an error."""
     lines = read_lines(path)
     full = [line for line in lines if line.strip()]
     tabs = {line.count("\t") for line in full}
@@ -192,7 +192,7 @@ def _read_index(path: Path) -> dict[str, list[tuple[str, int]]]:
 
 
 def _parse_pairs(path: Path) -> tuple[PairFile, list[str]]:
-    """The pairs that can be read, and what is wrong with the other lines."""
+    """Returns the pairs that can be read, and what is wrong with the other lines."""
     try:
         columns, problems = scan_columns(path, _PAIRS, header=_PAIRS)
     except ValueError as error:

@@ -22,8 +22,8 @@ class Post:
 
     Attributes:
       name: one of `POSTS`.
-      alpha: of SoftDecay.
-      dim: directions that whitening keeps; all if None.
+      alpha: SoftDecay's alpha.
+      dim: number of directions that whitening keeps; None keeps all.
     """
 
     name: str = "none"
@@ -37,16 +37,16 @@ class Post:
             raise ValueError(
                 f"dim is {self.dim} and post {self.name}; only whitening keeps chosen directions. Leave it out."
             )
-        self.make()  # dim in its range
-        SoftDecay(alpha=self.alpha)  # and alpha, whether it is used or not
+        self.make()  # checks dim
+        SoftDecay(alpha=self.alpha)  # checks alpha, whether it is used or not
 
     @property
     def each_side(self) -> bool:
-        """Whether the published evaluation fits the two sides of the pairs apart."""
+        """Whether the published evaluation fits the two sides of the pairs separately."""
         return self.name.endswith("soft_decay")
 
     def make(self) -> CorpusMap | None:
-        """A map that has seen nothing; None for "none"."""
+        """Makes a map that has seen nothing; None for "none"."""
         match self.name:
             case "soft_decay" | "centered_soft_decay":
                 return SpectralMap(SoftDecay(alpha=self.alpha, centered=self.name.startswith("centered")))
@@ -61,8 +61,8 @@ class Vectors:
     """The embeddings of distinct sentences, found by their text.
 
     Args:
-      sentences: distinct.
-      rows: float32[N, D].
+      sentences: distinct sentences.
+      rows: their embeddings, float32[N, D].
     """
 
     def __init__(self, sentences: Sequence[str], rows: np.ndarray):
@@ -70,16 +70,16 @@ class Vectors:
         self._number = {sentence: n for n, sentence in enumerate(sentences)}
 
     def index(self, sentences: Sequence[str]) -> np.ndarray:
-        """int[n], the row of each sentence."""
+        """Returns the row of each sentence, int[n]."""
         return np.asarray([self._number[sentence] for sentence in sentences], np.int64)
 
 
 Maps = tuple[CorpusMap | None, CorpusMap | None]
-"""Of the first and of the second sentences; None leaves them as they are."""
+"""The maps of the first and of the second sentences; None leaves them as they are."""
 
 
 def fit_published(tasks: Sequence[STSTask], vectors: Vectors, post: Post) -> list[Maps]:
-    """The maps of each task by protocol "paper".
+    """Fits the maps of each task by protocol "paper".
 
     The pools of a task's files are the same pairs in another order, and a fit does not depend on the order of rows, so one
     fit serves all of them.
@@ -100,7 +100,7 @@ def fit_published(tasks: Sequence[STSTask], vectors: Vectors, post: Post) -> lis
 
 
 def fit_honest(tasks: Sequence[STSTask], vectors: Vectors, post: Post, corpus: Sequence[str]) -> list[Maps]:
-    """One map for all tasks and both sides, fitted on a corpus; `unscored` makes one.
+    """Fits one map for all tasks and both sides, on a corpus that `unscored` makes.
 
     Raises:
       ValueError: if the corpus has fewer rows than the map needs.
@@ -110,7 +110,7 @@ def fit_honest(tasks: Sequence[STSTask], vectors: Vectors, post: Post, corpus: S
 
 
 def unscored(corpus: Iterable[str], scored: Iterable[str]) -> list[str]:
-    """The sentences of a corpus that are not scored.
+    """Returns the sentences of a corpus that are not scored.
 
     Raises:
       ValueError: if there are none.

@@ -14,16 +14,16 @@ from svt_jax.evaluation.metrics import compute_metrics
 from svt_jax.spectral import measures
 
 ANALYSED = 1000
-"""Sentences of a task that are measured: all pairs of them are compared."""
+"""The most sentences of a task that are measured: all pairs of them are compared."""
 
 
 def score_tasks(tasks: Sequence[STSTask], vectors: Vectors, maps: Sequence[Maps]) -> dict[str, Any]:
-    """Spearman x 100 of every file and task.
+    """Computes Spearman x 100 of every file and task.
 
     Args:
-      tasks: what to score.
-      vectors: of their sentences.
-      maps: of each task.
+      tasks: the tasks to score.
+      vectors: the embeddings of their sentences.
+      maps: the maps of each task.
     Returns:
       {"files": {name: score}, "tasks": {name: {"mean", "all"}}, "average": {"mean", "all"}}.
     Raises:
@@ -42,14 +42,14 @@ def score_tasks(tasks: Sequence[STSTask], vectors: Vectors, maps: Sequence[Maps]
 
 
 def analyse(tasks: Sequence[STSTask], vectors: Vectors, maps: Sequence[Maps]) -> dict[str, Any]:
-    """Uniformity, spectrum and neighbourhoods of the embeddings before and after the map: means over the tasks.
+    """Measures uniformity, spectrum and neighbourhoods before and after the map: means over the tasks.
 
-    Of each task up to 1000 distinct first sentences are measured, evenly spaced over the task.
+    Up to 1000 distinct first sentences of each task are measured, evenly spaced over the task.
 
     Returns:
       {"before": {...}, "after": {...}, "sentences": number}: `token_uniformity`, `explained_variance_1` and `_3`,
       `rbf_distance`, and `local_structure`, the error per sentence of rebuilding it from its neighbours before the map
-      (root of the mean of squares, unit vectors; of `before` its own error).
+      (root of the mean of squares, unit vectors; for `before` its own error).
     """
     measured: list[tuple[dict[str, float], dict[str, float]]] = []
     sentences = 0
@@ -78,7 +78,7 @@ def _task_cosines(vectors: Vectors, task: STSTask, maps: Maps) -> np.ndarray:
 
 
 def _mapped(vectors: Vectors, index: np.ndarray, corpus_map: CorpusMap | None) -> np.ndarray:
-    """The mapped rows, of length 1."""
+    """Returns the mapped rows, scaled to length 1."""
     # each sentence once: equal ones keep vectors that are equal to the bit, and their pairs stay tied in the ranking
     rows, place = np.unique(index, return_inverse=True)
     x = vectors.rows[rows]

@@ -28,7 +28,7 @@ def score_table(tables: list[dict[str, Any]]) -> Table:
 
 
 def analysis_table(tables: list[dict[str, Any]]) -> Table:
-    """Measures of the embeddings of each pooling, before and after each post."""
+    """Measures of the embeddings of each pooling, before and after each map."""
     measured = list(tables[0]["analysis"]["before"])
     shown = _table("Embeddings before and after", ["", *(_MEASURES[name] for name in measured)], words=1)
     before = None

@@ -15,8 +15,8 @@ Array = jax.Array
 def _exact_gelu(x: Array) -> Array:
     """x Phi(x) with Phi(x) = 1/2 + 1/2 erf(x / sqrt 2), at least in float32 (Hendrycks and Gimpel, arXiv 1606.08415).
 
-    As PyTorch does. jax.nn.gelu takes erfc, which keeps relative digits far to the left too, where the value is next to
-    nothing, and costs a branch an entry.
+    PyTorch does the same. jax.nn.gelu uses erfc, which also keeps relative digits far to the left, where the value is
+    next to nothing, and costs a branch for each entry.
     """
     wide = x.astype(work_dtype(x.dtype))
     return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
@@ -36,3 +36,4 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
 }
+"""By `hidden_act`. `gelu` and `gelu_python` are exact (erf); the other GELUs are one tanh form."""

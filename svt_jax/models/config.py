@@ -18,12 +18,10 @@ from svt_jax.spectral.base import SOLVERS, Solver, SpectralFunction, TokenOperat
 from svt_jax.spectral.registry import function_names, get_function
 from svt_jax.text import printable
 
-"""Values of `hidden_act` we compute. `gelu` and `gelu_python` are exact (erf); the other GELUs are one tanh form."""
-
 _MOST_LAYERS = 1000
 _LARGEST = 2**24
-"""Of any whole number. A config.json that asks for more is damaged, or made to fill the memory."""
-_MOST_SINES = 2**26  # numbers of a table of sinusoidal positions, which is made before weights are looked at
+"""The largest whole number. A config.json that asks for more is damaged, or made to fill the memory."""
+_MOST_SINES = 2**26  # numbers in a table of sinusoidal positions, which is made before weights are read
 
 Head = Literal["pooled", "tanh", "relu"]
 
@@ -31,7 +29,7 @@ Placement = Literal["before_norm", "after_norm", "replace_norm", "output"]
 PLACEMENTS = ("before_norm", "after_norm", "replace_norm", "output")
 
 MODEL_KEYS_OF_SPEED = ("remat", "scan_layers")
-"""Keys of a run's `model` that change time and memory alone: a run goes on with other values of them."""
+"""Keys of a run's `model` that change only time and memory: a run goes on with other values of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +39,16 @@ class EncoderConfig:
     Attributes:
       type_vocab_size: 0 for a model without token types.
       embedding_size: width of the embedding tables, which a dense layer maps to hidden_size; None without that layer.
-      num_hidden_groups: how many groups of layers have weights of their own, the layers of a group sharing them; None
-        where each layer has its own.
+      num_hidden_groups: number of groups of layers; the layers of a group share their weights. None where each layer
+        has its own.
       inner_group_num: layers in a row that make one of the `num_hidden_layers`.
       sinusoidal_pos_embds: positions start as sines and cosines (Vaswani et al., 2017, section 3.5).
-      positions_skip_padding: position numbers begin at pad_token_id + 1 and count the tokens that are not padding
+      positions_skip_padding: position numbers begin at pad_token_id + 1 and count only tokens that are not padding
         themselves, whatever the attention mask says; padding has number pad_token_id.
-      pooler: tanh(W x + b) of the first token.
+      pooler: whether there is a pooler, tanh(W x + b) of the first token.
       attention_output_dropout, feed_forward_dropout: whether hidden_dropout_prob acts there.
-      head: of the classifier. pooled: a dense layer on the pooled output. tanh and relu: two dense layers on the first
-        token with that between them; tanh has a dropout in front of both.
+      head: the classifier's form. pooled: a dense layer on the pooled output. tanh and relu: two dense layers on the
+        first token with that function between them; tanh has a dropout before both.
     """
 
     model_type: str
@@ -142,17 +140,17 @@ class EncoderConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the longest sequence."""
+        """The length of the longest sequence, in tokens."""
         return self.max_position_embeddings - (self.pad_token_id + 1 if self.positions_skip_padding else 0)
 
     @property
     def num_layers(self) -> int:
-        """Layers that a token passes, and by whose number an SVT is placed; some may share their weights."""
+        """Number of layers that a token passes. An SVT is placed by these numbers. Layers may share their weights."""
         return self.num_hidden_layers * self.inner_group_num
 
     @property
     def weight_groups(self) -> list[tuple[int, int]]:
-        """For each layer the weights it has: number of the group, and of the layer in it. Equal pairs are shared.
+        """The weights of each layer: the group's number, and the layer's number in it. Equal pairs share weights.
 
         Example:
           >>> albert = EncoderConfig.from_hf({"model_type": "albert", "num_hidden_layers": 3, "num_hidden_groups": 2})
@@ -171,7 +169,7 @@ class EncoderConfig:
     def from_hf(cls, values: Mapping[str, Any]) -> EncoderConfig:
         """Reads the fields of a Hugging Face config.json; what we do not support is an error that names it.
 
-        Fields that the file leaves out have the defaults that transformers gives this family.
+        Fields that the file leaves out have transformers' defaults for this family.
 
         Raises:
           ValueError: for an unsupported family or field value; all of them at once.
@@ -211,7 +209,7 @@ def read_config(folder: Path) -> EncoderConfig:
 
 
 Parameters = Mapping[str, Mapping[str, Any]]
-"""Of spectral functions, by the layer's number as text and by name: numbers inside their bounds, or lists of them."""
+"""Parameters of functions, by the layer's number as text and by name: numbers inside their bounds, or lists of them."""
 
 
 def has_svt(folder: Path) -> bool:
@@ -220,7 +218,7 @@ def has_svt(folder: Path) -> bool:
 
 
 def read_svt(folder: Path) -> tuple[SVTConfig | None, Parameters | None]:
-    """What `export_hf` wrote into a model folder's config.json, if it did: the SVTConfig, and the functions' parameters.
+    """Reads what `export_hf` wrote into a folder's config.json, if it did: the SVTConfig and the functions' parameters.
 
     The parameters are None in a folder of an earlier version, which kept them among the tensors.
     """
@@ -324,7 +322,7 @@ class SVTConfig:
         return function
 
     def make_function(self, alpha: float) -> SpectralFunction | TokenOperation:
-        """The function of a layer at the start of training; `alpha` counts where it has one.
+        """Makes a layer's function as it is at the start of training; `alpha` counts where it has one.
 
         Example:
           >>> SVTConfig("soft_decay", params={"eps": 1e-7}).make_function(alpha=-0.3)
@@ -343,7 +341,7 @@ class SVTConfig:
         return self.enabled and self.learnable and bool(jax.tree.leaves(self._function_but_alpha()))
 
     def without_effect(self) -> list[str]:
-        """What is set to other than its default and does nothing beside the other keys: a sentence for each reason."""
+        """Returns a sentence for each reason why keys other than their default do nothing beside the other keys."""
         plain = SVTConfig()
         changed = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(plain, f.name)]
         if not self.enabled:
@@ -361,7 +359,7 @@ class SVTConfig:
         return found
 
     def alpha_by_layer(self, num_layers: int) -> dict[int, float]:
-        """The start value of alpha for each transformed layer, by layer number; empty when switched off.
+        """Returns the start value of alpha for each transformed layer, by layer number; empty when switched off.
 
         Raises:
           ValueError: if a layer does not exist or is named twice, or alpha has another length than the layers.

@@ -38,8 +38,8 @@ def _repeated_jvp(times: int, primals: tuple[Array], tangents: tuple[Array]) -> 
 def standardized_rows(rows: Array, epsilon: float) -> Array:
     """(x - mean) / sqrt(variance + epsilon) of each row.
 
-    Its own derivative keeps two arrays; autodiff's keeps six, which XLA on CPU computes anew instead. (The fast variance
-    E[x^2] - E[x]^2 that flax defaults to would lose digits.)
+    Its own derivative keeps two arrays. Autodiff's keeps six, which XLA on CPU computes again instead. (The fast
+    variance E[x^2] - E[x]^2, flax's default, would lose digits.)
     """
     return _standardized(rows, epsilon)[0]
 
@@ -60,11 +60,12 @@ def _standardize_jvp(epsilon: float, primals: tuple[Array], tangents: tuple[Arra
 
 @jax.custom_jvp
 def kept(x: Array, number: Array) -> Array:
-    """x, as an array of its own where there will be a derivative.
+    """Returns x, as an array of its own where a derivative is taken.
 
-    XLA on CPU would compute it anew in each place that uses it, and so, in the backward pass, all residuals and norms of
-    all layers below it. XLA removes an optimization_barrier on CPU. It cannot remove a branch on a runtime value, so we
-    branch on isnan(number), which is never true in practice; `number` is a parameter that x is multiplied with.
+    XLA on CPU would compute x again in each place that uses it, and so, in the backward pass, all residuals and
+    norms of the layers below it. XLA removes an optimization_barrier on CPU. It cannot remove a branch on a runtime
+    value, so we branch on isnan(number), which is never true in practice; `number` is a parameter that x is multiplied
+    with.
     """
     return x
 

@@ -1,9 +1,9 @@
 """The encoder: embeddings, post-norm transformer layers as in BERT, pooler.
 
-One encoder is BERT, RoBERTa, DistilBERT and ALBERT: they differ by the fields of `EncoderConfig`.
+One encoder serves BERT, RoBERTa, DistilBERT and ALBERT: they differ by the fields of `EncoderConfig`.
 
-Numbers equal Hugging Face's PyTorch models within float32 rounding. Parameters are float32; `dtype` is that of the
-computation, except that layer norm, softmax and SVT are always in float32.
+Outputs equal those of Hugging Face's PyTorch models within float32 rounding. Parameters are float32. The computation is
+in `dtype`, except that layer norm, softmax and SVT are always in float32.
 
 Shape letters: `B` batch, `L` tokens, `D` hidden, `N` heads, `H` head size, `F` feed-forward, `E` embedding size.
 
@@ -35,12 +35,12 @@ class EncoderOutput:
     """What an encoder returns.
 
     Attributes:
-      last_hidden_state: [B, L, D]; [B, 1, D] where the first token alone was asked for.
+      last_hidden_state: [B, L, D]; [B, 1, D] where only the first token was asked for.
       pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler; NaN for input without tokens.
       hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
-      svt_failures: int32[B], in how many layers an example's decomposition failed, so that the transformation was left
-        out; None for a model without any.
-      svt_states: by layer number, what its SVT gets and what it gives [B, L, D]; None if not asked for.
+      svt_failures: int32[B], the number of layers in which an example's decomposition failed and the transformation was
+        left out; None for a model without SVT.
+      svt_states: each SVT's input and output [B, L, D], by layer number; None if not asked for.
     """
 
     last_hidden_state: Array
@@ -101,7 +101,7 @@ class Embeddings(nnx.Module):
 
 
 def _constant_where(is_padding: Array, rows: Array) -> Array:
-    """The rows, with no gradient for those of padding: the row of PyTorch's `padding_idx` is not trained."""
+    """Returns the rows, without gradient for padding: PyTorch does not train the row of `padding_idx`."""
     return jnp.where(is_padding, jax.lax.stop_gradient(rows), rows)
 
 
@@ -130,14 +130,13 @@ class Encoder(nnx.Module):
 
     Args:
       config: the architecture.
-      svt: which layers transform their singular values; None or function "none" gives exactly the plain encoder.
-      dtype: of the computation, float32 or bfloat16.
+      svt: which layers transform their singular values; None or function "none" is exactly the plain encoder.
+      dtype: the computation's dtype, float32 or bfloat16.
       rngs: for the random initialisation.
-
-      remat: differentiation computes a layer's inner values a second time instead of keeping them: less memory, more
+      remat: whether differentiation computes a layer's inner values again instead of keeping them: less memory, more
         time. An SVT's decomposition is kept.
-      scan_layers: layers in a row that have no SVT are one loop in the compiled program: it compiles faster and runs
-        slower, for the weights are stacked first (docs/performance.md).
+      scan_layers: whether layers in a row without SVT are one loop in the compiled program. It compiles faster and runs
+        slower, because the weights are stacked first (docs/performance.md).
     """
 
     def __init__(
@@ -179,12 +178,12 @@ class Encoder(nnx.Module):
         Args:
           input_ids: int[B, L], L at most the config's max_tokens.
           attention_mask: [B, L], 1 or true for real tokens; all real if left out.
-          token_type_ids: int[B, L]; zeros if left out. A model without token types takes no notice of them.
-          rngs: with a `dropout` stream; dropout is off without.
-          first_token_only: the last layer gives the first token's state alone, all that a classifier reads: the same
-            numbers, and without an SVT in that layer a sixth of its operations.
+          token_type_ids: int[B, L]; zeros if left out. A model without token types ignores them.
+          rngs: random streams, one of them named `dropout`; None switches dropout off.
+          first_token_only: the last layer computes only the first token's state, which is all that a classifier reads.
+            The numbers are the same; without an SVT that layer takes a sixth of its operations.
           output_hidden_states: also return every layer's output.
-          output_svt_states: also return what each SVT gets and gives.
+          output_svt_states: also return each SVT's input and output.
         Raises:
           ValueError: if the sequence is longer than the model's positions.
         """
@@ -209,7 +208,7 @@ class Encoder(nnx.Module):
         rngs: nnx.Rngs | None,
         flags: tuple[bool, bool, bool],
     ) -> EncoderOutput:
-        """`_encode` where the mesh has Explicit axes: the partitioner follows the batch's division, as with Auto axes."""
+        """Does `_encode` on Explicit mesh axes: the partitioner follows the batch's division, as with Auto axes."""
         sharding = jax.typeof(input_ids).sharding
         batch, whole = (NamedSharding(sharding.mesh, PartitionSpec(*axes)) for axes in (sharding.spec[:1], ()))
         graphdef, state = nnx.split((self, rngs))

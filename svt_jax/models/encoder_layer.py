@@ -1,4 +1,4 @@
-"""One layer of an encoder, with an optional SVT slot. Shape letters are those of `encoder`; `Q` tokens that ask.
+"""One layer of an encoder, with an optional SVT slot. Shape letters are those of `encoder`, and `Q` for asking tokens.
 
 attention  a = LN(x + drop(W_o softmax(q k^T / sqrt(H) + mask) v))
 feed-forward  h = drop(W_2 act(W_1 a))
@@ -25,7 +25,7 @@ ALL_TOKENS = slice(None)
 
 
 class Transformed(NamedTuple):
-    """What one layer's SVT got and gave [B, L, D], and where it failed: bool [B]."""
+    """The input and output [B, L, D] of one layer's SVT, and where it failed: bool [B]."""
 
     before: Array
     after: Array
@@ -49,20 +49,20 @@ class SelfAttention(nnx.Module):
         self._dropout = config.attention_probs_dropout_prob
 
     def __call__(self, asking: Array, x: Array, mask: Array, *, rngs: nnx.Rngs | None) -> Array:
-        """What tokens that ask [B, Q, D] gather from all tokens [B, L, D]."""
+        """Returns what the asking tokens [B, Q, D] gather from all tokens x [B, L, D]."""
 
         def split(y: Array) -> Array:  # heads in front: on CPU the products are several times slower with "blnh"
             return y.reshape(*y.shape[:2], self._heads, self._head_size).transpose(0, 2, 1, 3)  # [B, N, L, H]
 
-        # The key's bias adds the same to all scores of a query, which softmax takes away: its gradient is 0, and what
-        # autodiff gives is rounding, which Adam would blow up to full steps that differ from mesh to mesh.
+        # The key's bias adds the same to all scores of a query, and softmax removes it. Its gradient is 0, but autodiff
+        # returns rounding, which Adam would blow up to full steps that differ from mesh to mesh.
         query, key, value = (
             split(self.query(asking)),
             split(self.key(x, bias_gradient=False)),
             split(self.value(x)),
         )
         scores = jnp.einsum("bnqh,bnkh->bnqk", query * self._head_size**-0.5, key)
-        # The most negative number, not -inf: a row of padding only keeps finite (uniform) weights.
+        # The most negative number, not -inf: a row of only padding keeps finite (uniform) weights.
         scores = jnp.where(mask[:, None, None, :], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         weights = dropout(weights, self._dropout, rngs)
@@ -74,8 +74,8 @@ class EncoderLayer(nnx.Module):
     """One layer.
 
     Args:
-      alpha: where its SVT starts; None for a layer without.
-      shared: a layer whose weights this one has too; its SVT is its own all the same.
+      alpha: the start value of its SVT's alpha; None for a layer without SVT.
+      shared: a layer whose weights this one also uses; its SVT is still its own.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class EncoderLayer(nnx.Module):
     def __call__(
         self, x: Array, mask: Array, *, tokens: slice = ALL_TOKENS, rngs: nnx.Rngs | None
     ) -> tuple[Array, Transformed | None]:
-        """The output for `tokens` [B, tokens, D], and what its SVT did if it has one.
+        """Returns the output for `tokens` [B, tokens, D], and what the SVT did if there is one.
 
-        The rest of a layer takes each token by itself, so what nobody reads is not computed: without an SVT anything after
-        keys and values, with one what comes after it.
+        After keys and values a layer treats each token by itself, so what nobody reads is not computed: without an SVT
+        everything after keys and values, with one everything after it.
         """
         asking = shard_batch(x[:, tokens]) if self.svt is None else x
         attended = dropout(self.attention(asking, x, mask, rngs=rngs), self._attention_dropout, rngs)
@@ -139,6 +139,6 @@ class EncoderLayer(nnx.Module):
                 before, rngs = self.output_norm(h + x), None
         after, failed = svt(before, mask, rngs=rngs)
         out = after[:, tokens]
-        if self._placement == "before_norm":  # that of the published BERT: the residual enters twice
+        if self._placement == "before_norm":  # as in the published BERT: the residual enters twice
             out = self.output_norm(out + x[:, tokens])
         return out, Transformed(before, after, failed)

@@ -35,10 +35,10 @@ def export_hf(
     Args:
       model: an encoder, or one with a head.
       folder: made if it does not exist; a tokenizer may lie in it already.
-      svt: what to do with a transformation, which transformers cannot express. drop: leave it out; transformers computes
-        the plain model then, with other numbers. keep: the same, and config.json has a section `svt_jax` with the settings
-        and, by layer and name, the parameters as they are now, each inside its bounds. transformers takes no notice of
-        it, `load_encoder` and `load_classifier` read it back.
+      svt: what to do with a transformation, which transformers cannot express. drop: leave it out, so that transformers
+        computes the plain model, with other numbers. keep: also write a section `svt_jax` into config.json, with the
+        settings and, by layer and name, the present parameters, each inside its bounds. transformers ignores it;
+        `load_encoder` and `load_classifier` read it back.
       labels: names of a classifier's classes, in its order; None calls them LABEL_0, LABEL_1, ...
     Raises:
       ValueError: if the model has a transformation and `svt` is not given, if there are more or fewer labels than
@@ -98,8 +98,8 @@ def _config(model: Encoder | Classifier, labels: Sequence[str] | None, *, keep_s
     return fields
 
 
-# What transformers' pipeline and sentence-transformers' CrossEncoder do to the logits: to a single one both would apply a
-# sigmoid by themselves.
+# What transformers' pipeline and sentence-transformers' CrossEncoder do to the logits. By default both apply a sigmoid
+# to a single one.
 _CLASSES = {"problem_type": "single_label_classification"}
 _REGRESSION = {
     "problem_type": "regression",
@@ -116,5 +116,5 @@ def _tensors(model: Encoder | Classifier) -> Tensors:
     else:
         names = encoder_names(model.config)
     tensors = {theirs: change(arrays[ours]) for theirs, (ours, change) in names.items() if ours in arrays}
-    # safetensors' NumPy writer would write another order's bytes of an array that is not contiguous
+    # safetensors' NumPy writer would write the bytes of an array that is not contiguous in another order
     return {name: np.array(array, np.float32, order="C") for name, array in tensors.items()}

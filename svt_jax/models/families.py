@@ -1,6 +1,6 @@
 """The families of encoders that are read from a Hugging Face config.json: names, defaults, and what is fixed in each.
 
-Defaults are those of transformers 5, which writes a config.json without the fields that have them.
+Defaults are those of transformers 5, which leaves fields at their default out of a config.json.
 
 References: Devlin et al., "BERT", 2019, arXiv 1810.04805; Liu et al., "RoBERTa", 2019, arXiv 1907.11692; Sanh et al.,
 "DistilBERT", 2019, arXiv 1910.01108; Lan et al., "ALBERT", 2020, arXiv 1909.11942.
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How one family's config.json gives the fields of an EncoderConfig.
+    """How one family's config.json maps to the fields of an EncoderConfig.
 
     Attributes:
       class_name: what transformers' class names begin with.
@@ -120,4 +120,4 @@ UNSUPPORTED: dict[str, Any] = {
 """Fields of a config.json that would change a number in a way we do not compute, with the only value we accept.
 
 What transformers' code of the four families reads is in `Family.fields`, here, or changes no number of ours (`num_labels`,
-`use_cache`, `chunk_size_feed_forward`, ...); a test reads that code. All other fields do nothing there, nor here."""
+`use_cache`, `chunk_size_feed_forward`, ...); a test reads that code. All other fields do nothing there or here."""

@@ -27,7 +27,7 @@ _SMALL = [
     "vocab*",
     "merges.txt",
     "*.model",
-    "modules.json",  # these are of sentence-transformers
+    "modules.json",  # this and the following belong to sentence-transformers
     "sentence_*_config.json",
     "config_sentence_transformers.json",
     "*_Pooling/config.json",
@@ -37,7 +37,7 @@ _PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 def local_folder(path_or_id: str | Path) -> Path:
-    """The local folder of a model: the path itself, or the hub's download cache for an id such as google-bert/bert-base-uncased.
+    """Returns a model's local folder: the path itself, or the hub's cache for an id (google-bert/bert-base-uncased).
 
     Raises:
       ValueError: if it is neither a folder nor a model that the hub (or its cache, when offline) has.
@@ -69,7 +69,7 @@ def local_folder(path_or_id: str | Path) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file of a model folder holds.
+    """Reads a JSON file of a model folder.
 
     Raises:
       ValueError: if it is not JSON, or nested too deeply to be read.
@@ -83,7 +83,7 @@ def read_json(path: Path) -> Any:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a model's weights; safetensors before pickles, a sharded index before a single file.
+    """Finds the files that hold a model's weights; safetensors before pickles, a sharded index before a single file.
 
     Raises:
       ValueError: if there are none, or the index is damaged.
@@ -123,7 +123,7 @@ def hash_weights(folder: Path) -> str:
 
 
 def read_tensors(folder: Path) -> Tensors:
-    """All tensors of a model folder by their name.
+    """Reads all tensors of a model folder, by name.
 
     Raises:
       ValueError: if there are no weights, a file is damaged, or a tensor is in two files.
@@ -154,7 +154,7 @@ _READABLE = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32
 
 
 def _check_precision(file: Path, unreadable: dict[str, str]) -> None:
-    """Refuses tensors that NumPy has no type for; an 8-bit float would need the scales that its quantization has too."""
+    """Refuses tensors that NumPy has no type for; an 8-bit float would also need the scales of its quantization."""
     if unreadable:
         tensors = [f"{name} ({kind})" for name, kind in unreadable.items()]
         raise ValueError(

@@ -20,7 +20,7 @@ class Classifier(nnx.Module):
       relu    W drop(relu(V x[:, 0] + a)) + b                          DistilBERT
 
     Args:
-      encoder: its pooler is removed where the head has no use for it, as transformers does.
+      encoder: the encoder. Its pooler is removed where the head has no use for it, as in transformers.
       num_labels: classes; 1 for regression.
       rngs: for the head's random initialisation.
     """
@@ -48,13 +48,13 @@ class Classifier(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
-        """Logits [B, num_labels], float32; arguments as those of the encoder."""
+        """Returns logits float32[B, num_labels]; the arguments are those of the encoder."""
         return self.logits_and_failures(input_ids, attention_mask, token_type_ids, rngs=rngs)[0]
 
     def logits_and_failures(
         self, input_ids: Array, attention_mask: Array | None, token_type_ids: Array | None, *, rngs: nnx.Rngs | None
     ) -> tuple[Array, Array | None]:
-        """The logits and the encoder's `svt_failures`."""
+        """Returns the logits and the encoder's `svt_failures`."""
         out = self.encoder(input_ids, attention_mask, token_type_ids, rngs=rngs, first_token_only=True)
         if self.dense is None:
             assert out.pooled is not None, "this family's head works on the pooled output"

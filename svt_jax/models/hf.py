@@ -1,4 +1,4 @@
-"""Hugging Face weights in: one loader for all families, every discrepancy reported at once."""
+"""Loads Hugging Face weights: one loader for all families, which reports every discrepancy at once."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def load_encoder(
         is read where PyTorch is installed.
       svt: the transformation to put into it; parameters start from `svt.alpha` and `svt.params`. None: the one that
         `export_hf` kept in the folder with its parameters, if there is one.
-      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
-      ignore: patterns as in ("my_head.*",) of names of tensors that are left out where this architecture has no place
-        for them. Without one that fits, such a tensor is an error, but for the heads that transformers knows.
+      dtype: the computation's dtype, "float32" or "bfloat16"; parameters are float32.
+      ignore: name patterns, as in ("my_head.*",), of tensors to leave out where this architecture has no place for
+        them. Any other such tensor is an error, except the heads that transformers knows.
       remat, scan_layers: as for `models.encoder.Encoder`.
     Returns:
       The module, called as encoder(input_ids, attention_mask, token_type_ids).
@@ -88,10 +88,10 @@ def load_classifier(
 ) -> Classifier:
     """Loads a pretrained encoder with a classification head.
 
-    The head is loaded when the checkpoint has one of the same size, and drawn from `seed` otherwise (and a log message
-    says which). Arguments and errors as in `load_encoder`; num_labels is 1 for regression. `shardings` maps the
-    module's abstract state to a sharding for each variable, and each device gets its part alone; without it all weights
-    come to the default device.
+    The head is loaded if the checkpoint has one of this size. Otherwise it is drawn from `seed`, with a warning.
+    Arguments and errors are as in `load_encoder`; num_labels is 1 for regression. `shardings` maps the module's
+    abstract state to a sharding for each variable, and each device receives only its part. Without it all weights come
+    to the default device.
     """
     checkpoint = _open(path_or_id, svt, ignore)
     config = checkpoint.config
@@ -105,7 +105,7 @@ def load_classifier(
         return Classifier(checkpoint.new_encoder(dtype, rngs, remat, scan_layers), num_labels, rngs=rngs)
 
     classifier = _fill(make, checkpoint, names, seed, shardings)
-    if not fits:  # told once all is well: an error is to be one line
+    if not fits:  # warned of once all is well: an error must be one line
         found = head_names(config).keys() & checkpoint.tensors.keys()
         reason = "has a head of another size" if found else "has no classification head"
         log.warning(
@@ -138,12 +138,12 @@ def _head_fits(config: EncoderConfig, tensors: Tensors, num_labels: int) -> bool
 
 @dataclasses.dataclass(frozen=True)
 class _Checkpoint:
-    """A model folder as read: tensors by their name in a base model, and the SVT that the module will have."""
+    """A model folder as it was read: tensors by their name in a base model, and the SVT that the module will have."""
 
     folder: Path
     config: EncoderConfig
     tensors: Tensors
-    full_names: dict[str, str]  # of the tensors, as they stand in the file
+    full_names: dict[str, str]  # the tensors' names as they stand in the file
     svt: SVTConfig | None
     svt_is_chosen: bool  # by the caller
     svt_is_exported: bool  # and read from the folder, with its parameters
@@ -253,7 +253,7 @@ def _put(tensor: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Arra
 
 
 def _svt_parameters(module: nnx.Module, parameters: Parameters | None) -> tuple[Tensors, list[str]]:
-    """Exported parameters of an SVT by our path, as they are stored, and what is wrong with them."""
+    """Returns an SVT's exported parameters by our path, in their stored form, and what is wrong with them."""
     if parameters is None:
         return {}, []
     ahead, encoder = ("encoder/", module.encoder) if isinstance(module, Classifier) else ("", module)
@@ -274,7 +274,7 @@ def _svt_parameters(module: nnx.Module, parameters: Parameters | None) -> tuple[
 
 
 def _sort(checkpoint: _Checkpoint, names: Names, paths: Collection[str]) -> tuple[Tensors, list[str], list[str]]:
-    """The checkpoint's tensors by our path, the names of those left out, and what does not belong to this model."""
+    """Returns the tensors by our path, the names of those left out, and what does not belong to this model."""
     tensors: Tensors = {}
     left_out, problems = [], []
     for name, tensor in checkpoint.tensors.items():
@@ -284,7 +284,7 @@ def _sort(checkpoint: _Checkpoint, names: Names, paths: Collection[str]) -> tupl
         elif (name in names and may_be_absent(name)) or is_head(checkpoint.config, name):
             left_out.append(name)
         elif name.startswith("svt.") and checkpoint.svt_is_chosen:
-            continue  # told of the exported SVT as a whole
+            continue  # one warning tells of the exported SVT as a whole
         elif not is_buffer(name):
             full_name = checkpoint.full_names.get(name, name)
             if any(fnmatch.fnmatchcase(each, pattern) for each in {name, full_name} for pattern in checkpoint.ignore):

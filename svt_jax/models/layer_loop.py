@@ -1,4 +1,4 @@
-"""The layers of an encoder one after another, where something special is asked of the compiled program or of its results."""
+"""Runs the layers of an encoder one after another, with options for the compiled program and for its results."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def through_layers(
     scan: bool,
     first_token_only: bool,
 ) -> tuple[list[Array], dict[int, Transformed]]:
-    """Every layer's output, and what each SVT did, by layer number.
+    """Returns every layer's output, and what each SVT did, by layer number.
 
     Args:
-      layers: all of an encoder.
+      layers: all layers of an encoder.
       x: [B, L, D], the embeddings' output.
       mask: bool[B, L].
-      keys: for dropout, one a layer; None is none.
+      keys: dropout keys, one for each layer; None for no dropout.
       remat, scan: `Encoder`'s settings.
-      first_token_only: the last layer gives the first token only.
+      first_token_only: whether the last layer returns only the first token.
     """
     states: list[Array] = []
     transformed: dict[int, Transformed] = {}
@@ -57,12 +57,12 @@ def _call(
     return layer(x, mask, tokens=tokens, rngs=rngs)
 
 
-# A layer's inner values are computed again for the gradient, a decomposition is kept.
+# The gradient computes a layer's inner values again, but keeps a decomposition.
 _call_again = nnx.remat(_call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=4)
 
 
 def _loops(layers: Sequence[EncoderLayer], scan: bool, last_by_itself: bool) -> list[tuple[int, int]]:
-    """Ranges of layers: those that go into one loop of the compiled program, and the others one by one."""
+    """Splits the layers into ranges: each becomes one loop of the compiled program, or is one layer."""
     loops: list[tuple[int, int]] = []
     for n, layer in enumerate(layers):
         by_itself = last_by_itself and n == len(layers) - 1
@@ -74,7 +74,7 @@ def _loops(layers: Sequence[EncoderLayer], scan: bool, last_by_itself: bool) -> 
 
 
 def _scan(layers: Sequence[EncoderLayer], x: Array, mask: Array, keys: Array | None, *, remat: bool) -> list[Array]:
-    """Each layer's output from one loop, compiled once for all of them.
+    """Computes each layer's output in one loop, compiled once for all of them.
 
     Weights are stacked at each call, unless the layers share them.
     """

@@ -17,11 +17,11 @@ Array = jax.Array
 class Linear(nnx.Linear):
     """x W + b over the last dimension with BERT's initialisation; parameters float32, computation in `dtype`.
 
-    Rows are flattened, for XLA on CPU lays a kernel's gradient over [B, L] out with a copy.
+    Rows are flattened, because XLA on CPU lays a kernel's gradient over [B, L] out with a copy.
 
     Args:
       axes: logical axes of the kernel [in_size, out_size].
-      metadata: more that both parameters carry.
+      metadata: other metadata of both parameters.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Linear(nnx.Linear):
         rngs: nnx.Rngs,
         **metadata: Any,
     ):
-        # What a bias is added to is whole on each device where the product sums over devices.
+        # Where the product sums over devices, each device has the whole result, and so the whole bias.
         bias_axis = "hidden" if axes[1] == "embed" else axes[1]
         super().__init__(
             in_size,
@@ -74,9 +74,9 @@ class LayerNorm(nnx.LayerNorm):
 
 
 def dropout(x: Array, rate: float, rngs: nnx.Rngs | None) -> Array:
-    """Sets entries to zero with probability `rate` and scales the others up; no rngs, no dropout.
+    """Sets entries to zero with probability `rate` and scales the others up; without rngs there is no dropout.
 
-    Draws 16 random bits an entry, two entries a word: 32 bits each cost about as much as a dense layer on CPU.
+    Each entry takes 16 random bits, two entries a word: on CPU 32 bits each cost about as much as a dense layer.
     The probability is exact to 2^-17.
     """
     if rngs is None or rate == 0.0:
@@ -90,5 +90,5 @@ def dropout(x: Array, rate: float, rngs: nnx.Rngs | None) -> Array:
 
 
 def first_token(x: Array) -> Array:
-    """x[:, 0] of [B, L, D], NaN where there are no tokens."""
+    """Returns x[:, 0] of x [B, L, D], NaN where there are no tokens."""
     return x[:, 0] if x.shape[1] else jnp.full((x.shape[0], x.shape[2]), jnp.nan, x.dtype)

@@ -26,14 +26,14 @@ class SVTParam(nnx.Param):
 
 
 class SVTConstant(nnx.Variable):
-    """The same, when it is not to be trained (`svt.learnable: false`): no gradient, but saved with the weights."""
+    """The same, but not trained (`svt.learnable: false`): it has no gradient, and is saved with the weights."""
 
 
 class SVTLayer(nnx.Module):
-    """Dropout, then the transformation, in float32, of each example's real tokens.
+    """Applies dropout, then the transformation of each example's real tokens in float32.
 
-    A parameter with bounds is stored unbounded, so that no step can leave the interval: for (low, high) as the logit of
-    its place in it, for (low, inf) as the inverse softplus of its distance from low.
+    A parameter with bounds is stored unbounded, so that no step can leave the interval. For (low, high) it is the
+    logit of its place in it, for (low, inf) the inverse softplus of its distance from low.
     """
 
     def __init__(self, config: SVTConfig, alpha: float):
@@ -81,7 +81,7 @@ class SVTLayer(nnx.Module):
 
 
 def plain_parameters(by_layer: Mapping[int, Mapping[str, jax.Array]]) -> dict[str, dict[str, Any]]:
-    """Parameters of spectral functions by layer and name, for JSON: numbers, and lists where one is an array.
+    """Makes JSON of spectral functions' parameters, by layer and name: numbers, and lists for arrays.
 
     Example:
       >>> plain_parameters({11: {"alpha": np.float32(-0.25), "scale": np.ones(2)}})
@@ -120,13 +120,13 @@ def _bounded(stored: Array, bounds: tuple[float, float] | None) -> Array:
 
 
 _NEAREST = 2.0**-53
-"""The same for a value that was trained, which need not keep away from where training would stand still."""
+"""The same for a trained value, which need not keep away from the ends, where training would stand still."""
 
 
 def learned_values(layer: SVTLayer) -> dict[str, Any]:
-    """The function's parameters by name, inside their bounds: a number each, or a list of them, of double precision.
+    """Returns the function's parameters by name, inside their bounds: each a number or a list, in double precision.
 
-    In float32 a value near an end of its interval would not give back what is stored.
+    In float32 a value near an end of its interval would not restore what is stored.
     """
     return {
         name: _bounded_double(np.asarray(layer.parameters[name][...], np.float64), bounds).tolist()
@@ -135,7 +135,7 @@ def learned_values(layer: SVTLayer) -> dict[str, Any]:
 
 
 def stored_values(layer: SVTLayer, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What the layer stores for these values of its function's parameters: the inverse of `learned_values`.
+    """Returns what the layer stores for these values of its function's parameters: the inverse of `learned_values`.
 
     Raises:
       ValueError: if a parameter is missing, unknown, no number, or outside of its bounds.

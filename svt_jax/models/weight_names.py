@@ -1,7 +1,7 @@
-"""Names of weights: what a Hugging Face checkpoint calls each tensor of ours, one table a family (`NAMES`).
+"""Names of weights: what a Hugging Face checkpoint calls each of our tensors, one table for each family (`NAMES`).
 
-A table gives Hugging Face's name -> (our path, how the tensor changes). The change is its own inverse, so the same table
-serves loading and export. {layer} stands for the number of the layer, {group} and {inner} for ALBERT's two numbers.
+A table maps Hugging Face's name to (our path, the change of the tensor). A change is its own inverse, so the same table
+serves loading and export. {layer} stands for the layer's number, {group} and {inner} for ALBERT's two numbers.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ class FamilyNames:
     """What the checkpoints of one family call things.
 
     Attributes:
-      prefix: in front of the encoder's names in a checkpoint with a head.
+      prefix: what stands in front of the encoder's names in a checkpoint with a head.
       encoder: the base model's tensors.
       head: the tensors of the classification head.
-      other_heads: pattern of the beginnings of tensors that are no weight of the encoder: heads, for this task or others.
+      other_heads: pattern for the beginning of names that are not the encoder's: heads, for this task or others.
       tied: the output embeddings of the masked language model, which are the word embeddings; some files keep only these.
     """
 
@@ -137,13 +137,13 @@ NAMES: dict[str, FamilyNames] = {
 
 # What wrappers put in front of every name: DataParallel, PyTorch Lightning, sentence-transformers before 6 and since.
 _WRAPPERS = ("module.", "model.", "0.auto_model.", "0.model.", "auto_model.")
-# And anywhere in a name: torch.compile, FSDP and checkpointed activations, each around any part of a model.
+# What torch.compile, FSDP and checkpointed activations put anywhere in a name, around any part of a model.
 _WRAPPED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # numbers that every model of the family has alike
+_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # the same numbers in every model of the family
 
 
 def encoder_names(config: EncoderConfig) -> Names:
-    """The encoder's tensors as a base model's checkpoint names them; those of its pooler included."""
+    """Names the encoder's tensors, its pooler's included, as a base model's checkpoint does."""
     names: Names = {}
     first: dict[tuple[int, int], int] = {}  # NNX keeps shared weights under the first layer's path
     for layer, pair in enumerate(config.weight_groups):
@@ -166,7 +166,7 @@ def prefix(config: EncoderConfig) -> str:
 
 
 def base_name(config: EncoderConfig, name: str) -> str:
-    """A tensor's name without its prefixes, in whatever order they stand, and as it is spelt today.
+    """Returns a tensor's name without its prefixes, in whatever order they stand, and as it is spelt today.
 
     Example:
       >>> base_name(EncoderConfig.from_hf({"model_type": "bert"}), "module._orig_mod.bert.embeddings.LayerNorm.gamma")
@@ -181,13 +181,13 @@ def base_name(config: EncoderConfig, name: str) -> str:
 
 
 def is_head(config: EncoderConfig, name: str) -> bool:
-    """Whether a tensor that is none of the encoder's is of a head."""
+    """Whether a tensor that is not the encoder's belongs to a head."""
     return re.match(rf"({NAMES[config.model_type].other_heads})\.", name) is not None
 
 
 def may_be_absent(name: str) -> bool:
-    """Whether models have no place for a tensor of their family by what they are for, and not by their config.json."""
-    return name.startswith("pooler.")  # a classifier of RoBERTa's has none
+    """Whether a model's purpose, not its config.json, may leave no place for this tensor of its family."""
+    return name.startswith("pooler.")  # RoBERTa's classifier has none
 
 
 def is_buffer(name: str) -> bool:
@@ -195,7 +195,7 @@ def is_buffer(name: str) -> bool:
 
 
 def with_tied(config: EncoderConfig, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Adds word embeddings that are kept only as the output embeddings which they are tied to."""
+    """Adds word embeddings that a file keeps only as the output embeddings which they are tied to."""
     tied = NAMES[config.model_type].tied
     if _WORD not in tensors and tied in tensors:
         return {**tensors, _WORD: tensors[tied]}
@@ -203,7 +203,7 @@ def with_tied(config: EncoderConfig, tensors: dict[str, np.ndarray]) -> dict[str
 
 
 def svt_name(path: str) -> str:
-    """What exports before this version call a parameter in the SVT slot, which they hold unbounded.
+    """Returns what exports of earlier versions call a parameter in the SVT slot, which they hold unbounded.
 
     Example:
       >>> svt_name("layers/11/svt/parameters/alpha")

@@ -1,13 +1,13 @@
-r"""Remedies that act on the token matrix of one input, and are no functions of its singular values.
+r"""Remedies that map the token matrix of one input to another of its shape.
 
-Each maps the token matrix of one input to another of its shape. They are no functions of singular values alone, so they
-are `TokenOperation`s and not `SpectralFunction`s; `svt(x, operation, mask=mask)` and `svt.function` in a config take
-either. Two of them first subtract the mean of the n real tokens, X_c = X - 1 m^T, m = 1/n sum_i x_i.
+They are no functions of the singular values only, so they are `TokenOperation`s and not `SpectralFunction`s.
+`svt(x, operation, mask=mask)` and `svt.function` in a config take either. Two of them first subtract the mean of the n
+real tokens, X_c = X - 1 m^T, m = 1/n sum_i x_i.
 
 References:
   ContraNorm: Guo, Wang, Du, Wang, "ContraNorm: A Contrastive Learning Perspective on Oversmoothing and Beyond", ICLR
   2023, arXiv 2303.06562. Whitening: Su et al., 2021, arXiv 2103.15316. All-but-the-top: Mu, Viswanath, ICLR 2018, arXiv
-  1702.01417. The last two were proposed for sets of embeddings, and `embeddings/maps.py` has them for that.
+  1702.01417. The last two were proposed for sets of embeddings; `embeddings/maps.py` has that form of them.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class ContraNorm(TokenOperation):
 
         Y = (1 + c) X - c softmax(X^ X^^T / tau) X,     rows of X^: x_i / |x_i|
 
-    with the softmax over the real tokens of each row. A gradient step on the uniformity of contrastive learning. A token
-    whose largest entry is below 1e-12 of the largest of all counts as zero: its cosine with all others is 0, a constant.
+    The softmax is over the real tokens of each row. This is a gradient step on the uniformity of contrastive learning.
+    A token whose largest entry is below 1e-12 of the largest of all counts as zero: its cosines are a constant 0.
 
     The authors act in every layer, by default between the residual sum and the layer norm of BERT's attention (their
-    position 7). Here it is behind the feed-forward part, their position 8; `before_norm` differs from that by adding the
+    position 7). Here it follows the feed-forward part, their position 8. `before_norm` differs from that by adding the
     residual again after it, `replace_norm` by having no norm. Their ALBERT class lacks the factor 1 + c, which makes it
-    another operation; this is the one of their BERT class, for all families.
+    another operation; all families here use the operation of their BERT class.
 
     Args:
       scale: c, greater than 0. The authors choose it by task from 0.005, 0.01, 0.05, 0.1 and 0.2; the default is the
         middle one.
-      temperature: tau, greater than 0; not trained. The authors' code has 1, for BERT always.
+      temperature: tau, greater than 0; not trained. The authors' code has 1; for BERT it is fixed.
 
     Raises:
       ValueError: if a number is not greater than 0.
@@ -67,13 +67,13 @@ class ContraNorm(TokenOperation):
     def operate(self, x: Array, mask: Array, solver: Solver) -> Array:
         unit = _unit_rows(x)
         cosines = product(unit, unit.mT)  # [..., L, L]
-        # The most negative number, not -inf: a matrix of padding alone keeps finite weights.
+        # The most negative number, not -inf: a matrix of only padding keeps finite weights.
         logits = jnp.where(mask[..., None, :], cosines / self.temperature, jnp.finfo(x.dtype).min)
         return (1.0 + self.scale) * x - self.scale * product(jax.nn.softmax(logits, axis=-1), x)
 
 
 def _unit_rows(x: Array) -> Array:
-    longest = _largest_entry(x, axis=-1)  # of each token: squares stay near 1
+    longest = _largest_entry(x, axis=-1)  # one for each token: squares stay near 1
     counted = longest > 1e-12 * jnp.max(longest, axis=-2, keepdims=True)
     x = jnp.where(counted, x / jnp.where(counted, longest, 1.0), 0.0)
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
@@ -81,7 +81,7 @@ def _unit_rows(x: Array) -> Array:
 
 
 def _largest_entry(x: Array, axis: int | tuple[int, int]) -> Array:
-    """Along `axis`; 0 where its reciprocal is near overflow. A constant to differentiation, for what is scale-free."""
+    """The largest entry along `axis`, constant to differentiation; 0 where its reciprocal is near overflow."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True))
     info = jnp.finfo(x.dtype)
     return jnp.where(largest > info.tiny / info.eps, largest, 0.0)
@@ -104,16 +104,16 @@ class TokenWhitening(TokenOperation):
 
         Y = s U V^T,     X_c = U diag(sigma) V^T,     s^2 = 1/r sum_{i <= r} sigma_i^2,     r the rank of X_c
 
-    That is zero-phase (ZCA) whitening, X_c C^{-1/2} with C = X_c^T X_c / n the covariance, times s / sqrt(n): of all
-    whitenings the one nearest to X_c. n tokens span at most n - 1 dimensions after centring, so where n <= D all tokens
+    That is zero-phase (ZCA) whitening, X_c C^{-1/2} with C = X_c^T X_c / n the covariance, times s / sqrt(n): the
+    whitening that is nearest to X_c. n tokens span at most n - 1 dimensions after centring, so where n <= D all tokens
     come out equally far from each other.
 
     The scale s keeps the energy |X_c|_F. Unit covariance would be s = sqrt(n), which depends on the length of the text
-    and not on the size of its tokens: in the slot Y is added to a residual of X's size, and must have it too; and the
-    rounding that is left of equal tokens would come out at full size.
+    and not on the size of its tokens. But in the slot Y is added to a residual of X's size, so it needs that size. Unit
+    covariance would also raise the rounding that is left of equal tokens to full size.
 
     Null directions (sigma_i <= eps max(L, D) sigma_1) stay null, so Y is discontinuous where the rank drops; its
-    derivative is finite everywhere. Small live directions are noise in the "gram" solver, which "auto" is not here.
+    derivative is finite everywhere. With the "gram" solver, which "auto" is not here, small live directions are noise.
 
     Example:
       >>> import jax, jax.numpy as jnp, numpy as np
@@ -137,15 +137,15 @@ class TokenAllButTheTop(TokenOperation):
 
         Y = X_c - sum_{i <= k} u_i u_i^T X_c,     X_c = U diag(sigma) V^T
 
-    The source's algorithm, and most public code, takes the directions from X_c and projects X itself, mean included: its
-    rows all differ from these by one vector, the mean's projection on the directions that go. Here the rows' mean is 0.
+    The source's algorithm, and most public code, takes the directions from X_c but projects X itself, mean included.
+    Its rows all differ from these by one vector, the mean's projection on the removed directions. Our rows' mean is 0.
 
     The top directions must be set off from the rest to be defined: a direction with sigma_i no larger than sigma_{k+1}
-    (to within eps max(L, D) sigma_1) stays. So fewer than k go at ties, none if all singular values are equal, and Y
-    depends on the matrix alone, never on the basis that the solver returns. Near a tie the derivative grows as 1/gap, up
+    (to within eps max(L, D) sigma_1) stays. So fewer than k go at ties, and none if all singular values are equal. Y
+    depends only on the matrix, never on the basis that the solver returns. Near a tie the derivative grows as 1/gap, up
     to 1/(eps max(L, D)); at a tie it is that of the directions that go.
 
-    n tokens span at most n - 1 dimensions after centring: if k is not less, Y is zero.
+    n tokens span at most n - 1 dimensions after centring, so Y is zero if k is at least n - 1.
 
     Args:
       directions: k, at least 1. The authors advise about D/100 for a whole vocabulary; one text has few tokens, so the
@@ -188,16 +188,16 @@ def _centered(x: Array, mask: Array) -> Array:
     def mean(y: Array) -> Array:
         return jnp.sum(jnp.where(keep, y, 0.0), axis=-2, keepdims=True) / count
 
-    # In two steps: beside a large common part the rounding of the mean is a direction well above the null tolerance, and
-    # whitening would give it full size. The first subtracts a constant near the mean, of fewer digits: a full float
-    # would be fused into multiply-adds, and its rounding would differ between the two uses of the result.
+    # In two steps: beside a large common part the mean's rounding is a direction well above the null tolerance, which
+    # whitening would raise to full size. The first step subtracts a constant near the mean, with fewer digits: XLA
+    # would fuse a full float into multiply-adds, and its rounding would differ between the two uses of the result.
     info = jnp.finfo(x.dtype)
     x = x - jax.lax.reduce_precision(jax.lax.stop_gradient(mean(x)), info.nexp, info.nmant - 2)
     return jnp.where(keep, x - mean(x), 0.0)
 
 
 # The spectral function here would be a step, 0 above sigma_{k+1} and the identity below. `svt` takes derivatives of
-# near singular values from the function's slope, which a step does not have; hence a rule of its own.
+# near singular values from the function's slope, which a step does not have; so this has a rule of its own.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _top_projector(x: Array, k: int, solver: str) -> tuple[Array, Array]:
     """P [..., L, L] = sum_{i <= k} u_i u_i^T of x [..., L, D], L <= D, whose largest entry is 1; and where it failed."""
@@ -222,11 +222,11 @@ def _top_projector_jvp(k: int, solver: str, primals: tuple, tangents: tuple) -> 
 
 
 def _top_directions(x: Array, k: int, solver: str) -> tuple[Array, Array, Array, Array]:
-    """U, sigma, which directions go, and where the decomposition failed."""
+    """Returns U, sigma, which directions go, and where the decomposition failed."""
     u, sigma, _, _, failed = decompose(x, solver)
-    # Sorted anew: those of "gram" descend up to rounding only. (lax.top_k would gather a batch sharded over devices.)
+    # Sorted again: "gram" returns them descending only up to rounding. (lax.top_k would gather a sharded batch.)
     ascending = jnp.sort(sigma)
     following = ascending[..., -k - 1, None] if k < sigma.shape[-1] else jnp.zeros_like(ascending[..., -1:])
-    # x has an entry of 1, so sigma_1 is not less; or it is the rounding of equal tokens, and no direction goes
+    # x has an entry of 1, so sigma_1 is at least 1; or x is the rounding of equal tokens, and no direction goes
     tolerance = jnp.finfo(sigma.dtype).eps * max(x.shape[-2:]) * jnp.maximum(ascending[..., -1:], 1.0)
     return u, sigma, sigma - following > tolerance, failed

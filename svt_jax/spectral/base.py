@@ -5,8 +5,8 @@ by element, once a few statistics of the whole spectrum (its largest value, its 
 
     phi_i = g(sigma_i ; statistics of sigma)
 
-That split is what `transform.svt` needs for an exact derivative at repeated singular values, and it is the whole
-interface: a function is a class with one method, `__call__(values, spectrum)`.
+`transform.svt` needs that split for an exact derivative at repeated singular values. It is also the whole interface: a
+function is a class with one method, `__call__(values, spectrum)`.
 
 A function is a pytree: its parameters are leaves and can be differentiated, batched and sharded.
 
@@ -54,7 +54,7 @@ def _problem(function: Parametric, field: dataclasses.Field) -> str | None:
     if static and isinstance(default, int) and not isinstance(value, (int, np.integer)):
         return f"{what} must be a whole number, got {value!r}.{hint}"
     low, high = function.bounds.get(field.name, (-math.inf, math.inf))
-    if not np.all((np.asarray(value) > low) & (np.asarray(value) < high)):  # not: NaN compares false with everything
+    if not np.all((np.asarray(value) > low) & (np.asarray(value) < high)):  # also refuses NaN, which compares false
         return f"{what} must lie in ({low}, {high}), got {value}.{hint}"
     return None
 
@@ -72,7 +72,7 @@ def _flatten_with_keys(function: Any) -> tuple[list[tuple[Any, Any]], tuple[Any,
 
 
 def _unflatten(cls: type, aux: tuple[Any, ...], leaves: Any) -> Any:
-    # Bypasses __init__: a gradient has this structure too, and its values need not lie inside the bounds.
+    # Bypasses __init__: a gradient also has this structure, and its values need not lie inside the bounds.
     function: Any = object.__new__(cls)
     parameters, static = _split_fields(cls)
     for name, value in [*zip(parameters, leaves, strict=True), *zip(static, aux, strict=True)]:
@@ -82,11 +82,11 @@ def _unflatten(cls: type, aux: tuple[Any, ...], leaves: Any) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static_field,))
 class Parametric:
-    """Base of `SpectralFunction` and `TokenOperation`: annotate the parameters, and the class is a frozen dataclass and
-    a JAX pytree.
+    """Base of `SpectralFunction` and `TokenOperation`: annotate the parameters, and the class becomes a frozen
+    dataclass and a JAX pytree.
 
-    Fields are differentiable parameters unless they are made with `static_field`. Values given as numbers are checked:
-    against the field's bounds, and for being what the field's default is (a number, a whole number, a flag).
+    Fields are differentiable parameters unless they are made with `static_field`. Numbers are checked against the
+    field's bounds and the kind of its default (a number, a whole number, a flag).
 
     Class attributes:
       bounds: open interval (low, high) for each parameter that has one. A module that trains the parameter keeps it
@@ -112,7 +112,7 @@ class Parametric:
 
 
 def work_dtype(dtype: Any) -> Any:
-    """The dtype in which an array of floating-point `dtype` is worked on: float64 for float64, float32 for all others.
+    """Returns the dtype of the work on an array of floating-point `dtype`: float64 for float64, float32 for all others.
 
     (`jnp.promote_types` refuses bfloat16 beside float32 under strict dtype promotion.)
     """
@@ -128,15 +128,15 @@ def _problems(x: Array, mask: Array | None, who: str) -> list[str]:
 
 
 def prepare(x: Array, mask: Array | None, who: str) -> tuple[Array, Array | None]:
-    """The one check and cast of what `svt`, token operations and measures take.
+    """Checks and casts what `svt`, token operations and measures receive.
 
     Args:
       x: float[..., L, D].
       mask: bool[..., L], true for real tokens; None for all.
-      who: for the message.
+      who: the caller's name in the message.
     Returns:
-      x in float32 (float64 for float64) with rows of padding zero, gathered over Explicit mesh axes that divide its last two
-      dimensions; and the mask as bool, None if it was None.
+      x in float32 (float64 for float64) with zeros in rows of padding, gathered over Explicit mesh axes that divide its
+      last two dimensions; and the mask as bool, None if it was None.
     Raises:
       ValueError: if x is not a floating-point array of at least two dimensions, or the mask does not fit it.
     """
@@ -149,7 +149,7 @@ def prepare(x: Array, mask: Array | None, who: str) -> tuple[Array, Array | None
 
 @jax.custom_jvp
 def first_order_only(x: Array) -> Array:
-    """x, in the derivative rule of what a decomposition gives: differentiating that rule once more is an error.
+    """Returns x, in the derivative rule of a decomposition's result: differentiating that rule once more is an error.
 
     JAX would differentiate the decomposition, whose derivative is NaN at equal and at zero singular values.
     """
@@ -168,11 +168,11 @@ def _no_second_order(primals: tuple, tangents: tuple) -> Any:
 class SpectralFunction(Parametric):
     """Base class: subclass it, annotate the parameters, write `__call__`.
 
-    Class attributes (in addition to `bounds`, see `Parametric`):
+    Class attributes (for `bounds` see `Parametric`):
       vanishes_at_zero: True when g(0) = 0 for every spectrum. Then the transformation is continuous at rank-deficient
         input and zero singular values need no special care; otherwise null directions are kept null.
-      needs_largest_only: True when of `spectrum` nothing but the largest value is used. Then the solver `poly`, which
-        knows no other, can serve the function, if it also vanishes at zero.
+      needs_largest_only: True when the function reads only the largest value of `spectrum`. Then the solver `poly`,
+        which knows no other, can serve the function, if it also vanishes at zero.
 
     Example:
       >>> import jax.numpy as jnp, svt_jax
@@ -201,7 +201,7 @@ class SpectralFunction(Parametric):
 
 
 def solver_for(function: Parametric, solver: str) -> str:
-    """The solver as far as the function decides it; `decompose` does the rest, by platform.
+    """Chooses the solver as far as the function decides it; `decompose` does the rest, by platform.
 
     Raises:
       ValueError: for an unknown solver, or `poly` with a function that it cannot serve.
@@ -241,8 +241,8 @@ class TokenOperation(Parametric):
           mask: bool[..., L]; tokens that are not real must have no influence on the others.
           solver: "svd", "gram", "gram64" or "auto", for operations that decompose.
         Returns:
-          [..., L, D]; rows where `mask` is false are set to zero by the caller. Not finite where the operation failed:
-          `svt` then passes that matrix on as it came.
+          [..., L, D]. The caller sets rows to zero where `mask` is false. The values are not finite where the operation
+          failed: `svt` then returns that matrix unchanged.
         """
         raise NotImplementedError(f"{type(self).__name__} must define operate(x, mask, solver)")
 

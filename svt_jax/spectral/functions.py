@@ -1,8 +1,8 @@
 """Spectral functions: what happens to the singular values. `registry.py` finds them by name.
 
-Every function keeps the order of the singular values, but for SoftDecay as published where the largest is small (see
-there). "Vanishes at zero" below means that zero singular values stay
-zero by the formula itself, so that the transformation is continuous where the rank drops.
+Every function keeps the order of the singular values, except SoftDecay as published where the largest is small (see
+there). "Vanishes at zero" means that the formula itself keeps zero singular values at zero, so that the transformation
+is continuous where the rank drops.
 
 References:
   Yan, Gui, Li, He: "Addressing Token Uniformity in Transformers via Singular Value Transformation", UAI 2022,
@@ -59,8 +59,8 @@ def _exp_ratio(u: Array) -> Array:
 
 def _rescaled(new: Array, new_largest: Array, largest: Array) -> Array:
     """new * largest / new_largest, so that the largest singular value is kept."""
-    # SoftDecay's f crosses zero at sigma = |alpha|: a matrix whose largest value is just that has no finite rescaling.
-    # Only there, below 1: at large sigma f is a millionth of it too, and right.
+    # SoftDecay's f crosses zero at sigma = |alpha|, so a matrix with just that largest value has no finite rescaling.
+    # The bound acts only there, below 1: at large sigma f may also be a millionth of it, and right.
     smallest_divisor = 1e-6 * jnp.minimum(largest, 1.0)
     sign = jnp.where(new_largest < 0, -1.0, 1.0)
     divisor = jnp.where(jnp.abs(new_largest) < smallest_divisor, sign * smallest_divisor, new_largest)
@@ -76,18 +76,18 @@ class SoftDecay(SpectralFunction):
 
     f(0) = ln(1 - alpha^2)/|alpha| is not 0, so singular values below |alpha| change sign, and the transformation is
     discontinuous where the rank drops (null directions are kept null). The centred form f(sigma) - f(0) vanishes at
-    zero and has neither trouble:
+    zero and avoids both:
 
         phi_i = sigma_1 ln(1 + beta sigma_i) / ln(1 + beta sigma_1),    beta = |alpha| / (1 - alpha^2)
 
-    Both tend to the identity as alpha -> 0. Neither is scale invariant: what happens depends on alpha * sigma. Where the
+    Both tend to the identity as alpha -> 0. Neither is scale invariant: the result depends on alpha * sigma. Where the
     largest is so small that f(sigma_1) < |f(0)| (sigma_1 below 0.41 at alpha = -0.2, 1.54 at -0.6, 5.6 at -0.9), small
-    singular values come out larger than it, and in another order: scale such input up, or take the centred form.
+    singular values come out larger than it, and in another order. Scale such input up, or use the centred form.
 
     Args:
       alpha: in (-1, 0); the further from 0, the flatter the new spectrum. The authors start from -0.2 in fine-tuning
         and use -0.6 on sentence embeddings.
-      centered: use f(sigma) - f(0).
+      centered: whether to use f(sigma) - f(0).
       eps: added inside the logarithm; the authors' code has 1e-7.
 
     Raises:
@@ -112,7 +112,7 @@ class SoftDecay(SpectralFunction):
     needs_largest_only = True
     bounds: ClassVar = {"alpha": (-1.0, 0.0)}
 
-    # With eps the centred form still vanishes at zero: f(0), eps and all, is what is subtracted.
+    # The centred form also vanishes at zero with eps: the f(0) that is subtracted contains it.
     @property
     def vanishes_at_zero(self) -> bool:  # type: ignore[override]
         return self.centered
@@ -162,11 +162,11 @@ class SoftExponential(SpectralFunction):
 
     def __call__(self, values: Array, spectrum: Array) -> Array:
         largest = _largest(spectrum)
-        # Each branch sees an alpha of its own sign, so that neither leaves its domain where the other is chosen.
+        # Each branch receives an alpha of its own sign, so that neither leaves its domain where the other is chosen.
         down, up = jnp.minimum(self.alpha, 0.0), jnp.maximum(self.alpha, 0.0)
         decay = lambda s: _soft_log(s + down, down)
 
-        def growth(s: Array) -> Array:  # f(s) exp(-up sigma_1), for f itself would overflow
+        def growth(s: Array) -> Array:  # f(s) exp(-up sigma_1), because f itself would overflow
             small = up * s < 1.0
             from_series = s * _exp_ratio(jnp.where(small, up * s, 0.0)) * jnp.exp(-up * largest)
             safe_up = jnp.where(small, 1.0, up)

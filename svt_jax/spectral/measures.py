@@ -1,11 +1,11 @@
 """Measures of token uniformity and of the spectrum, of one matrix or of a batch of them; masked and jitted.
 
 x is float[..., L, D]: the tokens of one input, or a set of sentence embeddings. `mask` is bool[..., L], true for real
-rows; rows that are masked out play no part, whatever they hold. Results are float32 (float64 for float64 input), one
-for each matrix. A matrix without rows or columns counts as one whose rows are all masked out: each measure of it is 0.
+rows. Masked rows have no influence, whatever they hold. Results are float32 (float64 for float64 input), one for each
+matrix. A matrix without rows or columns counts as one whose rows are all masked: each measure of it is 0.
 
-All have first derivatives, forward and reverse: finite ones at zero rows and at equal or zero singular values too, where
-a measure's own may not exist.
+All have first derivatives, forward and reverse. They are also finite at zero rows and at equal or zero singular values,
+where the measure itself may have none.
 
 The two programs published with the method define several measures differently. Ours are the paper's definitions; each
 docstring says how the others differ.
@@ -30,13 +30,13 @@ Array = jax.Array
 
 
 def _work(x: Array, mask: Array | None) -> tuple[Array, Array]:
-    """x in float32 or float64 with masked rows zero, and the mask."""
+    """Returns x in float32 or float64 with masked rows zero, and the mask."""
     work, mask = prepare(x, mask, "a measure")
     return work, jnp.ones(work.shape[:-1], bool) if mask is None else mask
 
 
 def _unit_rows(x: Array) -> Array:
-    # squares of very large or small entries stay finite; a constant to differentiation, for the result is scale-free
+    # keeps squares of very large or small entries finite; constant to differentiation, as the result is scale-free
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0))
     x = x / jnp.where(scale > 0, scale, 1.0)
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
@@ -77,7 +77,7 @@ def cls_uniformity(x: Array, mask: Array | None = None) -> Array:
     x, mask = _work(x, mask)
     unit = _unit_rows(x)
     n = jnp.sum(mask, axis=-1).astype(x.dtype)
-    first = unit[..., :1, :]  # none of a matrix without rows
+    first = unit[..., :1, :]  # empty for a matrix without rows
     return jnp.sum(first * jnp.sum(unit, axis=-2, keepdims=True), axis=(-2, -1)) / jnp.maximum(n, 1.0)
 
 
@@ -100,7 +100,7 @@ def _singular_values(x: Array) -> Array:
 
 @_singular_values.defjvp
 def _singular_values_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # dsigma_i = u_i^T dX v_i. At equal values a choice of directions, the same in sum; 0 where sigma_i is 0.
+    # dsigma_i = u_i^T dX v_i. Equal values leave the directions open, but not their sum; 0 where sigma_i is 0.
     x, dx = first_order_only(primals[0]), tangents[0]
     if x.size == 0:
         return _singular_values(x), jnp.zeros((*x.shape[:-2], min(x.shape[-2:])), x.dtype)
@@ -116,7 +116,7 @@ def _singular_values_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple
 def singular_values(x: Array, mask: Array | None = None) -> Array:
     """Singular values [..., min(L, D)], descending; masked rows add zeros at the end.
 
-    (The published code drops the smallest one, a limit of the solver that it uses.)
+    (The published code drops the smallest one, because of a limit of its solver.)
 
     Example:
       >>> import jax.numpy as jnp
@@ -131,7 +131,7 @@ def singular_values(x: Array, mask: Array | None = None) -> Array:
 def explained_variance(x: Array, k: int, mask: Array | None = None) -> Array:
     r"""Share of the first k singular values, EV_k = sum_{i <= k} sigma_i^2 / sum_i sigma_i^2, in [0, 1].
 
-    A zero matrix gives 0. (The published visualisation divides by the sum over the k smallest instead, which has no
+    It is 0 for a zero matrix. (The published visualisation divides by the sum over the k smallest instead, which has no
     bound.)
 
     Example:
@@ -222,7 +222,7 @@ def spectrum_summary(x: Array, mask: Array | None = None) -> SpectrumSummary:
 
 
 def ratios_to_largest(sigma: Array, count: Array) -> tuple[Array, Array]:
-    """sigma_i / sigma_1 [..., R] of the first `count` [...] singular values, the others 0; and which those are."""
+    """sigma_i / sigma_1 [..., R] of the first `count` [...] singular values, 0 for the others; and which are first."""
     real = jax.lax.broadcasted_iota(count.dtype, sigma.shape, sigma.ndim - 1) < count[..., None]
     largest = jnp.max(sigma, axis=-1, keepdims=True)
     return jnp.where(real, sigma / jnp.where(largest > 0, largest, 1.0), 0.0), real
@@ -284,15 +284,15 @@ def local_structure(x: Array, y: Array, k: int = 12) -> Array:
 
         sqrt( sum_i | v_i - sum_{j in N(i)} w_ij v_j |^2 )
 
-    `local_structure(x, x)` is the error that x itself has. (The published code counts the point among its own
-    neighbours, which takes nearly all the weight and makes the score near 0 whatever the transformation.)
+    `local_structure(x, x)` is the error that x itself has. (The published code counts each point among its own
+    neighbours. The point takes nearly all the weight, so the score is near 0 whatever the transformation.)
 
     Args:
       x: float[N, D], before.
       y: float[N, D'], after.
-      k: neighbours, fewer than N.
+      k: number of neighbours, less than N.
     Raises:
-      ValueError: if the rows differ in number or are not more than k.
+      ValueError: if x and y have different numbers of rows, or no more than k.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-r"""Solver `poly`: the transformation by matrix products alone, without any decomposition. An experiment.
+r"""Solver `poly`: the transformation by matrix products only, without any decomposition. An experiment.
 
 F(X) = h(X X^T) X with h(lambda) = phi(sqrt(lambda))/sqrt(lambda). h is replaced by its interpolating polynomial of degree n
 at Chebyshev's nodes on [0, upper], where upper >= sigma_1^2. In y = 2 lambda/upper - 1:
@@ -6,14 +6,14 @@ at Chebyshev's nodes on [0, upper], where upper >= sigma_1^2. In y = 2 lambda/up
     h(lambda) ~ sum_k c_k T_k(y)        c_k from h at the nodes by a cosine transform, so that phi may move (alpha)
               = sum_j q_j(y) T_j(T_s(y))    q_j of degree < s                        (Paterson, Stockmeyer)
 
-so n = s J + s - 1 takes s - 1 products for T_2 .. T_s, J for the sum over j by Clenshaw's recurrence: about 2 sqrt(n), all
-of L x L, and two with a side of D.
+So n = s J + s - 1 takes s - 1 products for T_2 .. T_s, and J for the sum over j by Clenshaw's recurrence. That is about
+2 sqrt(n) products of L x L, and two with a side of D.
 
-What has to be known beforehand comes from X X^T by repeated squaring: upper = tr((X X^T)^m)^(1/m), which is never below
+Repeated squaring of X X^T yields what must be known beforehand: upper = tr((X X^T)^m)^(1/m), which is never below
 sigma_1^2, and sigma_1^2 itself as a Rayleigh quotient.
 
-h has a square root's singularity at zero, so the error falls like n^-2; `error_bound` gives it. A matrix for which phi is
-further than `TOLERANCE` sigma_1 from its polynomial, somewhere between 0 and sigma_1, is NaN, which `svt` counts as a
+h has a square root's singularity at zero, so the error falls like n^-2; `error_bound` returns it. If phi is further
+than `TOLERANCE` sigma_1 from its polynomial somewhere between 0 and sigma_1, the result is NaN, which `svt` counts as a
 failure. The bound holds centred SoftDecay to 1e-2 up to beta sigma_1 = 52, beta = |alpha|/(1 - alpha^2):
 
     alpha      -0.1   -0.2   -0.4   -0.6   -0.8   -0.9
@@ -46,15 +46,15 @@ _HIGHEST = jax.lax.Precision.HIGHEST  # accelerators' default would spoil the co
 
 
 def transform_by_products(x: Array, function: SpectralFunction, degree: int = DEGREE) -> Array:
-    """F(x), approximately, for float32/float64 x [..., L, D] with L <= D; differentiable by tracing through it.
+    """Computes F(x) approximately for float32/float64 x [..., L, D] with L <= D; differentiable by tracing through it.
 
-    NaN, of derivative 0, where it would be off by more than `TOLERANCE`.
+    The result is NaN, with derivative 0, where it would be off by more than `TOLERANCE`.
 
-    The derivative is that of the polynomial: exact, while the ends of its interval are held fixed.
+    The derivative is the polynomial's: exact, while the ends of its interval are held fixed.
 
     Args:
-      function: vanishes at zero, so that h is bounded, and needs of the spectrum only the largest value.
-      degree: of the polynomial.
+      function: vanishes at zero, so that h is bounded, and needs only the largest value of the spectrum.
+      degree: the polynomial's degree.
     """
     scale = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
     scale = jax.lax.stop_gradient(jnp.where(scale > 0, scale, 1.0))  # keeps squares of 1e+-18 inside float32
@@ -66,7 +66,7 @@ def transform_by_products(x: Array, function: SpectralFunction, degree: int = DE
 def _interpolate(
     rows: Array, gram: Array, scale: Array, upper: Array, leading: Array, function: SpectralFunction, degree: int
 ) -> Array:
-    """F(rows * scale) by the polynomial on [0, upper], with the leading eigenvector of gram = rows rows^T given."""
+    """Computes F(rows * scale) by the polynomial on [0, upper], from the leading eigenvector of gram = rows rows^T."""
     quotient = jnp.einsum("...i,...ij,...j->...", leading, gram, leading, precision=_HIGHEST)
     largest = jnp.sqrt(jnp.where(quotient > 0, quotient, 1.0))  # 1: any number serves a matrix of zeros
 
@@ -75,7 +75,7 @@ def _interpolate(
     values, unit = _roots(upper, nodes), scale[..., 0]
     h = function(values * unit, largest[..., None] * unit) / (values * unit)
     coefficients = jnp.einsum("jik,...k->...ji", jnp.asarray(constants, rows.dtype), h, precision=_HIGHEST)
-    failed = ~(_error(function, h, upper, largest, scale, degree) <= TOLERANCE)  # not >: NaN is a failure too
+    failed = ~(_error(function, h, upper, largest, scale, degree) <= TOLERANCE)  # not >: NaN is also a failure
     eye = jnp.broadcast_to(jnp.eye(rows.shape[-2], dtype=rows.dtype), gram.shape)
     y = gram * (2.0 / upper)[..., None, None] - eye
     out = product(_evaluate(coefficients, y, eye), rows) * scale
@@ -104,7 +104,7 @@ def error_bound(gamma: float, degree: int = DEGREE) -> float:
         0.06 gamma^2 / (ln(1 + gamma) (n + 1)^2)
 
     The error comes from phi's second derivative at zero, -sigma_1 beta^2 / ln(1 + gamma), which an odd polynomial cannot
-    have; interpolating u|u| at Chebyshev's nodes errs like n^-2. The constant is measured: the worst error of
+    have: interpolation of u|u| at Chebyshev's nodes errs like n^-2. The constant is measured: the worst error of
     dense spectra is 0.7 to 0.95 of the bound at n = 63 and gamma up to 50, and closer for larger n.
 
     Args:
@@ -120,19 +120,19 @@ def error_bound(gamma: float, degree: int = DEGREE) -> float:
 
 @jax.custom_jvp
 def _leading(gram: Array) -> tuple[Array, Array]:
-    """(upper [...], leading [..., L]): a bound of the largest eigenvalue from above, and nearly its eigenvector."""
+    """(upper [...], leading [..., L]): an upper bound of the largest eigenvalue, and nearly its eigenvector."""
     power, log_trace = gram, jnp.zeros(gram.shape[:-2], gram.dtype)
     for n in range(_SQUARINGS + 1):  # power = gram^m / tr(gram^m), m = 1, 2, 4, ...
         power = product(power, power) if n else gram
         trace = jnp.trace(power, axis1=-2, axis2=-1)
-        trace = jnp.where(trace > 0, trace, 1.0)  # of a matrix of zeros
+        trace = jnp.where(trace > 0, trace, 1.0)  # 0 for a matrix of zeros
         power = power / trace[..., None, None]
         log_trace = log_trace + jnp.log(trace) / 2**n
     diagonal = jnp.diagonal(power, axis1=-2, axis2=-1)
     best = jnp.argmax(diagonal, axis=-1)[..., None, None]
     leading = jnp.take_along_axis(power, best, axis=-2)[..., 0, :]
     norm = jnp.linalg.norm(leading, axis=-1, keepdims=True)
-    # rounding may have made the trace too small by a little
+    # rounding may have made the trace slightly too small
     return jnp.exp(log_trace) * (1.0 + 1e-5), leading / jnp.where(norm > 0, norm, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Functions by name, as a config gives them: the spectral functions, the remedies, and a user's own."""
+"""Functions by the name that a config has for them: spectral functions, remedies, and a user's own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REMEDIES = {
     "token_whitening": "svt_jax.remedies.tokens:TokenWhitening",
     "token_all_but_the_top": "svt_jax.remedies.tokens:TokenAllButTheTop",
 }
-"""Of the floor above this one, so they are imported when they are asked for."""
+"""They lie in a layer above this one, so they are imported only when they are asked for."""
 
 
 def function_names() -> tuple[str, ...]:

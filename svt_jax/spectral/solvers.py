@@ -1,22 +1,21 @@
-r"""How the decomposition is got. All solvers but `poly` return the same thing, a `Decomposition`.
+r"""How a matrix is decomposed. All solvers except `poly` return a `Decomposition`.
 
   svd     LAPACK's (or the accelerator's) singular value decomposition: the reference.
   gram    U from the eigenvectors of X X^T, diag(sigma) V^T = U^T X: two matrix products and one small symmetric
           eigenproblem, several times faster. X X^T squares the condition number: U mixes directions whose singular
           values are below about 1e-2 sigma_1 in float32 (docs/accuracy.md). Summing X X^T in pieces, or decomposing
           diag(sigma) V^T a second time, does not undo it: float32 eigenvectors are no better.
-  gram64  the same with X X^T and its eigenvectors in float64, which squaring does no harm: as exact as svd. A tenth
-          slower than gram on a CPU; TPUs have no float64, and get svd.
-  poly    none: a polynomial in X X^T, by matrix products alone (polynomial.py). An experiment, and approximate.
+  gram64  gram with X X^T and its eigenvectors in float64, where squaring does no harm: as exact as svd. A tenth slower
+          than gram on a CPU. TPUs have no float64 and use svd.
+  poly    no decomposition: a polynomial in X X^T, by matrix products only (polynomial.py). An experiment, approximate.
 
-What depends on the platform is chosen when a program is lowered, not by the machine that traces it: a step can be
-lowered for a TPU where there is none.
+Lowering chooses what depends on the platform, not the machine that traces: a step can be lowered for an absent TPU.
 
-`per_matrix` is the package's only door to LAPACK-backed decompositions. It exists for three reasons, each of them seen:
+Every LAPACK-backed decomposition of the package goes through `per_matrix`, for three reasons, each of them seen:
 
 1. jaxlib before 0.11.1 on CPU splits a batched LAPACK call over the thread pool and waits for the pieces inside a
-   pool thread; when enough such calls are in flight (two branches of one model, several simulated devices) the
-   process hangs for ever. One matrix a call runs inline and cannot hang.
+   pool thread. When enough such calls are in flight (two branches of one model, several simulated devices), the
+   process hangs for ever. A call of one matrix runs inline and cannot hang.
 2. Over a batch-sharded input, a loop over matrices makes the partitioner gather the batch; mesh.py keeps it local.
 3. SciPy's OpenBLAS, which jaxlib calls, starts threads that fight with XLA's own: 4 to 20 times slower.
 """
@@ -43,19 +42,20 @@ DECOMPOSITION = "decomposition"
 
 _DOUBLE = {"tpu": "svd", "default": "gram64"}
 _BY_PLATFORM = {"auto": _DOUBLE, "gram64": _DOUBLE}
-"""What a solver is on which platform, where that depends on it; `auto` for functions that do not vanish at zero."""
+"""The solver that acts on each platform, where that differs; `auto` is for functions that do not vanish at zero."""
 
 
 def choose_solver(solver: str, function: Parametric) -> str:
-    """The solver that acts with this function on the default device.
+    """Returns the solver that acts with this function on the default device.
 
-    `gram` has lost the directions of small singular values. That is harmless when the function vanishes at zero (what is
-    small stays small) and ruins one that does not, which lifts those directions: at condition number 1e3 SoftDecay(-0.6)
-    is off by 7e-3, its centred form by 4e-5 (docs/accuracy.md). So `auto` is `gram` for functions that vanish at zero,
-    whatever the shape; for the others `gram64`. Of the solvers that are right for the function it is the fastest, on CPUs
+    `gram` loses the directions of small singular values. That does no harm when the function vanishes at zero: what is
+    small stays small. A function that does not vanish lifts those directions: at condition number 1e3 SoftDecay(-0.6)
+    is off by 7e-3, its centred form by 4e-5 (docs/accuracy.md). So `auto` is `gram` for functions that vanish at zero
+    and `gram64` for the others, whatever the shape. Each is the fastest solver that is right for its functions, on CPUs
     and far more so on GPUs, where `svd` takes two hundred times as long (docs/performance.md).
 
-    Explicit choices act as they are, except that `gram64` is `svd` on TPUs, which have no float64; so is `auto` then.
+    Explicit choices stand, except that `gram64` is `svd` on TPUs, which have no float64. There `auto` is `svd` too
+    where it would be `gram64`.
 
     Raises:
       ValueError: for an unknown solver, or `poly` with a function that it cannot serve.
@@ -73,16 +73,16 @@ def choose_solver(solver: str, function: Parametric) -> str:
 class Decomposition(NamedTuple):
     """X = U diag(sigma) V^T for X [..., L, D] with L <= D, where V^T = diag(unit) `rows`.
 
-    V^T itself is not formed: `gram` gets diag(sigma) V^T first, and the scaling costs less on the L x L matrices that it
-    is multiplied with.
+    V^T itself is not formed: `gram` computes diag(sigma) V^T first, and it costs less to scale the L x L matrices that
+    are multiplied with it.
 
     Attributes:
       u: [..., L, L], orthogonal.
       sigma: [..., L] >= 0, descending (for `gram` and `gram64` up to rounding).
       rows: [..., L, D].
-      unit: [..., L]. 0 where they find sigma = 0: V's column is unknown there, and taken as 0.
-      failed: bool[...], where the solver found NaN: it did not converge, or x is not finite. All else is 0 there, so that
-        derivatives of what is not used stay finite.
+      unit: [..., L]. `gram` and `gram64` set 0 where sigma = 0: V's column is unknown there, and taken as 0.
+      failed: bool[...], true where the solver returned NaN: it did not converge, or x is not finite. All other fields
+        are 0 there, so that derivatives of unused values stay finite.
     """
 
     u: Array
@@ -93,7 +93,7 @@ class Decomposition(NamedTuple):
 
 
 def decompose(x: Array, solver: str) -> Decomposition:
-    """Singular value decomposition of each matrix of x, float32 or float64 [..., L, D] with L <= D, finite.
+    """Decomposes each matrix of x, float32 or float64 [..., L, D] with L <= D, finite.
 
     Args:
       solver: "svd", "gram", "gram64", or "auto" for the exact one that is fastest on the platform.
@@ -107,7 +107,7 @@ def decompose(x: Array, solver: str) -> Decomposition:
         out = jax.lax.platform_dependent(x, **by_platform)
     else:
         out = _decompose(x, solver)
-    # a name by which rematerialisation keeps it: it costs more than anything else of its size
+    # rematerialisation keeps it by this name: nothing else of its size costs as much to compute again
     return jax.tree.map(lambda leaf: checkpoint_name(leaf, DECOMPOSITION), out)
 
 
@@ -148,7 +148,7 @@ def _gram(x: Array, *, double: bool) -> Decomposition:
         u, negated = per_matrix(_descending_eigh_of_square, scaled)
     else:
         u, negated = per_matrix(_descending_eigh, product(scaled, scaled.mT))
-    # LAPACK reports a failure as NaN. (And were the eigenvalues not used at all, XLA would give their buffer to the next
+    # LAPACK reports a failure as NaN. (Also, if nothing read the eigenvalues, XLA would hand their buffer to the next
     # matrix's call, and the calls would wait for each other.)
     failed = jnp.any(jnp.isnan(negated), axis=-1)
     u = jnp.where(failed[..., None, None], 0.0, u)
@@ -171,8 +171,8 @@ def per_matrix(decomposition: Callable[[Array], Any], x: Array) -> Any:
 
 @functools.cache
 def _batched(decomposition: Callable[[Array], Any], mapped: int) -> Callable[[Array], Any]:
-    # custom_vmap makes a dimension that vmap adds one more batch dimension; plain vmap of lax.map would put a batched
-    # call inside the loop, which is what must not happen.
+    # custom_vmap turns a dimension that vmap adds into one more batch dimension. Plain vmap of lax.map would put a
+    # batched call inside the loop, which must not happen.
     @jax.custom_batching.custom_vmap
     def call(x: Array) -> Any:
         return on_each_device(functools.partial(_local, decomposition), x, mapped=mapped)
@@ -196,17 +196,17 @@ def _local(decomposition: Callable[[Array], Any], x: Array) -> Any:
 
 
 def _flat(of_batch: Callable[[Array], Any], x: Array) -> Any:
-    """`of_batch`, which takes [B, m, n], of x [..., m, n]."""
+    """Applies `of_batch`, which takes [B, m, n], to x [..., m, n]."""
     out = of_batch(x.reshape(-1, *x.shape[-2:]))
     return jax.tree.map(lambda leaf: leaf.reshape(*x.shape[:-2], *leaf.shape[1:]), out)
 
 
 _UNROLLED = 8
-"""Calls of one matrix in a row that XLA may run side by side; those of a loop's short body run one after the other."""
+"""Calls of one matrix in a row, which XLA may run side by side. Those of a loop's short body run one after another."""
 
 
 def _one_by_one(decomposition: Callable[[Array], Any], x: Array) -> Any:
-    """`jax.vmap(decomposition)(x)` by calls of one matrix each."""
+    """Computes `jax.vmap(decomposition)(x)` by calls of one matrix each."""
 
     def unrolled(part: Array) -> Any:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[decomposition(matrix) for matrix in part])
@@ -232,7 +232,7 @@ def _one_blas_thread() -> None:
     from threadpoolctl import ThreadpoolController
 
     for library in ThreadpoolController().lib_controllers:
-        # by the folder: NumPy's copy lies in numpy.libs and is called libscipy_openblas too
+        # found by its folder: NumPy's copy, in numpy.libs, is also called libscipy_openblas
         folders = Path(library.filepath).parts[-3:-1]
         if library.internal_api == "openblas" and any(folder.startswith("scipy") for folder in folders):
             library.set_num_threads(1)

@@ -17,9 +17,9 @@ F's own derivative is bounded. With a tangent dX, A = U^T dX and B = A V:
 It is linear in (dX, dtheta), so JAX transposes it for reverse mode. It is a first derivative only: differentiating it
 again in X would differentiate the decomposition, and is an error.
 
-A decomposition that fails for a finite matrix must not cost a run of days: where the result is not finite, be it for the
-decomposition or for the function, the matrix passes unchanged, with the derivative of the identity, and
-`svt_and_failures` tells which.
+A decomposition that fails for a finite matrix must not cost a run of days. Where the decomposition or the function
+makes the result not finite, the matrix passes unchanged, with the derivative of the identity; `svt_and_failures` tells
+where.
 
 References:
   Noferini: "A formula for the Frechet derivative of a generalized matrix function", SIAM J. Matrix Anal. Appl. 38(2),
@@ -49,7 +49,7 @@ from svt_jax.spectral.solvers import decompose, product
 Array = jax.Array
 
 _TINY = 1e-18
-"""Spectra are treated as if sigma_1 were at least this, so that an all-zero matrix gives zeros, not 0/0. Derivatives
+"""Spectra are treated as if sigma_1 were at least this, so that an all-zero matrix becomes zeros, not 0/0. Derivatives
 divide by its square, which float32 can still hold."""
 
 
@@ -65,17 +65,18 @@ def svt(
       x: float[..., L, D], finite where `mask` is true.
       function: the spectral function, or a token operation (`remedies`) to apply instead; differentiable in its parameters.
       mask: bool[..., L], true for real tokens. The others do not take part and come back as zeros.
-      solver: "svd", "gram", "gram64", "poly" or "auto" (see `solvers.choose_solver`). Work is done in float32 (float64 for
-        float64 input) whatever x's dtype.
+      solver: "svd", "gram", "gram64", "poly" or "auto" (see `solvers.choose_solver`). The work is done in float32
+        (float64 for float64 input), whatever x's dtype.
     Returns:
-      x's shape and dtype; an x without entries comes back as it is. So does a finite matrix whose result would not be
-      finite, because the decomposition failed or the function gave no number, as with a parameter outside its bounds:
-      `svt_and_failures` tells which.
+      An array of x's shape and dtype. An x without entries is returned as it is. So is a finite matrix whose result
+      would not be finite, because the decomposition failed or the function returned no number, as with a parameter
+      outside its
+      bounds: `svt_and_failures` tells where.
     Raises:
       ValueError: if x is not a floating-point array of at least two dimensions, function is no object of those classes,
         mask does not fit x, or the solver cannot serve the function.
-      NotImplementedError: for a second derivative in x of what decomposes. First ones, forward and reverse, are exact;
-        so are second ones in the function's parameters.
+      NotImplementedError: for a second derivative in x through a decomposition. First derivatives, forward and reverse,
+        are exact, and so are second ones in the function's parameters.
 
     Under `jit` an x that a mesh divides over its batch, by Explicit or Auto axes of any name, is transformed without
     exchange between devices.
@@ -95,11 +96,11 @@ def svt(
 def svt_and_failures(
     x: Array, function: SpectralFunction | TokenOperation, *, mask: Array | None = None, solver: Solver = "auto"
 ) -> tuple[Array, Array]:
-    """`svt`, and where it failed: the result was not finite and the matrix was. That matrix came back as it is.
+    """Does `svt`, and tells where it failed: the result was not finite and the matrix was. That matrix is unchanged.
 
     Args, Raises: as `svt`.
     Returns:
-      x's shape and dtype; bool[...].
+      An array of x's shape and dtype, and bool[...], true where it failed.
     """
     x, mask = jnp.asarray(x), None if mask is None else jnp.asarray(mask)
     if not isinstance(function, Parametric):
@@ -123,11 +124,11 @@ def _pass_failed(x: Array, out: Array, mask: Array | None) -> tuple[Array, Array
 
 
 def transform_or_nan(x: Array, function: SpectralFunction, *, mask: Array | None, solver: Solver) -> Array:
-    """`svt` of arrays with a matrix of NaN, of derivative 0, where the decomposition fails."""
+    """Does `svt`, but returns NaN, with derivative 0, for a matrix whose decomposition fails."""
     return _transformed(x, function, mask, solver_for(function, solver))
 
 
-@functools.partial(jax.jit, static_argnames="solver")  # called eagerly, one compilation and not fifty
+@functools.partial(jax.jit, static_argnames="solver")  # an eager call is one compilation, not fifty
 def _transformed(x: Array, function: SpectralFunction, mask: Array | None, solver: str) -> Array:
     work, mask = prepare(x, mask, "svt")
     if x.size == 0:
@@ -154,7 +155,7 @@ def _marked(failed: Array, out: Array) -> Array:
 
 
 def _transposed(u: Array) -> Array:
-    """U^T laid out in memory. XLA on CPU is a third faster at A^T X than at A X, and reads U faster by rows."""
+    """Lays U^T out in memory. XLA on CPU is a third faster at A^T X than at A X, and reads U faster by rows."""
     return jax.lax.optimization_barrier(u.mT)
 
 
@@ -169,9 +170,9 @@ def _transform_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[Array,
     ratio, d_minus, d_plus = _quotients(function, spectrum, live, phi)
     h = product((ut * ratio[..., None]).mT, ut)
 
-    # Linear in (dx, dfunction) from here on, and what counts is the transpose: G rows^T, H G and N rows, the fewest
-    # products with a side of D; these two as A^T X; and memory read in order, for which B and N = K - diag(ratio) B
-    # are held as their transposes. D- and D+ are symmetric.
+    # From here on linear in (dx, dfunction), and the transpose is what costs. It takes the fewest products with a side
+    # of D: G rows^T, H G and N rows, the last two as A^T X. B and N = K - diag(ratio) B are held as their transposes,
+    # so that memory is read in order. D- and D+ are symmetric.
     bt = product(product(rows, dx.mT), ut.mT) * unit[..., None]
     eye = jnp.eye(sigma.shape[-1], dtype=bool)
     dsigma = jnp.where(live, jnp.sum(jnp.where(eye, bt, 0.0), axis=-1), 0.0)  # diagonal() transposes to a slow scatter
