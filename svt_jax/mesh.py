@@ -215,6 +215,23 @@ def _spec_of(x: Array) -> tuple:
     return tuple(sharding.spec) if sharding.mesh.explicit_axes else (None,) * x.ndim
 
 
+def has_explicit_axes(x: Array) -> bool:
+    """Whether x lies on a mesh with Explicit axes."""
+    return bool(jax.typeof(x).sharding.mesh.explicit_axes)
+
+
+def with_auto_axes(function: Callable[..., Any], x: Array) -> Callable[..., Any]:
+    """`function` with the Explicit axes of x's mesh turned into Auto ones, so that the partitioner decides inside.
+
+    Args:
+      function: returns a pair: arrays that are sharded over their first dimension as x is, and replicated ones.
+    """
+    sharding = jax.typeof(x).sharding
+    batch, whole = (NamedSharding(sharding.mesh, PartitionSpec(*axes)) for axes in (sharding.spec[:1], ()))
+    divided: Callable[..., Any] = jax.sharding.auto_axes(function, out_sharding=(batch, whole))
+    return divided
+
+
 def left_to_partitioner(x: Array) -> bool:
     """Whether neither x's type nor the mesh in context says how x is divided."""
     mesh = jax.sharding.get_abstract_mesh()

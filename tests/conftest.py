@@ -54,7 +54,7 @@ _NEEDS = {
 
 
 _LONGEST = (
-    "test_faults", "test_sts_command", "test_readme", "test_processes", "test_counts", "test_train", "test_compare",
+    "test_faults", "test_sts_command", "test_readme", "test_distributed", "test_counts", "test_train", "test_compare",
     "test_benchmarks", "test_every_key", "test_same_numbers", "test_moments", "test_parity",
 )  # fmt: skip
 """Files whose slow tests take a minute or more."""

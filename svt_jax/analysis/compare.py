@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from svt_jax.analysis.finished import read_finished
-from svt_jax.models.config import MODEL_KEYS_OF_SPEED
+from svt_jax.run.config import identity
 
 _WILCOXON_LEAST = 6
 """With fewer seeds, the smallest two-sided p of Wilcoxon's test, 2 / 2^n, is above 0.05 whatever the data."""
@@ -149,18 +149,8 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
 
 def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:
     """The folder's name without its seed if that tells the settings apart, else the keys that differ."""
-    speed = {("model", key) for key in MODEL_KEYS_OF_SPEED}
-    settings = [
-        {
-            f"{section}.{key}": value
-            for section in ("model", "svt", "data", "optim")
-            for key, value in config[section].items()
-            if (section, key) not in speed
-        }
-        for config in configs
-    ]
-    # a key that is not set equals one that an earlier version did not have
-    keys = [json.dumps({k: v for k, v in s.items() if v is not None}, sort_keys=True) for s in settings]
+    settings = [{key: value for key, value in identity(config).items() if key != "seed"} for config in configs]
+    keys = [json.dumps(setting, sort_keys=True) for setting in settings]
     names = [re.sub(r"[-_]?seed\d+", "", folder.resolve().name) or "run" for folder in folders]
     if len(set(names)) == len(set(keys)) == len(set(zip(names, keys, strict=True))):
         return names

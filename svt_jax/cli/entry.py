@@ -18,9 +18,9 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from svt_jax.errors import BAD_INPUT, PROCESS_LOST, NonFiniteError, StoppedBySignalError, exit_status
+from svt_jax.errors import BAD_INPUT, DONE, PROCESS_LOST, NonFiniteError, StoppedBySignalError, exit_status
 
 _STARTED = time.perf_counter()
 
@@ -53,16 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary, add_help=False)
-    chosen, _ = parser.parse_known_args(arguments[:1])
-    if chosen.version:
+    if arguments[:1] == ["--version"]:
         from svt_jax import __version__
 
         print(__version__)
-        return 0
-    if chosen.command is None:
-        parser.print_help()
-        return 0
-    return train(arguments[1:], "demo") if chosen.command == "train" else evaluate(arguments[1:])
+        return DONE
+    command = _command(parser, arguments, COMMANDS)
+    if command is None:
+        return DONE if set(arguments) <= _HELP else BAD_INPUT
+    arguments.remove(command)
+    return train(arguments, "demo") if command == "train" else evaluate(arguments)
 
 
 def train(arguments: Sequence[str] | None = None, default_config: str | None = None) -> int:
@@ -86,14 +86,26 @@ def evaluate(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, summary in EVALUATIONS.items():
         commands.add_parser(name, help=summary, add_help=False)
-    if arguments[:1] and not arguments[0].startswith("-") and arguments[0] not in EVALUATIONS:
-        _say("error", f"unknown command {arguments[0]!r}; allowed are {', '.join(EVALUATIONS)}. Correct it.")
-        return BAD_INPUT
-    chosen, _ = parser.parse_known_args(arguments[:1])
-    if chosen.command is None:
+    command = _command(parser, arguments, EVALUATIONS)
+    if command is None:
+        return DONE if arguments and set(arguments) <= _HELP else BAD_INPUT
+    arguments.remove(command)
+    return _guarded(command, arguments)
+
+
+_HELP = {"-h", "--help"}
+
+
+def _command(parser: argparse.ArgumentParser, arguments: list[str], names: Mapping[str, str]) -> str | None:
+    """The command that the arguments begin with; None where help was printed, or what is wrong."""
+    first = next((argument for argument in arguments if argument != "--traceback"), None)
+    if first in names:
+        return first
+    if first is None or first in _HELP:
         parser.print_help()
-        return BAD_INPUT
-    return _guarded(chosen.command, arguments[1:])
+    else:
+        _say("error", f"unknown command {first!r}; allowed are {', '.join(names)}. Put one of them first.")
+    return None
 
 
 def _guarded(command: str, arguments: list[str]) -> int:
@@ -131,7 +143,7 @@ def _guarded(command: str, arguments: list[str]) -> int:
                 traceback.print_exc()
             _say(
                 "error",
-                f"the memory does not suffice ({first_line}); allowed is what the device holds. Lower optim.batch_size, "
+                f"the memory does not suffice ({first_line or type(error).__name__}); allowed is what the device holds. Lower optim.batch_size, "
                 "data.eval_batch_size or data.max_length.",
             )
             return BAD_INPUT

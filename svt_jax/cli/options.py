@@ -55,10 +55,16 @@ def read_options(parser: ArgumentParser, arguments: Sequence[str], required: Seq
     return options
 
 
+def reads_files(parser: ArgumentParser) -> bool:
+    """Whether --config names files of the parser's own options."""
+    return any(action.dest == "config" for action in parser._actions)
+
+
 def option_names(parser: ArgumentParser) -> list[str]:
     """The names of a parser's options without dashes."""
-    hidden = ("help", "traceback", "config", "print_shtab")
-    return [action.dest for action in parser._actions if action.option_strings and action.dest not in hidden]
+    hidden = ("help", "traceback", "print_shtab", *(["config"] if reads_files(parser) else []))
+    names = [action.option_strings[-1].lstrip("-") for action in parser._actions if action.option_strings]
+    return [name for name in names if name not in hidden]
 
 
 def check_owner(options: Namespace) -> None:

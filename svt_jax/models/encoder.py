@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
-from svt_jax.mesh import gather_columns, shard_batch, shard_columns
+from svt_jax.mesh import gather_columns, has_explicit_axes, shard_batch, shard_columns, with_auto_axes
 from svt_jax.models.config import EncoderConfig, SVTConfig
 from svt_jax.models.encoder_layer import EncoderLayer
 from svt_jax.models.layer_loop import through_layers
@@ -196,7 +195,7 @@ class Encoder(nnx.Module):
         mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
         token_type_ids = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids)
         flags = first_token_only, output_hidden_states, output_svt_states
-        if jax.typeof(input_ids).sharding.mesh.explicit_axes:
+        if has_explicit_axes(input_ids):
             return self._encode_divided(input_ids, mask, token_type_ids, rngs, flags)
         return self._encode(input_ids, mask, token_type_ids, rngs, *flags)
 
@@ -209,15 +208,13 @@ class Encoder(nnx.Module):
         flags: tuple[bool, bool, bool],
     ) -> EncoderOutput:
         """Does `_encode` on Explicit mesh axes: the partitioner follows the batch's division, as with Auto axes."""
-        sharding = jax.typeof(input_ids).sharding
-        batch, whole = (NamedSharding(sharding.mesh, PartitionSpec(*axes)) for axes in (sharding.spec[:1], ()))
         graphdef, state = nnx.split((self, rngs))
 
-        @jax.sharding.auto_axes(out_sharding=(batch, whole))
         def encode(state: nnx.State, ids: Array, mask: Array, types: Array) -> tuple[EncoderOutput, nnx.State]:
             model, streams = nnx.merge(graphdef, state)
             return model._encode(ids, mask, types, streams, *flags), nnx.state(streams)
 
+        encode = with_auto_axes(encode, input_ids)
         out, streams = encode(state, input_ids, mask, token_type_ids)
         if rngs is not None:
             nnx.update(rngs, streams)
@@ -236,15 +233,22 @@ class Encoder(nnx.Module):
         x = shard_batch(self.embeddings(input_ids, token_type_ids, rngs=rngs))
         # A key for each layer: its dropout does not depend on what the layers below draw.
         keys = None if rngs is None else jax.random.split(rngs.dropout(), len(self.layers))
-        states, transformed = through_layers(
-            self.layers, x, mask, keys, remat=self.remat, scan=self.scan_layers, first_token_only=first_token_only
+        embedded = x
+        x, states, transformed = through_layers(
+            self.layers,
+            x,
+            mask,
+            keys,
+            remat=self.remat,
+            scan=self.scan_layers,
+            first_token_only=first_token_only,
+            keep=output_hidden_states,
         )
-        x, states = states[-1], [x, *states]
         failures = [each.failed.astype(jnp.int32) for each in transformed.values()]
         return EncoderOutput(
             last_hidden_state=x,
             pooled=None if self.pooler is None else self.pooler(x),
-            hidden_states=tuple(states) if output_hidden_states else None,
+            hidden_states=(embedded, *states) if output_hidden_states else None,
             svt_failures=jnp.sum(jnp.stack(failures), axis=0) if failures else None,
             svt_states={n: (t.before, t.after) for n, t in transformed.items()} if output_svt_states else None,
         )

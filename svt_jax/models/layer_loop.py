@@ -23,7 +23,8 @@ def through_layers(
     remat: bool,
     scan: bool,
     first_token_only: bool,
-) -> tuple[list[Array], dict[int, Transformed]]:
+    keep: bool,
+) -> tuple[Array, list[Array], dict[int, Transformed]]:
     """Returns every layer's output, and what each SVT did, by layer number.
 
     Args:
@@ -33,6 +34,7 @@ def through_layers(
       keys: dropout keys, one for each layer; None for no dropout.
       remat, scan: `Encoder`'s settings.
       first_token_only: whether the last layer returns only the first token.
+      keep: loops keep the outputs of their inner layers too; without it the list of states is not complete.
     """
     states: list[Array] = []
     transformed: dict[int, Transformed] = {}
@@ -40,15 +42,15 @@ def through_layers(
     for start, stop in _loops(layers, scan, first_token_only):
         key = None if keys is None else keys[start:stop]
         if stop - start > 1:
-            states += _scan(layers[start:stop], x, mask, key, remat=remat)
+            x, inner = _scan(layers[start:stop], x, mask, key, remat=remat, keep=keep)
+            states += inner
         else:
             tokens = slice(1) if first_token_only and stop == len(layers) else ALL_TOKENS
-            out, found = call(layers[start], x, mask, None if key is None else nnx.Rngs(dropout=key[0]), tokens)
-            states.append(out)
+            x, found = call(layers[start], x, mask, None if key is None else nnx.Rngs(dropout=key[0]), tokens)
+            states.append(x)
             if found is not None:
                 transformed[start] = found
-        x = states[-1]
-    return states, transformed
+    return x, states, transformed
 
 
 def _call(
@@ -73,7 +75,9 @@ def _loops(layers: Sequence[EncoderLayer], scan: bool, last_by_itself: bool) -> 
     return loops
 
 
-def _scan(layers: Sequence[EncoderLayer], x: Array, mask: Array, keys: Array | None, *, remat: bool) -> list[Array]:
+def _scan(
+    layers: Sequence[EncoderLayer], x: Array, mask: Array, keys: Array | None, *, remat: bool, keep: bool
+) -> tuple[Array, list[Array]]:
     """Computes each layer's output in one loop, compiled once for all of them.
 
     Weights are stacked at each call, unless the layers share them.
@@ -84,11 +88,11 @@ def _scan(layers: Sequence[EncoderLayer], x: Array, mask: Array, keys: Array | N
     rest = [nnx.state(layer) for layer in layers[1:]]
     stacked = None if shared else jax.tree.map(lambda *leaves: jnp.stack(leaves), first, *rest)
 
-    def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, Array]:
+    def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, Array | None]:
         state, key = item
         layer = nnx.merge(graphdef, first if state is None else state)
         x, _ = call(layer, x, mask, None if key is None else nnx.Rngs(dropout=key))
-        return x, x
+        return x, x if keep else None
 
-    _, states = jax.lax.scan(body, x, (stacked, keys), length=len(layers))
-    return list(states)
+    x, states = jax.lax.scan(body, x, (stacked, keys), length=len(layers))
+    return x, [] if states is None else list(states)

@@ -103,7 +103,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], keys: list[str], oth
 def find_config(name: str) -> str:
     """The file of a config: the path itself, or the config of this name in the package, as in "rte"."""
     package = Path(__file__).parents[1]
-    if not os.path.isfile(os.path.expanduser(name)) and re.fullmatch(r"[\w/-]+", name):
+    if not os.path.isfile(os.path.expanduser(name)) and re.fullmatch(r"\w[\w/-]*", name):
         for folder in (package / "configs", package.parent / "configs"):  # in a wheel, or in a clone
             if (folder / f"{name}.yaml").is_file():
                 return str(folder / f"{name}.yaml")

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from svt_jax.models.config import MODEL_KEYS_OF_SPEED, SVTConfig
@@ -347,12 +348,26 @@ class TrainConfig:
         """Nested plain values, as in a YAML file."""
         return _lists(dataclasses.asdict(self))
 
-    def identity(self) -> dict[str, Any]:
-        """The part that determines the result: configs with the same identity are the same run."""
-        values = self.to_dict()
-        for key in MODEL_KEYS_OF_SPEED:
-            del values["model"][key]
-        return {
-            **{section: values[section] for section in ("model", "svt", "data", "optim")},
-            "seed": self.run.seed,
-        }
+
+def identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that determines the result, by dotted key: configs with the same identity are the same run.
+
+    A key without a value (null) is left out, so a config of an earlier version, which did not have the key, is the same.
+
+    Args:
+      values: a whole config as nested plain values.
+
+    Example:
+      >>> identity(TrainConfig().to_dict())["optim.epochs"]
+      3
+    """
+    found = {
+        f"{section}.{key}": value
+        for section in ("model", "svt", "data", "optim")
+        for key, value in values[section].items()
+        if not (section == "model" and key in MODEL_KEYS_OF_SPEED)
+    }
+    found["seed"] = values["run"]["seed"]
+    if values["optim"].get("stop_after_worse") is not None:  # then the evaluations decide where the run ends
+        found["log.evaluate_every_steps"] = values["log"].get("evaluate_every_steps")
+    return {key: value for key, value in found.items() if value is not None}

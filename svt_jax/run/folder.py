@@ -24,8 +24,8 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from svt_jax.models.config import MODEL_KEYS_OF_SPEED, EncoderConfig, read_config
-from svt_jax.run.config import TrainConfig
+from svt_jax.models.config import EncoderConfig, read_config
+from svt_jax.run.config import TrainConfig, identity
 from svt_jax.run.literal_path import check_storable
 from svt_jax.run.lock import LOCK_NAME, lock_folder
 from svt_jax.run.manifest import read_manifest, resumed
@@ -81,7 +81,9 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from."""
-        return self.checkpoints.is_dir() and any(path.name.isdigit() for path in self.checkpoints.iterdir())
+        return self.checkpoints.is_dir() and any(
+            path.name.isdigit() and path.is_dir() for path in self.checkpoints.iterdir()
+        )
 
     def read_results(self) -> dict[str, Any]:
         return json.loads(self.results.read_text(encoding="utf-8"))
@@ -123,7 +125,7 @@ def find_run(config: TrainConfig) -> RunFolder:
     folder = run_path(config)
     check_storable(folder.checkpoints)
     if folder.config.is_file():
-        theirs, ours = _identity(_read_config(folder)), _flat(_plain(config.identity()))
+        theirs, ours = _identity(_read_config(folder)), identity(_plain(config.to_dict()))
         if folder.has_checkpoint and folder.manifest.is_file():
             _check_files(folder, theirs)
         differing = [
@@ -185,7 +187,7 @@ def create(
 def _put_aside(folder: RunFolder, config: TrainConfig) -> None:
     """Keeps the files of an attempt that this run cannot continue, and says so."""
     logs = [folder.metrics, folder.spectrum, folder.results, folder.report]
-    is_other = folder.config.is_file() and _identity(_read_config(folder)) != _flat(_plain(config.identity()))
+    is_other = folder.config.is_file() and _identity(_read_config(folder)) != identity(_plain(config.to_dict()))
     if is_other or any(path.is_file() and path.stat().st_size for path in logs):
         aside = put_aside(folder.path, [*logs, folder.tensorboard, folder.model], [folder.config, folder.manifest])
         log.warning(
@@ -222,13 +224,13 @@ def read_run(path: str | Path) -> tuple[RunFolder, dict[str, Any], EncoderConfig
     if not folder.config.is_file():
         raise ValueError(f"{path} holds no run (no config.yaml); allowed is a folder that train.py wrote. Check --run.")
     config = _read_config(folder)
-    identity = _identity(config)  # raises if it is not a run's config
+    found = _identity(config)  # raises if it is not a run's config
     try:
         for section in dataclasses.fields(TrainConfig):
             section.default_factory(**config.get(section.name, {}))  # type: ignore[operator]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder.config} is not one that a run wrote ({error}). Restore it from a copy.") from error
-    _check_files(folder, identity)
+    _check_files(folder, found)
     return folder, config, read_config(folder.model)
 
 
@@ -237,10 +239,10 @@ def read_classes(folder: RunFolder) -> list[str] | None:
     return read_manifest(folder.manifest)["classes"]
 
 
-def _check_files(folder: RunFolder, identity: dict[str, Any]) -> None:
+def _check_files(folder: RunFolder, found: dict[str, Any]) -> None:
     written = read_manifest(folder.manifest).get("files_sha256")  # earlier versions wrote none
     if written is not None:
-        check_files(folder.path, written, file_digests(folder.path, identity))
+        check_files(folder.path, written, file_digests(folder.path, found))
 
 
 def read_id(folder: RunFolder) -> str | None:
@@ -263,13 +265,6 @@ def _json(values: Any) -> str:
     return json.dumps(values, indent=2) + "\n"
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """The values in the form that YAML reads back."""
     return yaml.safe_load(yaml.safe_dump(values))
@@ -284,8 +279,6 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
 
 def _identity(stored: dict[str, Any]) -> dict[str, Any]:
     try:
-        values = {section: stored[section] for section in ("model", "svt", "data", "optim")}
-        values["model"] = {key: value for key, value in values["model"].items() if key not in MODEL_KEYS_OF_SPEED}
-        return _flat({**values, "seed": stored["run"]["seed"]})
+        return identity(stored)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("the folder's config.yaml is not one that a run wrote. Choose another folder.") from error

@@ -173,9 +173,9 @@ class WeightsAndBiases(Callback):
         self._run: Any = None
 
     def on_start(self, run: Run) -> None:
-        import wandb
-
         with self._warning():
+            import wandb
+
             self._run = wandb.init(
                 dir=str(self._folder.path),
                 name=self._folder.path.name,

@@ -72,7 +72,7 @@ def train(experiment: Experiment, callbacks: Sequence[Any] = ()) -> Run:
       StoppedBySignalError: after SIGTERM or SIGINT, once the state is saved.
       OSError: if the folder can no longer be written; the last checkpoint stays.
     """
-    config, model, checkpoints = experiment.config, experiment.model, experiment.checkpoints
+    config, checkpoints = experiment.config, experiment.checkpoints
     log, call = config.log, Callbacks(callbacks)
     with contextlib.ExitStack() as stack:  # exits in the reverse order
         if experiment.lock is not None:
@@ -82,10 +82,10 @@ def train(experiment: Experiment, callbacks: Sequence[Any] = ()) -> Run:
         run = _start(experiment)
         metrics = StepMetrics(experiment, run, call)
         programs = _Programs(experiment, run, metrics, call)
-        signals = stack.enter_context(StopSignals())
-        stack.enter_context(jax.set_mesh(model.mesh))
-        stack.enter_context(run.clock.running())
+        stack.enter_context(jax.set_mesh(experiment.model.mesh))
         call.on_start(run)
+        signals = stack.enter_context(StopSignals())
+        stack.enter_context(run.clock.running())
 
         if log.spectrum_every_steps and run.step == 0:
             jax.block_until_ready(run.state)
@@ -128,7 +128,9 @@ def train(experiment: Experiment, callbacks: Sequence[Any] = ()) -> Run:
             checkpoints.wait()
             run.results = make_results(experiment, run)
         distributed.on_first(write_results, experiment.folder, run.results)
+        signals.__exit__(None, None, None)  # a signal from here on ends the process at once: nothing is lost
         call.on_end(run.results)
+    distributed.on_first(lambda: None)  # the others wait for what the first one's callbacks still write
     run.state = None
     return run
 

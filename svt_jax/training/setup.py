@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from typing import Any
@@ -122,8 +123,12 @@ def setup(config: TrainConfig, started: float | None = None) -> Experiment:
 
     manifest = make_manifest(config, mesh, model.weights, model.task, tokens)
     lock = distributed.on_first(run_folder.create, folder, config, manifest, model.encoder, model.tokenizer)
-    run_id = distributed.from_first(distributed.on_first(run_folder.read_id, folder), ID_LETTERS)
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep, run=run_id)
+    with contextlib.ExitStack() as failing:
+        if lock is not None:
+            failing.callback(lock.release)
+        run_id = distributed.from_first(distributed.on_first(run_folder.read_id, folder), ID_LETTERS)
+        checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep, run=run_id)
+        failing.pop_all()
     return Experiment(
         config=config,
         folder=folder,

@@ -39,7 +39,9 @@ class StepMetrics:
 
     def logs(self, step: int) -> bool:
         """Whether a step writes a line."""
-        return step % self._run.config.log.every_steps == 0 or step == self._run.num_steps
+        log, may_stop = self._run.config.log, self._run.config.optim.stop_after_worse is not None
+        evaluates = step % (log.evaluate_every_steps or self._experiment.steps_per_epoch) == 0
+        return step % log.every_steps == 0 or step == self._run.num_steps or (may_stop and evaluates)
 
     def add(self, step: int, metrics: dict[str, jax.Array], svt: dict[str, Any]) -> None:
         """Adds a step's metrics, which may still be computing, and reads an earlier step's.

@@ -45,7 +45,6 @@ def train(
     distributed.join(config.distributed)
     if not distributed.is_first():
         console = PlainConsole(quiet=True)
-    check_packages(config.log)
     folder = run_path(config)
     distributed.on_first(find_run, config)
     if distributed.agree(folder.results.is_file()):
@@ -60,6 +59,7 @@ def train(
         run = Run(config, folder.path, results["steps"], steps_per_epoch, results["steps"], results=results)
         distributed.on_first(Report(folder).on_end, results)
         return run
+    check_packages(config.log)
     experiment = setup(config, started)
     return train_experiment(experiment, [*own_callbacks(experiment, console), *callbacks])
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def options() -> ArgumentParser:
     parser = eval_parser(
         "compare",
-        "Compares settings over seeds: trains a grid, or reads finished runs. With --setting, --section.key VALUE overrides "
+        "Compares settings over seeds: trains a grid, or reads finished runs. With --config, --section.key VALUE overrides "
         "every file.",
     )
     parser.add_argument(
