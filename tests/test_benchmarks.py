@@ -169,7 +169,8 @@ def test_a_turn_counts_the_examples_of_its_chunk_and_the_others_follow():
         order.append("other")
         Run.clock.training_seconds += 100.0  # advances the run's clock meanwhile
 
-    turns = InTurns(Run, [other], chunk=3, turns=2)
+    turns = InTurns(Run.batches, [other], chunk=3, turns=2)
+    turns.on_start(Run)
     stream = turns.from_batch(5)
     for batch in itertools.islice(stream, 9):
         order.append(batch)

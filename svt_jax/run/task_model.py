@@ -97,7 +97,7 @@ class TaskModel:
     @classmethod
     def outline(cls, config: TrainConfig, mesh: Mesh | None = None) -> TaskModel:
         """As `from_config` with shapes in place of weights. This suffices to read data or a checkpoint."""
-        mesh = make_mesh(**dataclasses.asdict(config.mesh)) if mesh is None else mesh
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor) if mesh is None else mesh
         task = find_task(config.data)
         if config.model.path == "demo":
             folder, encoder, tokenizer = None, DEMO_ENCODER, demo_tokenizer()

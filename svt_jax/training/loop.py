@@ -101,9 +101,9 @@ def train(experiment: Experiment, callbacks: Sequence[Any] = ()) -> Run:
             metrics.add(run.step, found, _svt(experiment, run.state) if metrics.logs(run.step) else {})
 
             over, stopped_by = run.step == run.num_steps, signals.stops_after(run.step)
-            evaluates = over or _every(log.evaluate_every_steps or experiment.steps_per_epoch, run.step)
+            evaluates = _every(log.evaluate_every_steps or experiment.steps_per_epoch, run.step) or over
             measures = _every(log.spectrum_every_steps, run.step)
-            saves = evaluates or stopped_by is not None or _every(config.checkpoint.every_steps, run.step)
+            saves = _every(config.checkpoint.every_steps, run.step) or evaluates or stopped_by is not None
             if evaluates or measures or saves:
                 metrics.read_all()
                 jax.block_until_ready(run.state)

@@ -92,7 +92,7 @@ def setup(config: TrainConfig, started: float | None = None) -> Experiment:
     folder = run_folder.run_path(config)
     distributed.on_first(run_folder.find_run, config)
 
-    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     batch_size = config.optim.batch_size * config.optim.accumulate
     check_batch(mesh, "optim.batch_size", config.optim.batch_size)
     check_batch(mesh, "data.eval_batch_size", config.data.eval_batch_size)
