@@ -62,9 +62,9 @@ class SelfAttention(nnx.Module):
             split(self.value(x)),
         )
         scores = jnp.einsum("bnqh,bnkh->bnqk", query * self._head_size**-0.5, key)
-        # The most negative number, not -inf: a row of only padding keeps finite (uniform) weights.
-        scores = jnp.where(mask[:, None, None, :], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        # The most negative number, not -inf: a row of padding only keeps finite (uniform) weights.
+        bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]  # [B, 1, 1, L]
+        weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
         weights = dropout(weights, self._dropout, rngs)
         mixed = jnp.einsum("bnqk,bnkh->bnqh", weights, value)
         return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape))  # [B, Q, D]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import time
 from collections.abc import Sequence
@@ -192,8 +193,15 @@ class _Programs:
 
 
 def _svt(experiment: Experiment, state: TrainState) -> dict[str, Any]:
-    """Alpha by layer, and every parameter by layer and name, in new buffers: the next step takes the state's own."""
-    encoder = nnx.merge(experiment.model.graphdef, state.params, state.constants).encoder
+    """Alpha by layer, and each parameter by layer and name."""
+    found: dict[str, Any] = _svt_values(experiment.model.graphdef, state.params, state.constants)
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _svt_values(graphdef: nnx.GraphDef, params: nnx.State, constants: nnx.State) -> dict[str, Any]:
+    encoder = nnx.merge(graphdef, params, constants).encoder
+    # new buffers: the state's own are donated to the next step
     return jax.tree.map(lambda value: value + 0, {"alpha": encoder.alphas, "svt": encoder.svt_parameters})
 
 
