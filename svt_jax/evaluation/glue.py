@@ -40,8 +40,11 @@ _LAG = 2
 class State(Protocol):
     """An object that holds a model's parameters: a `TaskModel`, or the state of a training step."""
 
-    params: Any
-    constants: Any
+    @property
+    def params(self) -> Any: ...
+
+    @property
+    def constants(self) -> Any: ...
 
 
 def make_forward(model: TaskModel) -> Any:

@@ -230,7 +230,7 @@ def override(data: DataConfig, **values: Any) -> DataConfig:
     return dataclasses.replace(data, **{name: value for name, value in values.items() if value is not None})
 
 
-def speed(config: ModelConfig) -> dict[str, bool]:
+def speed(config: ModelConfig) -> dict[str, Any]:
     """Settings that change the compiled program but not its result; only the same program returns the same bits."""
     scans = jax.default_backend() != "cpu" if config.scan_layers is None else config.scan_layers
     return {"remat": config.remat, "scan_layers": scans}

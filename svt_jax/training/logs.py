@@ -50,6 +50,7 @@ class SaveCheckpoints(Callback):
     """Saves the run's state, so that a resumed run continues after this step with the same bits."""
 
     def __init__(self, experiment: Experiment):
+        assert experiment.model.task is not None, "a config names one"
         self._checkpoints, self._task = experiment.checkpoints, experiment.model.task
 
     def on_start(self, run: Run) -> None:
@@ -72,16 +73,19 @@ class JsonLines(Callback):
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
-        self._metrics = self._spectrum = None
+        self._metrics: _Lines | None = None
+        self._spectrum: _Lines | None = None
 
     def on_start(self, run: Run) -> None:
         self._metrics = _Lines(self._folder.metrics, run.step)
         self._spectrum = _Lines(self._folder.spectrum, run.step)
 
     def on_log(self, step: int, metrics: dict[str, Any]) -> None:
+        assert self._metrics is not None, "on_start comes first"
         self._metrics.write(metrics)
 
     def on_spectrum(self, step: int, reading: dict[str, Any]) -> None:
+        assert self._spectrum is not None, "on_start comes first"
         self._spectrum.write({"step": step, **reading})
 
     def close(self) -> None:
@@ -126,7 +130,7 @@ def scalars_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def scalars_of_reading(reading: Mapping[str, Any]) -> dict[str, float]:
     """As `scalars_of`, for a reading of the probe."""
-    numbers = {}
+    numbers: dict[str, float] = {}
     for state in reading["states"]:
         place = "embeddings" if state["layer"] is None else f"layer_{state['layer']}_{state['state']}"
         numbers |= {f"spectrum_{measure}/{place}": state[measure] for measure in MEASURES}
@@ -157,6 +161,7 @@ class TensorBoard(Callback):
             self._events.close()
 
     def _add(self, step: int, numbers: dict[str, Any]) -> None:
+        assert self._events is not None, "on_start comes first"
         for name, value in numbers.items():
             add = self._events.add_histogram if isinstance(value, list) else self._events.add_scalar
             add(name, value, step)

@@ -45,7 +45,7 @@ class Run:
       num_steps: number of steps, unless `optim.stop_after_worse` ends it earlier.
       steps_per_epoch: number of steps in an epoch.
       step: number of steps done.
-      state: what a step changes; None once the run is over.
+      state: what a step changes, a `TrainState`; None once the run is over.
       clock: seconds, examples, compilations.
       evaluations: step and scores of each evaluation.
       svt: current parameters of each SVT by layer and name; `first_svt` has those before the first step.
@@ -57,7 +57,7 @@ class Run:
     num_steps: int
     steps_per_epoch: int
     step: int = 0
-    state: TrainState | None = None
+    state: Any = None
     clock: Clock = dataclasses.field(default_factory=Clock)
     evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     svt: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -144,7 +144,7 @@ def _is_over(experiment: Experiment, run: Run) -> bool:
 
 
 def _every(steps: int | None, step: int) -> bool:
-    return bool(steps) and step % steps == 0
+    return steps is not None and step % steps == 0
 
 
 def _start(experiment: Experiment) -> Run:
@@ -161,7 +161,7 @@ def _start(experiment: Experiment) -> Run:
     else:
         run.state = TrainState(model.params, model.constants, experiment.init_optimizer(model.params))
         run.first_svt = run.svt = plain_parameters(_svt(experiment, run.state)["svt"])
-    experiment.model = dataclasses.replace(model, params=None, constants=None)  # the first step takes over the buffers
+    experiment.model = dataclasses.replace(model, params=None, constants=None)  # type: ignore[arg-type]  # the first step takes over the buffers
     return run
 
 
@@ -225,7 +225,7 @@ def _evaluate(experiment: Experiment, run: Run, call: Callbacks) -> None:
     except NonFiniteError as error:  # the parameters are finite but huge
         raise NonFiniteError(f"step {run.step}: {error}; {last_good(experiment.checkpoints)}. {ADVICE}") from error
     call.on_evaluate(run.step, scores)
-    others = {split: each for split, each in scores.items() if split != "validation"}
+    others: dict[str, Any] = {split: each for split, each in scores.items() if split != "validation"}
     run.evaluations = [*run.evaluations, {"step": run.step, "metrics": scores["validation"], **others}]
     call.on_busy("")
 

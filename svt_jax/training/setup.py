@@ -98,8 +98,10 @@ def setup(config: TrainConfig, started: float | None = None) -> Experiment:
     check_batch(mesh, "data.eval_batch_size", config.data.eval_batch_size)
 
     model = TaskModel.outline(config, mesh)
-    assert model.task is not None, "a config names one"
-    tokens = {split: model.tokens(split) for split in ("train", *model.task.parts("validation"))}
+    task = model.task
+    assert task is not None, "a config names one"
+    splits: list[Split] = ["train", *task.parts("validation")]
+    tokens = {split: model.tokens(split) for split in splits}
     train_tokens = tokens["train"]
     if not distributed.agree(folder.has_checkpoint):  # a checkpoint has its own weights
         model = model.with_weights(config)
@@ -118,10 +120,12 @@ def setup(config: TrainConfig, started: float | None = None) -> Experiment:
     )
 
     held_out = {split: each for split, each in tokens.items() if split != "train"}
-    evaluators = {split: Evaluator(model, each, config.data.eval_batch_size) for split, each in held_out.items()}
+    evaluators: dict[Split, Evaluator] = {
+        split: Evaluator(model, each, config.data.eval_batch_size) for split, each in held_out.items()
+    }
     probe = Probe(model, tokens["validation"])
 
-    manifest = make_manifest(config, mesh, model.weights, model.task, tokens)
+    manifest = make_manifest(config, mesh, model.weights, task, tokens)
     lock = distributed.on_first(run_folder.create, folder, config, manifest, model.encoder, model.tokenizer)
     with contextlib.ExitStack() as failing:
         if lock is not None:

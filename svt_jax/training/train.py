@@ -67,7 +67,7 @@ def train(
 def own_callbacks(experiment: Experiment, console: Console) -> list[Callback]:
     """The callbacks that write a run's folder: all processes save checkpoints; the first runs the others."""
     config, folder = experiment.config, experiment.folder
-    saves = [SaveCheckpoints(experiment)]
+    saves: list[Callback] = [SaveCheckpoints(experiment)]
     if not distributed.is_first():
         return saves
     optional = [
