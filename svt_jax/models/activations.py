@@ -26,12 +26,12 @@ _tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": _exact_gelu,
-    "gelu_python": _exact_gelu,
     "gelu_new": _tanh_gelu,
     "gelu_fast": _tanh_gelu,
     "gelu_accurate": _tanh_gelu,
     "gelu_pytorch_tanh": _tanh_gelu,
     "gelu_python_tanh": _tanh_gelu,
+    "gelu_python": _exact_gelu,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
