@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from filelock import FileLock, Timeout
 log = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def lock_folder(folder: Path) -> FileLock:
@@ -19,6 +21,7 @@ def lock_folder(folder: Path) -> FileLock:
       folder: the run's folder, which must exist.
     Raises:
       ValueError: if another process holds it.
+      OSError: if the folder cannot be written.
     """
     # the file stays: it marks the folder as a run's, even if the start failed
     lock = FileLock(folder / LOCK_NAME, preserve_lock_file=True)
@@ -29,6 +32,9 @@ def lock_folder(folder: Path) -> FileLock:
             f"{folder} is in use by another process; one run at a time may write a folder. Wait for it to end, or choose "
             "another --run.name."
         ) from error
-    except (OSError, NotImplementedError) as error:  # a file system without locks
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise  # the folder cannot be written
+        # a file system without locks
         log.warning("%s cannot be locked (%s): see to it that no other process trains in it", folder, error)
     return lock
