@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svt_jax.evaluation.probe import MEASURES
+from svt_jax.host import only_warns
 from svt_jax.run.config import LogConfig
 from svt_jax.run.folder import RunFolder, read_id, read_lines
 from svt_jax.training.callbacks import Callback
@@ -137,37 +138,46 @@ def scalars_of_reading(reading: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
-class TensorBoard(Callback):
-    """Event files in the run's folder."""
+class _Numbers(Callback):
+    """Turns lines, scores and readings into numbers by name; a subclass sends them."""
+
+    def add(self, step: int, numbers: dict[str, Any]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define add(step, numbers)")
+
+    def on_log(self, step: int, metrics: dict[str, Any]) -> None:
+        self.add(step, scalars_of(metrics))
+
+    def on_evaluate(self, step: int, scores: dict[str, dict[str, float]]) -> None:
+        self.add(step, {f"{split}/{name}": value for split, each in scores.items() for name, value in each.items()})
+
+    def on_spectrum(self, step: int, reading: dict[str, Any]) -> None:
+        self.add(step, scalars_of_reading(reading))
+
+
+class TensorBoard(_Numbers):
+    """Event files in the run's folder. A failure here only warns."""
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
         self._events: Events | None = None
 
     def on_start(self, run: Run) -> None:
-        self._events = Events(self._folder.tensorboard, run.step)
+        with only_warns("TensorBoard's folder of events"):
+            self._events = Events(self._folder.tensorboard, run.step)
 
-    def on_log(self, step: int, metrics: dict[str, Any]) -> None:
-        self._add(step, scalars_of(metrics))
-
-    def on_evaluate(self, step: int, scores: dict[str, dict[str, float]]) -> None:
-        self._add(step, {f"{split}/{name}": value for split, each in scores.items() for name, value in each.items()})
-
-    def on_spectrum(self, step: int, reading: dict[str, Any]) -> None:
-        self._add(step, scalars_of_reading(reading))
+    def add(self, step: int, numbers: dict[str, Any]) -> None:
+        if self._events is None:
+            return
+        for name, value in numbers.items():
+            write = self._events.add_histogram if isinstance(value, list) else self._events.add_scalar
+            write(name, value, step)
 
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
 
-    def _add(self, step: int, numbers: dict[str, Any]) -> None:
-        assert self._events is not None, "on_start comes first"
-        for name, value in numbers.items():
-            add = self._events.add_histogram if isinstance(value, list) else self._events.add_scalar
-            add(name, value, step)
 
-
-class WeightsAndBiases(Callback):
+class WeightsAndBiases(_Numbers):
     """Sends the same numbers to Weights & Biases. Its own environment variables choose project, entity and mode.
 
     Its run id is made from the run's folder, so that a resumed run continues there. A failure here only warns.
@@ -189,14 +199,10 @@ class WeightsAndBiases(Callback):
                 config=run.config.to_dict(),
             )
 
-    def on_log(self, step: int, metrics: dict[str, Any]) -> None:
-        self._add(step, scalars_of(metrics))
-
-    def on_evaluate(self, step: int, scores: dict[str, dict[str, float]]) -> None:
-        self._add(step, {f"{split}/{name}": value for split, each in scores.items() for name, value in each.items()})
-
-    def on_spectrum(self, step: int, reading: dict[str, Any]) -> None:
-        self._add(step, scalars_of_reading(reading))
+    def add(self, step: int, numbers: dict[str, Any]) -> None:
+        with self._warning():
+            if self._run is not None:
+                self._run.log(numbers, step=step)
 
     def on_end(self, results: dict[str, Any]) -> None:
         with self._warning():
@@ -207,11 +213,6 @@ class WeightsAndBiases(Callback):
         with self._warning():
             if self._run is not None:
                 self._run.finish()
-
-    def _add(self, step: int, numbers: dict[str, Any]) -> None:
-        with self._warning():
-            if self._run is not None:
-                self._run.log(numbers, step=step)
 
     @contextlib.contextmanager
     def _warning(self) -> Any:

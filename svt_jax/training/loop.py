@@ -19,9 +19,7 @@ from flax import nnx
 from svt_jax.data.batching import Batch
 from svt_jax.data.shards import global_batch
 from svt_jax.errors import NonFiniteError, StoppedBySignalError
-from svt_jax.mesh import (
-    batch_sharding,
-)
+from svt_jax.mesh import batch_sharding
 from svt_jax.models.slot import plain_parameters
 from svt_jax.run import distributed
 from svt_jax.run.checkpoint import TrainState, abstract, last_good

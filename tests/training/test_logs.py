@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import os
 import struct
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -95,6 +96,15 @@ def test_a_full_disk_under_the_events_warns_once_and_the_run_goes_on(tmp_path, m
     log.close()
     assert caplog.text.count("no more events for TensorBoard") == 1
     assert "tensorboard cannot be written (No space left on device)" in caplog.text
+
+
+def test_tensorboard_that_does_not_import_is_one_warning(tmp_path, caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
+    log = started(TensorBoard(RunFolder(tmp_path)), 0)
+    log.on_log(1, line(1))
+    log.close()
+    assert len(caplog.messages) == 1
+    assert "TensorBoard's folder of events could not be made" in caplog.messages[0]
 
 
 def test_a_resumed_run_hides_the_events_of_steps_that_come_again(tmp_path):
