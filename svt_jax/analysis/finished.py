@@ -13,6 +13,9 @@ import yaml
 
 from svt_jax.analysis import checks
 from svt_jax.evaluation.probe import MEASURES
+from svt_jax.run.config import identity
+from svt_jax.run.run_files import check_files, file_digests
+from svt_jax.yaml_files import load_values
 
 _SAID = 10
 """A message lists at most this many problems of a file."""
@@ -87,13 +90,16 @@ def read_finished(run: Path, *, whole: bool = False) -> FinishedRun:
       run: the folder.
       whole: true requires all that a report shows; false only what a comparison needs.
     Raises:
-      ValueError: if the run is not complete, or results.json, manifest.json or config.yaml is not what a run writes.
+      ValueError: if the run is not complete, results.json, manifest.json or config.yaml is not what a run writes, or a
+        file has changed since the run wrote it.
     """
     if not (run / "results.json").is_file():
         raise ValueError(
             f"{run} has no results.json: the run is not complete. Start the same training command again to finish it."
         )
     results, manifest, config = (_table(run / name, check) for name, check in checks.files(whole_run=whole).items())
+    if written := manifest.get("files_sha256"):  # earlier versions wrote none
+        check_files(run, written, file_digests(run, identity(config)))
     lines, lines_left_out = _lines(run / "metrics.jsonl", checks.LINE)
     readings, readings_left_out = _lines(run / "spectrum.jsonl", checks.READING)
     kept, others = _comparable(readings, run / "spectrum.jsonl")
@@ -108,7 +114,7 @@ def read_finished(run: Path, *, whole: bool = False) -> FinishedRun:
 def _table(path: Path, check: checks.Check) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        found = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        found = load_values(text) if path.suffix == ".yaml" else json.loads(text)
         problems = list(check(found, "it"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise _not_a_runs(path, str(error)) from error

@@ -17,6 +17,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from svt_jax import cli
+from svt_jax.analysis.finished import read_finished
 from svt_jax.models.hf import load_classifier
 from svt_jax.run.checkpoint import Checkpoints
 from svt_jax.run.command_line import parse_config
@@ -306,6 +307,15 @@ def test_a_run_is_evaluated_by_the_program_that_it_was_trained_with(finished, tm
         config.write_text(yaml.safe_dump(values))
         found = TaskModel.from_run(tmp_path / "run")
         assert found.module().encoder.scan_layers == scans
+
+
+def test_a_comparison_refuses_a_run_whose_config_has_changed(finished, tmp_path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    assert read_finished(run).config["svt"]["placement"] == "before_norm"
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("placement: before_norm", "placement: output"))
+    with pytest.raises(ValueError, match="config.yaml has changed since the run wrote its folder"):
+        read_finished(run)
 
 
 def test_a_reader_leaves_an_unfinished_save_alone(finished):
