@@ -44,7 +44,8 @@ from benchmarks.timing import (
 )
 from svt_jax.host import compiler_options, keep_freed_memory
 from svt_jax.mesh import make_mesh
-from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import OptimConfig
 from svt_jax.run.task_model import TaskModel, random_classifier
 from svt_jax.training.optimizer import make_optimizer

@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 
 from svt_jax.evaluation.glue import make_forward
 from svt_jax.mesh import batch_sharding, replicated
-from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.checkpoint import abstract
 from svt_jax.run.config import OptimConfig
 from svt_jax.run.task_model import TaskModel, random_classifier

@@ -34,7 +34,8 @@ from benchmarks.compiled import collectives, programs  # noqa: E402
 from benchmarks.timing import table  # noqa: E402
 from svt_jax.cli import train  # noqa: E402
 from svt_jax.mesh import make_mesh  # noqa: E402
-from svt_jax.models.config import EncoderConfig, SVTConfig  # noqa: E402
+from svt_jax.models.config import EncoderConfig  # noqa: E402
+from svt_jax.models.svt_config import SVTConfig  # noqa: E402
 from svt_jax.spectral.functions import SoftDecay  # noqa: E402
 from svt_jax.spectral.transform import svt  # noqa: E402
 

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from benchmarks.body import make_batch, our_training
 from benchmarks.timing import environment, paired, ratio, table
 from svt_jax.models import layers
-from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
+from svt_jax.models.svt_config import SVTConfig
 
 Array = jax.Array
 

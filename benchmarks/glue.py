@@ -36,7 +36,7 @@ from svt_jax.data.batching import Batch, TrainingBatches
 from svt_jax.data.glue import TASKS
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.host import keep_freed_memory
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import DataConfig, LogConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from svt_jax.run.task_model import TaskModel
 from svt_jax.training.loop import Run, train

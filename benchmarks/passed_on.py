@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 
 from svt_jax import TokenOperation, register_function
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.spectral.base import Solver
 
 

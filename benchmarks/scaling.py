@@ -36,7 +36,8 @@ def measure(mesh_shape: str, solver: str, layers: int, dtype: str) -> dict[str, 
     jax.config.update("jax_num_cpu_devices", devices)
     from benchmarks.compiled import collectives, programs
     from svt_jax.mesh import make_mesh
-    from svt_jax.models.config import EncoderConfig, SVTConfig
+    from svt_jax.models.config import EncoderConfig
+    from svt_jax.models.svt_config import SVTConfig
 
     encoder = EncoderConfig.from_hf({"model_type": "bert", "num_hidden_layers": layers})
     svt = SVTConfig() if solver == "none" else SVTConfig("soft_decay", solver=solver)  # type: ignore[arg-type]

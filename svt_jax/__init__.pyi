@@ -1,10 +1,10 @@
 from .analysis.compare import compare
 from .embeddings.embed import embed
 from .embeddings.maps import AllButTheTop, SpectralMap, Whitening
-from .models.config import SVTConfig
 from .models.export import export_hf
 from .models.hf import load_classifier, load_encoder
 from .models.slot import SVTLayer
+from .models.svt_config import SVTConfig
 from .remedies.tokens import ContraNorm, TokenAllButTheTop, TokenWhitening
 from .run.config import TrainConfig
 from .run.task_model import TaskModel

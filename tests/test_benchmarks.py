@@ -12,10 +12,10 @@ from flax import nnx
 import svt_jax
 from svt_jax.data.demo import load_demo
 from svt_jax.data.tokenizer import demo_tokenizer
-from svt_jax.models.config import SVTConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.export import export_hf
 from svt_jax.models.hf import load_classifier
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.task_model import DEMO_ENCODER
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]

@@ -14,10 +14,11 @@ from jax.sharding import PartitionSpec
 
 from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.mesh import MESH_AXES, make_mesh, parameter_shardings
-from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.export import export_hf
 from svt_jax.models.families import FAMILIES
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, random_classifier
 from svt_jax.training.optimizer import make_optimizer

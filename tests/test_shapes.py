@@ -9,9 +9,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int, jaxtyped
 
 import svt_jax
-from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.heads import Classifier
+from svt_jax.models.svt_config import SVTConfig
 
 checked = jaxtyped(typechecker=beartype)
 X = jax.random.normal(jax.random.key(0), (2, 3, 5, 7)) + 1.0  # no two dimensions are equal

@@ -20,10 +20,11 @@ import numpy as np
 from flax import nnx
 
 from svt_jax.mesh import gather_columns, has_explicit_axes, shard_batch, shard_columns, with_auto_axes
-from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder_layer import EncoderLayer
 from svt_jax.models.layer_loop import through_layers
 from svt_jax.models.layers import LayerNorm, Linear, dropout, first_token
+from svt_jax.models.svt_config import SVTConfig
 
 Array = jax.Array
 

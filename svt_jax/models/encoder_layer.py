@@ -15,9 +15,10 @@ from flax import nnx
 
 from svt_jax.mesh import shard_batch
 from svt_jax.models.activations import ACTIVATION_FUNCTIONS
-from svt_jax.models.config import EncoderConfig, Placement, SVTConfig
+from svt_jax.models.config import EncoderConfig
 from svt_jax.models.layers import LayerNorm, Linear, dropout
 from svt_jax.models.slot import SVTLayer
+from svt_jax.models.svt_config import Placement, SVTConfig
 
 Array = jax.Array
 

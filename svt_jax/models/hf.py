@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from svt_jax.models.config import EncoderConfig, Parameters, SVTConfig, has_svt, read_config, read_svt
+from svt_jax.models.config import EncoderConfig, read_config
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import Tensors, local_folder, read_tensors
 from svt_jax.models.heads import Classifier
 from svt_jax.models.slot import stored_values
+from svt_jax.models.svt_config import Parameters, SVTConfig, has_svt, read_svt
 from svt_jax.models.weight_names import (
     Names,
     base_name,

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from svt_jax.mesh import shard_batch
-from svt_jax.models.config import SVTConfig
 from svt_jax.models.layers import dropout
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.spectral.base import SpectralFunction, TokenOperation
 from svt_jax.spectral.transform import svt_and_failures
 from svt_jax.text import listed, printable

@@ -10,8 +10,9 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from svt_jax.models.config import MODEL_KEYS_OF_SPEED, SVTConfig
+from svt_jax.models.config import MODEL_KEYS_OF_SPEED
 from svt_jax.models.hf import DTYPES
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.text import printable
 
 _LONGEST_NAME = 200

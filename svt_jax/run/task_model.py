@@ -18,11 +18,12 @@ from svt_jax.data import demo
 from svt_jax.data.glue import TASKS, Split, Task
 from svt_jax.data.tokenizer import Tokens, demo_tokenizer, load_tokenizer
 from svt_jax.mesh import make_mesh, parameter_shardings
-from svt_jax.models.config import EncoderConfig, SVTConfig, read_config
+from svt_jax.models.config import EncoderConfig, read_config
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import local_folder, read_json
 from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import DTYPES, has_head, load_classifier, load_encoder
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.checkpoint import Checkpoints, TrainState, abstract
 from svt_jax.run.config import DataConfig, ModelConfig, TrainConfig
 from svt_jax.run.folder import read_classes, read_id, read_run

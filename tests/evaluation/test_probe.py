@@ -11,7 +11,7 @@ from scipy import stats
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.probe import BINS, MEASURES, Probe, measure
 from svt_jax.mesh import make_mesh
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, random_classifier
 
 RNG = np.random.default_rng(0)

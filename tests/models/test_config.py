@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tiny
 
-from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
 from svt_jax.models.families import FAMILIES, UNSUPPORTED
+from svt_jax.models.svt_config import SVTConfig
 
 BERT = {"model_type": "bert"}
 

@@ -9,10 +9,11 @@ import pytest
 from flax import nnx
 
 import svt_jax
-from svt_jax.models.config import PLACEMENTS, EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.layers import dropout
 from svt_jax.models.slot import SVTConstant, SVTParam
+from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
 
 TINY = EncoderConfig.from_hf(
     {

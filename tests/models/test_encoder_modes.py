@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.svt_config import SVTConfig
 
 IDS, MASK = np.tile(tiny.IDS, (4, 1)), np.tile(tiny.MASK, (4, 1))
 MODEL = tiny.encoder("bert", SVTConfig("soft_decay"), num_hidden_layers=1)

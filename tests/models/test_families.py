@@ -10,8 +10,8 @@ import tiny
 from flax import nnx
 
 import svt_jax
-from svt_jax.models.config import PLACEMENTS, SVTConfig
 from svt_jax.models.families import FAMILIES
+from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
 
 # ALBERT with two layers in a group, each used twice: layers 0 and 2, and 1 and 3, share weights.
 SHARED = {"albert": {"inner_group_num": 2}}

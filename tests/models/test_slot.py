@@ -7,9 +7,10 @@ import pytest
 from flax import nnx
 
 import svt_jax
-from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.slot import SVTLayer, SVTParam
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.spectral import registry
 
 TINY = EncoderConfig.from_hf(

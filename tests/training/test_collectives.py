@@ -10,7 +10,7 @@ import pytest
 from benchmarks.compiled import collectives, programs
 from benchmarks.passed_on import PASSED_ON
 from svt_jax.mesh import make_mesh
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import MeshConfig
 from svt_jax.run.task_model import DEMO_ENCODER
 

@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks.compiled import programs
 from svt_jax.mesh import make_mesh
-from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
 from svt_jax.models.families import FAMILIES
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import MeshConfig
 from tests.models import tiny
 

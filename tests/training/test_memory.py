@@ -9,7 +9,7 @@ from flax import nnx
 
 from benchmarks.compiled import programs
 from svt_jax.mesh import make_mesh
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.task_model import DEMO_ENCODER, random_classifier
 
 ENCODER = dataclasses.replace(

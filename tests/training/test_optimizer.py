@@ -7,9 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
-from svt_jax.models.config import SVTConfig
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.slot import SVTParam
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import OptimConfig
 from svt_jax.training.optimizer import learning_rate_schedule, make_optimizer, named_paths, parameter_groups
 from tests.models import tiny

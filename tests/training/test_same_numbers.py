@@ -12,7 +12,7 @@ from svt_jax.data.batching import TrainingBatches
 from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.mesh import batch_sharding, make_mesh
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import MeshConfig, ModelConfig, TrainConfig
 from svt_jax.run.task_data import find_task
 from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, draw_classifier, random_classifier

@@ -10,8 +10,9 @@ from flax import nnx
 
 from svt_jax.data.custom import custom_task
 from svt_jax.mesh import make_mesh
-from svt_jax.models.config import EncoderConfig, SVTConfig
+from svt_jax.models.config import EncoderConfig
 from svt_jax.models.heads import Classifier
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, random_classifier
 from svt_jax.spectral import solvers
 from svt_jax.training.step import TrainState, make_train_step

@@ -9,7 +9,7 @@ from flax import nnx
 
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.mesh import make_mesh
-from svt_jax.models.config import SVTConfig
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import OptimConfig
 from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, random_classifier
 from svt_jax.training.optimizer import make_optimizer

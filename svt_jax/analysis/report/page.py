@@ -189,7 +189,7 @@ def _pictures(run: FinishedRun, baseline: FinishedRun | None) -> list[dict[str, 
             measured = {**measured, f"this run, step {run.readings[0]['step']}": [run.readings[0]]}
         found += [
             ("Measures by depth", plots.measures_by_depth(measured),
-             "Each measure by layer; triangles are what an SVT gets (hollow) and gives (filled)."),
+             "Each measure by layer; hollow triangles are an SVT's input, filled ones its output."),
             ("Spectrum of each layer", plots.spectrum_histograms(last),
              "Histogram and density of σ/σ₁ behind each layer, with the mean of the examples' medians (dashed)."),
             ("Cumulative spectra", plots.spectrum_cdf(last),
