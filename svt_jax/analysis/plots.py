@@ -197,7 +197,7 @@ def training_curves(settings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
                 _noisy(panel, several, name, colour, line, label)
         panel.set_title(title)
         panel.set_xlabel("step")
-        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         panel.grid(visible=True, axis="y")
     if len(settings) > 1:
         panels[0].legend(fontsize=8)
@@ -287,6 +287,8 @@ def _band(
 ) -> None:
     """The mean of values [S, N] over seeds, and a band from the smallest to the largest."""
     label = f" {label}" if label.startswith("_") else label  # the legend leaves out labels with a leading _
+    if len(x) == 1:
+        marker = marker or "o"  # a line through one point is invisible
     panel.plot(
         x, values.mean(axis=0), color=colour, linestyle=line, marker=marker, markersize=3.5, linewidth=1.4,
         label=label if len(values) == 1 else f"{label}, {len(values)} seeds",

@@ -88,6 +88,14 @@ def test_a_band_reaches_from_the_smallest_seed_to_the_largest():
         assert (at.min(), at.max()) == pytest.approx((scores[:, n].min(), scores[:, n].max()))
 
 
+def test_a_run_with_one_line_shows_a_point_in_every_panel_at_a_whole_step():
+    whole = course((1,))
+    run = {"lines": whole["lines"][:1], "evaluations": whole["evaluations"][:1]}
+    for panel in plots.training_curves({"soft_decay": [run]}).axes:
+        assert any(line.get_marker() not in ("None", None, "") for line in panel.lines), panel.get_title("left")
+        assert all(tick == round(tick) for tick in panel.get_xticks())
+
+
 def test_files_are_svg_and_png_and_the_same_each_time(tmp_path):
     one = reading(2)
     assert plots.svt_histograms(one) is None
