@@ -1,13 +1,16 @@
-"""Draws the picture of how-it-works.md: python docs/make_pictures.py"""
+"""Draws the pictures of how-it-works.md: python docs/make_pictures.py"""
 
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 import svt_jax
+from svt_jax.data.packing import choose_shape, place, random_batches
 
 FOLDER = Path(__file__).parent / "pictures"
 INK, BLUE, ORANGE, GREEN = (
@@ -16,6 +19,8 @@ INK, BLUE, ORANGE, GREEN = (
     "#D55E00",
     "#009E73",
 )  # colour-blind readers can tell them apart, also by their dashes
+PADDING = "#DDDDDD"
+GAP = 0.5  # between groups, in rows
 
 
 def functions_and_spectrum() -> Figure:
@@ -58,6 +63,59 @@ def functions_and_spectrum() -> Figure:
     return figure
 
 
+def packed_rows() -> Figure:
+    """Left: a random batch with one example in each row. Right: the batch that `packing` makes of it, in two groups."""
+    size, groups, seed = 16, 2, 4
+    lengths = np.random.default_rng(0).lognormal(np.log(18), 0.5, 800).round().clip(6, 64).astype(int)  # made up
+    shape = choose_shape(lengths, size, groups=groups)
+    batch = random_batches(lengths, shape, seed, epoch=0)[0]
+    order = np.random.default_rng((seed, 0)).permutation(len(lengths))  # the one that `random_batches` starts from
+    number = {example: n for n, example in enumerate(order.tolist())}
+    drawn = order[:size]
+    gone, come = sorted(set(drawn.tolist()) - set(batch)), sorted(set(batch.tolist()) - set(drawn))
+    places = place(lengths[batch], shape)
+    assert places is not None, "a batch of `random_batches` fits"
+    row = places.part * (shape.rows + GAP) + places.row
+
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    longest = int(lengths[drawn].max())
+    left, right = figure.subplots(1, 2, width_ratios=[longest, shape.row_length + 10], sharey=True)
+    left.barh(np.arange(size), longest, height=0.86, color=PADDING)
+    for n, example in enumerate(drawn.tolist()):
+        _draw_example(left, n, 0, lengths[example], n, moved=example in gone)
+    left.set(ylim=(size - 0.4, -0.6), xlim=(0, longest), xticks=range(0, longest, 20), yticks=[], xlabel="tokens")
+    share = 1.0 - lengths[drawn].sum() / (size * longest)
+    left.set_title(f"padded: {size} rows of {longest}\ntokens, {share:.0%} padding", fontsize=10, loc="left")
+
+    for group in range(groups):
+        rows = group * (shape.rows + GAP) + np.arange(shape.rows)
+        right.barh(rows, shape.row_length, height=0.86, color=PADDING)
+        right.text(shape.row_length + 1.5, rows.mean(), f"group {group}", va="center", color=INK, fontsize=9)
+    for example, r, start in zip(batch.tolist(), row, places.start, strict=True):
+        _draw_example(right, r, start, lengths[example], number[example], moved=example in come)
+    right.set(xlim=(0, shape.row_length + 10), xticks=range(0, shape.row_length, 20), xlabel="tokens")
+    share = 1.0 - lengths[batch].sum() / shape.slots
+    title = f"packed: {groups * shape.rows} rows of {shape.row_length} tokens, {share:.0%} padding"
+    right.set_title(title, fontsize=10, loc="left")
+    exchanged = (", ".join(str(number[example]) for example in examples) for examples in (gone, come))
+    shown = [
+        Patch(color=BLUE, label="an example, with its number in the epoch's order"),
+        Patch(color=ORANGE, label="exchanged: {} for {}".format(*exchanged)),
+        Patch(color=PADDING, label="padding"),
+    ]
+    right.legend(handles=shown, frameon=False, loc="lower left", fontsize=9)
+    for axes in (left, right):
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def _draw_example(axes: Axes, row: float, start: int, length: int, number: int, *, moved: bool) -> None:
+    color = ORANGE if moved else BLUE
+    axes.barh(row, length, left=start, height=0.86, color=color, edgecolor="white", linewidth=1.5)
+    axes.text(start + length / 2, row + 0.05, str(number), color="white", fontsize=8.5, ha="center", va="center")
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     functions_and_spectrum().savefig(FOLDER / "functions.png", dpi=150)
+    packed_rows().savefig(FOLDER / "packed_rows.png", dpi=150)

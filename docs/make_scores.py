@@ -31,14 +31,16 @@ def found(folder: Path) -> list[dict[str, Any]]:
         results = json.loads(path.read_text(encoding="utf-8"))
         config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
         versions = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["versions"]
-        function = config["svt"]["function"]
+        function, data = config["svt"]["function"], config["data"]
+        layout = data.get("layout", "padded")  # earlier versions had only this one
         runs.append(
             {
                 "by": "svt_jax",
                 "setting": "plain" if function == "none" else function,
                 "seed": config["run"]["seed"],
                 "alpha": (results["svt"]["alpha"] or [None])[0],
-                "group_by_length": config["data"]["group_by_length"],
+                "layout": layout,
+                "group_by_length": layout == "padded" and data["group_by_length"],
                 "device": results["device"].removesuffix(" x 1"),
                 "versions": f"jax {versions['jax']}",
                 **{key: results[key] for key in ("task", "steps")},
@@ -53,6 +55,7 @@ def found(folder: Path) -> list[dict[str, Any]]:
                 {
                     "by": "PyTorch",
                     "setting": results["variant"],
+                    "layout": "padded",
                     "group_by_length": False,
                     "device": environment["device"],
                     "versions": f"PyTorch {environment['torch']}, transformers {environment['transformers']}",
@@ -68,7 +71,8 @@ def scores(runs: list[dict[str, Any]]) -> dict[tuple[str, str, str, str], dict[i
     for task, metric in METRICS.items():
         for run in runs:
             if run["task"] == task:
-                key = (task, run["by"], run["device"], run["setting"])
+                by = run["by"] + (", packed" if run["layout"] == "packed" else "")
+                key = (task, by, run["device"], run["setting"])
                 out.setdefault(key, {})[run["seed"]] = 100 * run["metrics"][metric]
     return out
 

@@ -1,13 +1,13 @@
-"""Batches of static shape: length buckets chosen from the data, a seeded order that can resume at any batch.
+"""Padded batches: length buckets chosen from the data, a seeded order that can resume at any batch.
 
-Each bucket costs one compilation, so there are few. Every batch has the same number of rows. Rows of weight 0 fill up
+This is the layout `padded`; `packing` has the default one. Each bucket costs one compilation, so there are few. Every batch has the same number of rows. Rows of weight 0 fill up
 what an epoch or a split leaves over, so each example counts exactly once.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -15,7 +15,14 @@ import numpy as np
 from svt_jax.data.tokenizer import Tokens
 
 Batch = dict[str, np.ndarray]
-"""input_ids, token_type_ids, attention_mask: int32[B, L]; labels [B]; weights float32[B]; index int32[B]."""
+"""input_ids, token_type_ids, attention_mask: int32[B, L]; labels [B]; weights float32[B]; index int32[B]. Packed batches
+have other arrays of tokens: see `packed_rows.pack`."""
+
+
+def tokens_of(batch: Batch) -> np.ndarray:
+    """The ids of a batch of either layout."""
+    return batch["input_ids" if "input_ids" in batch else "ids"]
+
 
 MAX_BUCKETS = 8
 """The largest number of lengths of training batches, and so of compilations."""
@@ -181,37 +188,26 @@ def training_buckets(
 class TrainingBatches:
     """An endless stream of training batches, reshuffled each epoch.
 
-    Batch number n is a pure function of (tokens, batch_size, seed, n). Reading can begin anywhere, and the number of
-    devices or processes has no effect.
+    Batch number n is a pure function of the arguments and n. Reading can begin anywhere, and the number of devices or
+    processes has no effect.
 
     Args:
-      tokens: the training split's token arrays.
-      batch_size: rows of the global batch.
-      seed: decides the order.
-      buckets: allowed lengths, ascending; the last must fit the longest example.
-      part: the rows of each batch that this process holds; None is all. See `collate`.
-      group_by_length: see `epoch_batches`.
+      steps_per_epoch: number of batches in an epoch.
+      order: epoch -> the examples of each of its batches.
+      collate: the examples of a batch -> its arrays.
     """
 
     def __init__(
         self,
-        tokens: Tokens,
-        batch_size: int,
-        seed: int,
-        buckets: Sequence[int],
-        part: np.ndarray | None = None,
-        *,
-        group_by_length: bool = True,
+        steps_per_epoch: int,
+        order: Callable[[int], Sequence[np.ndarray]],
+        collate: Callable[[np.ndarray], Batch],
     ):
-        self.steps_per_epoch = -(-len(tokens) // batch_size)
-
-        @functools.lru_cache(maxsize=2)
-        def batches(epoch: int) -> list[np.ndarray]:
-            return epoch_batches(tokens.lengths, batch_size, seed, epoch, group_by_length=group_by_length)
+        batches = functools.lru_cache(maxsize=2)(order)
 
         def batch(number: int) -> Batch:
-            epoch, place = divmod(number, self.steps_per_epoch)
-            return collate(tokens, batches(epoch)[place], buckets, batch_size, part)
+            epoch, place = divmod(number, steps_per_epoch)
+            return collate(batches(epoch)[place])
 
         self._dataset = grain.MapDataset.range(2**62).map(batch)
 
@@ -220,11 +216,3 @@ class TrainingBatches:
         iterator = self._dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)).__iter__()
         iterator.set_state({**iterator.get_state(), "next_index": start})
         return iterator
-
-
-def evaluation_batches(
-    tokens: Tokens, batch_size: int, buckets: Sequence[int], part: np.ndarray | None = None
-) -> Iterator[Batch]:
-    """Every example once, sorted by length; where weights are 1, each batch's `index` restores the order of results."""
-    for rows in sorted_batches(tokens.lengths, batch_size):
-        yield collate(tokens, rows, buckets, batch_size, part)

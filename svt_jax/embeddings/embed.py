@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,10 @@ from svt_jax.host import compiler_options, same_settings
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import local_folder
 from svt_jax.models.hf import load_encoder
+from svt_jax.models.packed import read_batch
+
+if TYPE_CHECKING:
+    from svt_jax.data.packing import Shape
 
 Array = jax.Array
 Progress = Callable[[int], None]
@@ -160,25 +165,28 @@ def encode(
     Raises:
       NonFiniteError: if a vector is not finite.
     """
+    from svt_jax.data.packed_rows import pack  # imported here: `import svt_jax` needs no grain
     from svt_jax.errors import NonFiniteError
 
     graphdef, state = nnx.split(encoder)
     wanted = tuple(dict.fromkeys(poolings))
     out = {pooling: np.zeros((len(tokens), encoder.config.hidden_size), np.float32) for pooling in wanted}
-
+    shape, batches = _batches(tokens.lengths)
     settings = same_settings()
 
-    def run(batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> int:
-        rows, ids, lengths = batch
+    def run(rows: np.ndarray) -> int:
+        batch = pack(tokens, rows, shape)
+        arrays = {name: batch[name] for name in _READ}
         with settings():
-            pooled = _pooling_program()(graphdef, wanted, state, ids, lengths)
+            pooled = _pooling_program()(graphdef, wanted, tuple(shape.static.items()), state, arrays)
+        real = batch["weights"] > 0
         for pooling, vectors in zip(wanted, pooled, strict=True):
-            out[pooling][rows] = np.asarray(vectors)[: len(rows)]
+            out[pooling][batch["index"][real]] = np.asarray(vectors)[real]
         return len(rows)
 
     # Two batches at a time: while one is in a small operation, which a single core does, the other fills the cores.
     with ThreadPoolExecutor(_WORKERS) as pool:
-        for done in pool.map(run, _batches(tokens, encoder.config.max_tokens)):
+        for done in pool.map(run, batches):
             if progress is not None:
                 progress(done)
     for pooling, vectors in out.items():
@@ -190,61 +198,70 @@ def encode(
 
 
 _WORKERS = 2
+_READ = ("ids", "token_types", "segment", "position", "row", "start", "length", "number")
 _BATCH_TOKENS = 1536  # on a CPU the fastest of 512, 1024, 1536 and 2048
-_MAX_BUCKETS = 10
-_SENTENCES_PER_BUCKET = 256  # a bucket is a compilation, which fewer sentences do not pay back
+_ROW_LENGTH = 128
+_LEAST = 8  # the largest batch has room for a sentence in every so many tokens
 
 
-def _batches(tokens: Tokens, longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields rows, ids [B, L] and lengths [B]. B L is about _BATCH_TOKENS; copies of a row fill up the last batch."""
-    from svt_jax.data.batching import choose_buckets  # imported here: `import svt_jax` needs no grain
+def _batches(lengths: np.ndarray) -> tuple[Shape, list[np.ndarray]]:
+    """The shape of the packed batches and the sentences of each; all batches have about the same tokens.
 
-    number = len(tokens)
-    max_buckets = min(_MAX_BUCKETS, 1 + number // _SENTENCES_PER_BUCKET)
-    # few sentences: lengths and numbers of rows that another call will also have, and find compiled
-    multiple = 1 if max_buckets == _MAX_BUCKETS else 8
-    buckets = choose_buckets(tokens.lengths, max_buckets, longest=longest, multiple=multiple, tolerance=0.0)
-    order = np.argsort(
-        -tokens.lengths, kind="stable"
-    )  # longest first: what a bucket's last batch lacks comes from the next
-    start = 0
-    while start < number:
-        length = buckets[int(np.searchsorted(buckets, tokens.lengths[order[start]]))]
-        size = min(max(1, _BATCH_TOKENS // length), 1 << (number - 1).bit_length())
-        rows = order[start : start + size]
-        filled = np.concatenate([rows, np.full(size - len(rows), rows[0])])
-        width = min(length, tokens.ids.shape[1])
-        ids = np.full((size, length), tokens.pad_id, np.int32)
-        ids[:, :width] = tokens.ids[filled, :width]
-        yield rows, ids, tokens.lengths[filled]
-        start += size
+    The shape hardly depends on the sentences, so that another call finds its program compiled: rows of 128 tokens, or
+    of the next power of two that holds the longest sentence; `_BATCH_TOKENS` of them, or the next power of two rows that
+    holds all sentences.
+    """
+    from svt_jax.data.packing import Shape, dealt_evenly, place
+
+    size = max(_ROW_LENGTH, 1 << (int(lengths.max()) - 1).bit_length())
+    most = max(1, _BATCH_TOKENS // size)
+    needed = math.ceil(lengths.sum() / size)
+    rows = min(most, 1 << max(0, needed - 1).bit_length())
+    while True:
+        shape = Shape(rows, size, rows * size // _LEAST, size)
+        number = max(math.ceil(lengths.sum() / (rows * size)), math.ceil(len(lengths) / shape.examples))
+        if rows == most or number == 1:
+            break
+        rows = min(most, 2 * rows)
+    while True:
+        batches = dealt_evenly(lengths, number)
+        if all(place(lengths[batch], shape) is not None for batch in batches):
+            return shape, batches
+        number += 1
 
 
 @functools.cache
 def _pooling_program() -> Any:
-    return jax.jit(_pooled, static_argnums=(0, 1), compiler_options=compiler_options("inference"))
+    return jax.jit(_pooled, static_argnums=(0, 1, 2), compiler_options=compiler_options("inference"))
 
 
 def _pooled(
-    graphdef: nnx.GraphDef, poolings: tuple[Pooling, ...], state: nnx.State, ids: Array, lengths: Array
+    graphdef: nnx.GraphDef,
+    poolings: tuple[Pooling, ...],
+    static: tuple[tuple[str, int], ...],
+    state: nnx.State,
+    batch: dict[str, Array],
 ) -> tuple[Array, ...]:
-    mask = jnp.arange(ids.shape[1]) < lengths[:, None]  # [B, L]
+    ids, types, layout = read_batch(batch, **dict(static))
     encoder: Encoder = nnx.merge(graphdef, state)
-    all_of_last = any(p.tokens != "cls" and encoder.config.num_layers in p.layers for p in poolings)
-    hidden = encoder(ids, mask, first_token_only=not all_of_last, output_hidden_states=True).hidden_states
+    last = encoder.config.num_layers
+    all_of_last = any(p.tokens != "cls" and last in p.layers for p in poolings)
+    hidden = encoder.encode(
+        ids, types, layout, first_token_only=not all_of_last, output_hidden_states=True
+    ).hidden_states
     assert hidden is not None
-    count = lengths[:, None].astype(jnp.float32)
+
+    def first(n: int) -> Array:  # [E, D]
+        narrow = n == last and not all_of_last
+        return (hidden[n] if narrow else layout.first_tokens(hidden[n]))[:, 0].astype(jnp.float32)
 
     def pool(pooling: Pooling) -> Array:
-        first, *rest = (hidden[n] for n in pooling.layers)
         if pooling.tokens == "cls":
-            first, rest = first[:, 0], [h[:, 0] for h in rest]
-        total = first.astype(jnp.float32)
-        for h in rest:
-            total = total + h.astype(jnp.float32)
-        total = total / len(pooling.layers)
+            return sum((first(n) for n in pooling.layers[1:]), first(pooling.layers[0])) / len(pooling.layers)
+        states = [hidden[n].astype(jnp.float32) for n in pooling.layers]
+        total = sum(states[1:], states[0]) / len(states)
         if pooling.tokens == "max":
-            return jnp.max(total, axis=1, where=mask[..., None], initial=-jnp.inf)  # [B, D]
-        return total if pooling.tokens == "cls" else jnp.sum(total, axis=1, where=mask[..., None]) / count  # [B, D]
+            return jnp.max(layout.to_matrices(total), axis=1, where=layout.mask[..., None], initial=-jnp.inf)
+        return layout.means(total)
 
     return tuple(pool(pooling) for pooling in poolings)

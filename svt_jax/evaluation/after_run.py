@@ -38,7 +38,7 @@ def score(model: TaskModel, split: Split = "validation", output: Path = Path("su
     outcome: dict[str, Any] = {"task": model.task.name, "split": split}
     for part in model.task.parts(split):
         tokens = model.tokens(part)
-        evaluator = Evaluator(model, tokens, model.data.eval_batch_size)
+        evaluator = Evaluator(model, tokens, model.data.eval_batch_size, model.data.layout)
         suffix = part.removeprefix(split)
         outcome["examples" + suffix] = len(tokens)
         if tokens.labels is None:

@@ -12,19 +12,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from svt_jax.data.batching import (
-    Batch,
-    choose_buckets,
-    evaluation_batches,
-    even_batch_size,
-    longest_of_each,
-    sorted_batches,
-)
-from svt_jax.data.shards import global_batch, rows_here
+from svt_jax.data.batching import Batch
+from svt_jax.data.layouts import for_evaluation
+from svt_jax.data.shards import global_batch
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.metrics import compute_metrics
 from svt_jax.host import compiler_options, same_settings
 from svt_jax.mesh import batch_sharding, replicated
+from svt_jax.models.packed import read_batch
 from svt_jax.run.task_model import TaskModel
 
 _WORKERS = 3
@@ -47,50 +42,52 @@ class State(Protocol):
     def constants(self) -> Any: ...
 
 
-def make_forward(model: TaskModel) -> Any:
-    """The jitted evaluation step (state, input_ids, mask, types) -> logits; state is (params, constants)."""
-    graphdef, batch = model.graphdef, batch_sharding(model.mesh)
+def make_forward(model: TaskModel, static: dict[str, int]) -> Any:
+    """The jitted evaluation step (state, batch) -> logits [E, num_labels]; state is (params, constants).
 
-    def forward(
-        state: tuple[nnx.State, nnx.State], input_ids: jax.Array, mask: jax.Array, types: jax.Array
-    ) -> jax.Array:
-        return nnx.merge(graphdef, *state)(input_ids, mask, types)
+    Args:
+      static: see `data.layouts.Plan`.
+    """
+    graphdef = model.graphdef
+
+    def forward(state: tuple[nnx.State, nnx.State], batch: dict[str, jax.Array]) -> jax.Array:
+        logits: jax.Array = nnx.merge(graphdef, *state).classify(*read_batch(batch, **static))[0]
+        return logits
 
     return jax.jit(
         forward,
-        in_shardings=(None, batch, batch, batch),
+        in_shardings=(None, batch_sharding(model.mesh)),
         out_shardings=replicated(model.mesh),
         compiler_options=compiler_options("inference"),
     )
 
 
 class Evaluator:
-    """Evaluates a split with parameters that change; compiles once for each batch length.
+    """Evaluates a split with parameters that change; compiles once for each shape of a batch.
 
     Args:
       model: a classifier with its task.
       tokens: the split's token arrays.
       batch_size: the largest batch size; must divide over the mesh's data and fsdp axes. It does not affect the score.
+      layout: `data.layout`.
     """
 
-    def __init__(self, model: TaskModel, tokens: Tokens, batch_size: int):
+    def __init__(self, model: TaskModel, tokens: Tokens, batch_size: int, layout: str = "packed"):
         assert model.task is not None, "a classifier has a task"
-        mesh = model.mesh
-        self._task, self._tokens, self._mesh = model.task, tokens, mesh
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        self._batch_size = even_batch_size(len(tokens), batch_size, shards)
-        batches = sorted_batches(tokens.lengths, self._batch_size)
-        self._buckets = choose_buckets(longest_of_each(tokens.lengths, batches), longest=model.encoder.max_tokens)
-        self._compiled: dict[int, Any] = {}
+        self._task, self._tokens, self._mesh = model.task, tokens, model.mesh
+        self._sharding = batch_sharding(model.mesh)
+        shards = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
+        self._plan, self._batches = for_evaluation(
+            tokens, layout, batch_size, shards, self._sharding, model.encoder.max_tokens
+        )
+        self._compiled: dict[Any, Any] = {}
         self._compiling = threading.Lock()
         self.compile_seconds = 0.0
-        self._sharding = batch_sharding(mesh)
-        self._part = rows_here(self._sharding, self._batch_size)
-        self._forward = make_forward(model)
+        self._forward = make_forward(model, self._plan.static)
 
     @property
     def compiles(self) -> int:
-        """Number of programs compiled so far, at most one for each bucket."""
+        """Number of programs compiled so far, one with packed rows."""
         return len(self._compiled)
 
     def logits(self, holder: State) -> np.ndarray:
@@ -112,7 +109,7 @@ class Evaluator:
 
         workers = _WORKERS if self._mesh.size == 1 else 1
         with ThreadPoolExecutor(workers) as pool:
-            for batch in evaluation_batches(self._tokens, self._batch_size, self._buckets, self._part):
+            for batch in map(self._plan.collate, self._batches):
                 pending.append((batch, pool.submit(dispatch, batch)))
                 if len(pending) > workers + _LAG:
                     read()
@@ -121,19 +118,20 @@ class Evaluator:
         return out
 
     def _dispatch(self, state: tuple[nnx.State, nnx.State], batch: Batch) -> jax.Array:
-        inputs = {n: batch[n] for n in ("input_ids", "attention_mask", "token_type_ids")}
-        arguments = (state, *global_batch(inputs, self._sharding, self._batch_size).values())
+        inputs = {name: values for name, values in batch.items() if name not in ("labels", "weights", "index")}
+        sizes = self._plan.num_rows, self._plan.num_examples
+        arguments = (state, global_batch(inputs, self._sharding, *sizes))
         logits: jax.Array = self._executable(arguments)(*arguments)
         return logits
 
     def _executable(self, arguments: tuple) -> Any:
-        length = arguments[1].shape[1]
+        shapes = tuple(values.shape for values in arguments[1].values())
         with self._compiling:
-            if length not in self._compiled:
+            if shapes not in self._compiled:
                 start = time.perf_counter()
-                self._compiled[length] = self._forward.lower(*arguments).compile()
+                self._compiled[shapes] = self._forward.lower(*arguments).compile()
                 self.compile_seconds += time.perf_counter() - start
-            return self._compiled[length]
+            return self._compiled[shapes]
 
     def score(self, holder: State) -> dict[str, float]:
         """The task's metrics, with the holder's parameters."""

@@ -27,13 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from svt_jax.data.batching import choose_buckets, collate
+from svt_jax.data.packed_rows import pack
+from svt_jax.data.packing import choose_even_shape
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.glue import State
 from svt_jax.host import compiler_options
 from svt_jax.mesh import batch_sharding, replicated
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.heads import Classifier
+from svt_jax.models.packed import read_batch
 from svt_jax.models.slot import plain_parameters
 from svt_jax.run.task_model import TaskModel
 from svt_jax.spectral import measures
@@ -65,24 +67,28 @@ class Probe:
 
     def __init__(self, model: TaskModel, tokens: Tokens):
         graphdef, mesh = model.graphdef, model.mesh
-        rows = np.unique(np.linspace(0, len(tokens) - 1, min(EXAMPLES, len(tokens))).astype(int))
+        sample = np.unique(np.linspace(0, len(tokens) - 1, min(EXAMPLES, len(tokens))).astype(int))
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        buckets = choose_buckets(tokens.lengths[rows], 1, longest=model.encoder.max_tokens)
-        self._batch = collate(tokens, rows, buckets, -(-len(rows) // shards) * shards)
-        self._examples, self._mesh = len(rows), mesh
+        size = -(-len(sample) // shards) * shards
+        shape, (chosen,) = choose_even_shape(tokens.lengths[sample], size, groups=shards)
+        self._batch = pack(tokens, sample[chosen], shape)
+        self._examples, self._mesh = len(sample), mesh
         batch = batch_sharding(mesh)
 
         def encoder_of(state: tuple[nnx.State, nnx.State]) -> Encoder:
             model = nnx.merge(graphdef, *state)
             return model.encoder if isinstance(model, Classifier) else model
 
-        def forward(state: tuple[nnx.State, nnx.State], ids: Array, mask: Array, types: Array) -> dict[str, Any]:
-            out = encoder_of(state)(ids, mask, types, output_hidden_states=True, output_svt_states=True)
-            return {"output": out.hidden_states, "svt": out.svt_states}
+        def forward(state: tuple[nnx.State, nnx.State], batch: dict[str, Array]) -> dict[str, Any]:
+            ids, types, layout = read_batch(batch, **shape.static)
+            out = encoder_of(state).encode(ids, types, layout, output_hidden_states=True, output_svt_states=True)
+            assert out.hidden_states is not None
+            states = [layout.to_matrices(x) for x in out.hidden_states]
+            return {"output": states, "svt": out.svt_states, "mask": layout.mask}
 
         self._forward = jax.jit(
             forward,
-            in_shardings=(None, batch, batch, batch),
+            in_shardings=(None, batch),
             out_shardings=batch,
             compiler_options=compiler_options("inference"),
         )
@@ -91,13 +97,11 @@ class Probe:
 
     def read(self, holder: State) -> Reading:
         """One pass over the sample with the holder's parameters."""
-        batch, state = self._batch, (holder.params, holder.constants)
+        state = holder.params, holder.constants
         with jax.set_mesh(self._mesh):
-            ids, mask, types, weights = (
-                jax.device_put(batch[name], batch_sharding(self._mesh))
-                for name in ("input_ids", "attention_mask", "token_type_ids", "weights")
-            )
-            found = self._forward(state, ids, mask, types)
+            batch = {name: jax.device_put(values, batch_sharding(self._mesh)) for name, values in self._batch.items()}
+            found = self._forward(state, batch)
+            mask, weights = found["mask"], batch["weights"]
             states: list[tuple[int | None, str, Array]] = [
                 (n - 1 if n else None, "output", x) for n, x in enumerate(found["output"])
             ]

@@ -29,30 +29,6 @@ def _repeated_jvp(times: int, primals: tuple[Array], tangents: tuple[Array]) -> 
     return repeated(primals[0], times), jnp.matmul(ones, tangents[0][None], precision=jax.lax.Precision.HIGHEST)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def standardized_rows(rows: Array, epsilon: float) -> Array:
-    """(x - mean) / sqrt(variance + epsilon) of each row.
-
-    Its own derivative keeps two arrays. Autodiff's keeps six, which XLA on CPU computes again instead. (The fast
-    variance E[x^2] - E[x]^2, flax's default, would lose digits.)
-    """
-    return _standardized(rows, epsilon)[0]
-
-
-def _standardized(rows: Array, epsilon: float) -> tuple[Array, Array]:
-    centered = rows - jnp.mean(rows, axis=1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=1, keepdims=True) + epsilon)
-    return centered * inverse, inverse
-
-
-@standardized_rows.defjvp
-def _standardize_jvp(epsilon: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    standardized, inverse = _standardized(primals[0], epsilon)
-    centered = tangents[0] - jnp.mean(tangents[0], axis=1, keepdims=True)
-    along = jnp.mean(centered * standardized, axis=1, keepdims=True)
-    return standardized, (centered - standardized * along) * inverse
-
-
 @jax.custom_jvp
 def kept(x: Array, number: Array) -> Array:
     """Returns x, as an array of its own where a derivative is taken.

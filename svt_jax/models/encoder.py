@@ -5,7 +5,8 @@ One encoder serves BERT, RoBERTa, DistilBERT and ALBERT: they differ by the fiel
 Outputs equal those of Hugging Face's PyTorch models within float32 rounding. Parameters are float32. The computation is
 in `dtype`, except that layer norm, softmax and SVT are always in float32.
 
-Shape letters: `B` batch, `L` tokens, `D` hidden, `N` heads, `H` head size, `F` feed-forward, `E` embedding size.
+Shape letters: `B` batch, `L` tokens, `D` hidden, `N` heads, `H` head size, `F` feed-forward, `E` embedding size. Where
+several examples share a row, those of `packed`.
 
 References: Devlin et al., "BERT", 2019, arXiv 1810.04805; Vaswani et al., 2017, arXiv 1706.03762, section 3.
 """
@@ -23,7 +24,8 @@ from svt_jax.mesh import gather_columns, has_explicit_axes, shard_batch, shard_c
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder_layer import EncoderLayer
 from svt_jax.models.layer_loop import through_layers
-from svt_jax.models.layers import LayerNorm, Linear, dropout, first_token
+from svt_jax.models.layers import LayerNorm, Linear, dropout_once, first_token
+from svt_jax.models.packed import Layout, OneInEachRow
 from svt_jax.models.svt_config import SVTConfig
 
 Array = jax.Array
@@ -82,22 +84,29 @@ class Embeddings(nnx.Module):
         self._dropout = config.hidden_dropout_prob
         self._dtype = dtype
 
-    def __call__(self, input_ids: Array, token_type_ids: Array, *, rngs: nnx.Rngs | None) -> Array:
-        positions = self._positions(input_ids)
-        is_padding = (input_ids == self._pad_token_id)[..., None]  # [B, L, 1]
-        x = shard_columns(_constant_where(is_padding, self.word(input_ids)))  # [B, L, E]
+    def __call__(self, input_ids: Array, token_type_ids: Array, layout: Layout, *, key: Array | None) -> Array:
+        positions = self._positions(input_ids) if layout.position is None else self._packed_positions(layout)
+        is_padding = (input_ids == self._pad_token_id)[..., None]  # [R, S, 1]
+        x = shard_columns(_constant_where(is_padding, self.word(input_ids)))  # [R, S, E]
         if self.token_type is not None:
             x = x + shard_columns(self.token_type(token_type_ids))
         x = gather_columns(x + positions)
-        x = dropout(self.norm(x).astype(self._dtype), self._dropout, rngs)
-        return x if self.projection is None else self.projection(x)  # [B, L, D]
+        x = dropout_once(self.norm(x).astype(self._dtype), self._dropout, key)
+        return x if self.projection is None else self.projection(x)  # [R, S, D]
 
     def _positions(self, input_ids: Array) -> Array:
         if not self._positions_skip_padding:
-            return self.position.embedding[...][None, : input_ids.shape[1]].astype(self._dtype)  # [1, L, E]
+            return self.position.embedding[...][None, : input_ids.shape[1]].astype(self._dtype)  # [1, S, E]
         real = (input_ids != self._pad_token_id).astype(jnp.int32)
-        positions = self.position(jnp.cumsum(real, axis=1) * real + self._pad_token_id)  # [B, L, E]
+        positions = self.position(jnp.cumsum(real, axis=1) * real + self._pad_token_id)  # [R, S, E]
         return _constant_where(real[..., None] == 0, positions)
+
+    def _packed_positions(self, layout: Layout) -> Array:
+        # A product with ones and zeros: the transpose of a lookup in so small a table adds row by row.
+        first = self._pad_token_id + 1 if self._positions_skip_padding else 0
+        table = self.position.embedding[...][first : first + layout.mask.shape[1]]  # [L, E]
+        chosen = jax.nn.one_hot(layout.position, len(table), dtype=table.dtype)
+        return jnp.matmul(chosen, table, precision=jax.lax.Precision.HIGHEST).astype(self._dtype)
 
 
 def _constant_where(is_padding: Array, rows: Array) -> Array:
@@ -195,28 +204,41 @@ class Encoder(nnx.Module):
             )
         mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
         token_type_ids = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids)
-        flags = first_token_only, output_hidden_states, output_svt_states
+        return self.encode(
+            input_ids,
+            token_type_ids,
+            OneInEachRow(mask),
+            rngs=rngs,
+            first_token_only=first_token_only,
+            output_hidden_states=output_hidden_states,
+            output_svt_states=output_svt_states,
+        )
+
+    def encode(
+        self, input_ids: Array, token_type_ids: Array, layout: Layout, *, rngs: nnx.Rngs | None = None, **flags: bool
+    ) -> EncoderOutput:
+        """Encodes a batch whose examples lie in rows as `layout` says; `flags` are those of `__call__`.
+
+        Args:
+          input_ids, token_type_ids: int[R, S].
+          layout: `packed.Packed`, several examples in each row, or `packed.OneInEachRow`.
+        """
         if has_explicit_axes(input_ids):
-            return self._encode_divided(input_ids, mask, token_type_ids, rngs, flags)
-        return self._encode(input_ids, mask, token_type_ids, rngs, *flags)
+            return self._encode_divided(input_ids, token_type_ids, layout, rngs, flags)
+        return self._encode(input_ids, token_type_ids, layout, rngs, **flags)
 
     def _encode_divided(
-        self,
-        input_ids: Array,
-        mask: Array,
-        token_type_ids: Array,
-        rngs: nnx.Rngs | None,
-        flags: tuple[bool, bool, bool],
+        self, input_ids: Array, token_type_ids: Array, layout: Layout, rngs: nnx.Rngs | None, flags: dict[str, bool]
     ) -> EncoderOutput:
         """Does `_encode` on Explicit mesh axes: the partitioner follows the batch's division, as with Auto axes."""
         graphdef, state = nnx.split((self, rngs))
 
-        def encode(state: nnx.State, ids: Array, mask: Array, types: Array) -> tuple[EncoderOutput, nnx.State]:
+        def encode(state: nnx.State, ids: Array, types: Array, layout: Layout) -> tuple[EncoderOutput, nnx.State]:
             model, streams = nnx.merge(graphdef, state)
-            return model._encode(ids, mask, types, streams, *flags), nnx.state(streams)
+            return model._encode(ids, types, layout, streams, **flags), nnx.state(streams)
 
         encode = with_auto_axes(encode, input_ids)
-        out, streams = encode(state, input_ids, mask, token_type_ids)
+        out, streams = encode(state, input_ids, token_type_ids, layout)
         if rngs is not None:
             nnx.update(rngs, streams)
         return out
@@ -224,21 +246,23 @@ class Encoder(nnx.Module):
     def _encode(
         self,
         input_ids: Array,
-        mask: Array,
         token_type_ids: Array,
+        layout: Layout,
         rngs: nnx.Rngs | None,
-        first_token_only: bool,
-        output_hidden_states: bool,
-        output_svt_states: bool,
+        *,
+        first_token_only: bool = False,
+        output_hidden_states: bool = False,
+        output_svt_states: bool = False,
     ) -> EncoderOutput:
-        x = shard_batch(self.embeddings(input_ids, token_type_ids, rngs=rngs))
-        # A key for each layer: its dropout does not depend on what the layers below draw.
-        keys = None if rngs is None else jax.random.split(rngs.dropout(), len(self.layers))
+        # Keys for each layer: its dropout does not depend on what the layers below draw.
+        drawn = None if rngs is None else jax.random.split(rngs.dropout(), 2 * len(self.layers) + 1)
+        keys = None if drawn is None else drawn[1:].reshape(-1, 2)
+        x = shard_batch(self.embeddings(input_ids, token_type_ids, layout, key=None if drawn is None else drawn[0]))
         embedded = x
         x, states, transformed = through_layers(
             self.layers,
             x,
-            mask,
+            layout,
             keys,
             remat=self.remat,
             scan=self.scan_layers,
@@ -246,9 +270,10 @@ class Encoder(nnx.Module):
             keep=output_hidden_states,
         )
         failures = [each.failed.astype(jnp.int32) for each in transformed.values()]
+        first = x if first_token_only else layout.first_tokens(x)
         return EncoderOutput(
             last_hidden_state=x,
-            pooled=None if self.pooler is None else self.pooler(x),
+            pooled=None if self.pooler is None else self.pooler(first),
             hidden_states=(embedded, *states) if output_hidden_states else None,
             svt_failures=jnp.sum(jnp.stack(failures), axis=0) if failures else None,
             svt_states={n: (t.before, t.after) for n, t in transformed.items()} if output_svt_states else None,

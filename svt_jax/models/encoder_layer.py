@@ -1,4 +1,4 @@
-"""One layer of an encoder, with an optional SVT slot. Shape letters are those of `encoder`, and `Q` for asking tokens.
+"""One layer of an encoder, with an optional SVT slot. Shape letters are those of `packed`, and `Q` for asking tokens.
 
 attention  a = LN(x + drop(W_o softmax(q k^T / sqrt(H) + mask) v))
 feed-forward  h = drop(W_2 act(W_1 a))
@@ -16,17 +16,16 @@ from flax import nnx
 from svt_jax.mesh import shard_batch
 from svt_jax.models.activations import ACTIVATION_FUNCTIONS
 from svt_jax.models.config import EncoderConfig
-from svt_jax.models.layers import LayerNorm, Linear, dropout
+from svt_jax.models.layers import DropoutBits, LayerNorm, Linear, draw, dropout
+from svt_jax.models.packed import Layout
 from svt_jax.models.slot import SVTLayer
 from svt_jax.models.svt_config import Placement, SVTConfig
 
 Array = jax.Array
 
-ALL_TOKENS = slice(None)
-
 
 class Transformed(NamedTuple):
-    """The input and output [B, L, D] of one layer's SVT, and where it failed: bool [B]."""
+    """The input and output [E, L, D] of one layer's SVT, and where it failed: bool [E]."""
 
     before: Array
     after: Array
@@ -49,11 +48,19 @@ class SelfAttention(nnx.Module):
         self.out = square("heads", "embed")
         self._dropout = config.attention_probs_dropout_prob
 
-    def __call__(self, asking: Array, x: Array, mask: Array, *, rngs: nnx.Rngs | None) -> Array:
-        """Returns what the asking tokens [B, Q, D] gather from all tokens x [B, L, D]."""
+    def halves(self, asking: int, tokens: int) -> int:
+        """Number of random entries that the dropout of a row takes."""
+        return self._heads * asking * tokens if self._dropout else 0
 
-        def split(y: Array) -> Array:  # heads in front: on CPU the products are several times slower with "blnh"
-            return y.reshape(*y.shape[:2], self._heads, self._head_size).transpose(0, 2, 1, 3)  # [B, N, L, H]
+    def __call__(self, asking: Array, x: Array, attends: Array, *, bits: DropoutBits | None) -> Array:
+        """Returns what the asking tokens [R, Q, D] gather from the tokens x [R, S, D] that they attend to.
+
+        Args:
+          attends: bool[R, Q or 1, S].
+        """
+
+        def split(y: Array) -> Array:  # heads in front: on CPU the products are several times slower with "rsnh"
+            return y.reshape(*y.shape[:2], self._heads, self._head_size).transpose(0, 2, 1, 3)  # [R, N, S, H]
 
         # The key's bias adds the same to all scores of a query, and softmax removes it. Its gradient is 0, but autodiff
         # returns rounding, which Adam would blow up to full steps that differ from mesh to mesh.
@@ -62,13 +69,13 @@ class SelfAttention(nnx.Module):
             split(self.key(x, bias_gradient=False)),
             split(self.value(x)),
         )
-        scores = jnp.einsum("bnqh,bnkh->bnqk", query * self._head_size**-0.5, key)
+        scores = jnp.einsum("rnqh,rnkh->rnqk", query * self._head_size**-0.5, key)
         # The most negative number, not -inf: a row of padding only keeps finite (uniform) weights.
-        bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]  # [B, 1, 1, L]
+        bias = jnp.where(attends, 0.0, jnp.finfo(jnp.float32).min)[:, None]  # [R, 1, Q or 1, S]
         weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
-        weights = dropout(weights, self._dropout, rngs)
-        mixed = jnp.einsum("bnqk,bnkh->bnqh", weights, value)
-        return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape))  # [B, Q, D]
+        weights = dropout(weights, self._dropout, bits)
+        mixed = jnp.einsum("rnqk,rnkh->rnqh", weights, value)
+        return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape))  # [R, Q, D]
 
 
 class EncoderLayer(nnx.Module):
@@ -111,25 +118,34 @@ class EncoderLayer(nnx.Module):
         self._feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
 
     def __call__(
-        self, x: Array, mask: Array, *, tokens: slice = ALL_TOKENS, rngs: nnx.Rngs | None
+        self, x: Array, layout: Layout, *, first_token_only: bool = False, bits: Bits | None
     ) -> tuple[Array, Transformed | None]:
-        """Returns the output for `tokens` [B, tokens, D], and what the SVT did if there is one.
+        """Returns the output for all tokens [R, S, D] or each example's first one [E, 1, D], and what the SVT did.
 
         After keys and values a layer treats each token by itself, so what nobody reads is not computed: without an SVT
         everything after keys and values, with one everything after it.
         """
-        asking = shard_batch(x[:, tokens]) if self.svt is None else x
-        attended = dropout(self.attention(asking, x, mask, rngs=rngs), self._attention_dropout, rngs)
-        x = self.attention_norm(attended + asking).astype(x.dtype)
-        h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, rngs)
+        rows, examples = bits or (None, None)
+        if self._asks_first(first_token_only):
+            asking, attends = layout.asking_first(x)
+            attended = layout.of_first(self.attention(asking, x, attends, bits=rows))
+            x, rows = layout.first_tokens(x), examples
+        else:
+            attended = self.attention(x, x, layout.attends, bits=rows)
+        attended = dropout(attended, self._attention_dropout, rows)
+        x = self.attention_norm(attended + x).astype(x.dtype)
+        h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, rows)
         if self.svt is None:
             out, transformed = self.output_norm(h + x), None
         else:
-            out, transformed = self._transform(self.svt, h, x, mask, tokens, rngs)
+            out, transformed = self._transform(self.svt, h, x, layout, first_token_only, rows)
         return shard_batch(out.astype(x.dtype)), transformed
 
+    def _asks_first(self, first_token_only: bool) -> bool:
+        return first_token_only and self.svt is None
+
     def _transform(
-        self, svt: SVTLayer, h: Array, x: Array, mask: Array, tokens: slice, rngs: nnx.Rngs | None
+        self, svt: SVTLayer, h: Array, x: Array, layout: Layout, first_token_only: bool, bits: DropoutBits | None
     ) -> tuple[Array, Transformed]:
         match self._placement:
             case "before_norm" | "replace_norm":
@@ -137,9 +153,29 @@ class EncoderLayer(nnx.Module):
             case "after_norm":
                 before = self.output_norm(h + x) + x
             case "output":
-                before, rngs = self.output_norm(h + x), None
-        after, failed = svt(before, mask, rngs=rngs)
-        out = after[:, tokens]
+                before, bits = self.output_norm(h + x), None
+        transformed = Transformed(*svt.on_rows(before, layout, bits=bits))
+        out = transformed.after[:, :1] if first_token_only else layout.to_rows(transformed.after)
         if self._placement == "before_norm":  # as in the published BERT: the residual enters twice
-            out = self.output_norm(out + x[:, tokens])
-        return out, Transformed(before, after, failed)
+            out = self.output_norm(out + (layout.first_tokens(x) if first_token_only else x))
+        return out, transformed
+
+    def sizes(self, x: Array, layout: Layout, first_token_only: bool) -> Sizes:
+        """How many random entries the dropouts take of each row of x and of each example."""
+        tokens, width = x.shape[1:]
+        hidden = width * ((self._attention_dropout > 0) + (self._feed_forward_dropout > 0))
+        if self._asks_first(first_token_only):
+            asking = jax.eval_shape(layout.asking_first, x)[0].shape[1]
+            return (x.shape[0], self.attention.halves(asking, tokens)), (layout.mask.shape[0], hidden)
+        svt = width if self.svt is not None and self._placement != "output" else 0
+        return (x.shape[0], self.attention.halves(tokens, tokens) + tokens * (hidden + svt)), (0, 0)
+
+
+Sizes = tuple[tuple[int, int], tuple[int, int]]
+"""Rows and random entries of a row, of the draw for rows and of that for examples."""
+Bits = tuple[DropoutBits, DropoutBits]
+
+
+def draw_halves(keys: Array, sizes: Sizes) -> tuple[Array, Array]:
+    """What `Bits` are made of, for a layer of these `EncoderLayer.sizes`, from two keys."""
+    return draw(keys[0], *sizes[0]), draw(keys[1], *sizes[1])

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from svt_jax.models.encoder import Encoder
-from svt_jax.models.layers import Linear, dropout, first_token
+from svt_jax.models.encoder import Encoder, EncoderOutput
+from svt_jax.models.layers import Linear, dropout_once, first_token
+from svt_jax.models.packed import Layout
 
 Array = jax.Array
 
@@ -49,20 +50,26 @@ class Classifier(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """Returns logits float32[B, num_labels]; the arguments are those of the encoder."""
-        return self.logits_and_failures(input_ids, attention_mask, token_type_ids, rngs=rngs)[0]
-
-    def logits_and_failures(
-        self, input_ids: Array, attention_mask: Array | None, token_type_ids: Array | None, *, rngs: nnx.Rngs | None
-    ) -> tuple[Array, Array | None]:
-        """Returns the logits and the encoder's `svt_failures`."""
         out = self.encoder(input_ids, attention_mask, token_type_ids, rngs=rngs, first_token_only=True)
+        return self._logits(out, rngs)
+
+    def classify(
+        self, input_ids: Array, token_type_ids: Array, layout: Layout, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Array, Array | None]:
+        """Returns logits [E, num_labels] and `svt_failures` of examples that lie in rows as `Encoder.encode` takes them."""
+        out = self.encoder.encode(input_ids, token_type_ids, layout, rngs=rngs, first_token_only=True)
+        return self._logits(out, rngs), out.svt_failures
+
+    def _logits(self, out: EncoderOutput, rngs: nnx.Rngs | None) -> Array:
+        key = None if rngs is None else rngs.dropout()
         if self.dense is None:
             assert out.pooled is not None, "this family's head works on the pooled output"
             x = out.pooled.astype(jnp.float32)
         else:
             x = first_token(out.last_hidden_state).astype(jnp.float32)  # [B, D]
             if self._head == "tanh":
-                x = jnp.tanh(self.dense(dropout(x, self._dropout, rngs)))
+                first, key = (None, None) if key is None else jax.random.split(key)
+                x = jnp.tanh(self.dense(dropout_once(x, self._dropout, first)))
             else:
                 x = jax.nn.relu(self.dense(x))
-        return self.classifier(dropout(x, self._dropout, rngs)), out.svt_failures
+        return self.classifier(dropout_once(x, self._dropout, key))

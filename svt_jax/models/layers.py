@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from svt_jax.models.cpu_layers import kept, repeated, standardized_rows
+from svt_jax.models.cpu_layers import kept, repeated
 
 Array = jax.Array
 
@@ -69,24 +69,58 @@ class LayerNorm(nnx.LayerNorm):
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(jnp.float32)
         scale, bias = repeated(self.scale[...], len(rows)), repeated(self.bias[...], len(rows))
         number = self.scale[0]
-        out = kept(standardized_rows(kept(rows, number), self.epsilon) * scale + bias, number)
-        return out.reshape(x.shape)
+        rows = kept(rows, number)
+        centered = rows - jnp.mean(rows, axis=1, keepdims=True)
+        # not flax's default E[x^2] - E[x]^2, which loses digits
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=1, keepdims=True) + self.epsilon)
+        return kept(centered * inverse * scale + bias, number).reshape(x.shape)
 
 
-def dropout(x: Array, rate: float, rngs: nnx.Rngs | None) -> Array:
-    """Sets entries to zero with probability `rate` and scales the others up; without rngs there is no dropout.
+class DropoutBits:
+    """Random bits of one draw, 16 for each entry, that the dropouts of a layer take one after another.
 
-    Each entry takes 16 random bits, two entries a word: on CPU 32 bits each cost about as much as a dense layer.
-    The probability is exact to 2^-17.
+    XLA on CPU copies a draw into every operation that reads it. So all dropouts of a layer share one draw, and so do
+    layers of one shape (`draw`): with a draw for each dropout, a training step takes twice as long to compile.
+
+    Args:
+      halves: uint16[rows, N]; row n serves row n of the arrays.
     """
-    if rngs is None or rate == 0.0:
+
+    def __init__(self, halves: Array):
+        self._halves, self._taken = halves, 0
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        """The next bits, uint16 of this shape."""
+        size = math.prod(shape[1:])
+        bits = self._halves[:, self._taken : self._taken + size]
+        self._taken += size
+        return bits.reshape(shape)
+
+
+def draw(key: Array, rows: int, size: int) -> Array:
+    """Random uint16[rows, size]."""
+    words = jax.random.bits(key, (rows, (size + 1) // 2), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(rows, 2 * words.shape[1])
+
+
+def dropout(x: Array, rate: float, bits: DropoutBits | None) -> Array:
+    """Sets entries to zero with probability `rate` and scales the others up; without bits there is no dropout.
+
+    Each entry takes 16 random bits: on CPU 32 bits each cost about as much as a dense layer. The probability is exact
+    to 2^-17.
+    """
+    if bits is None or rate == 0.0:
         return x
-    *leading, last = x.shape
-    words = jax.random.bits(rngs.dropout(), (*leading, (last + 1) // 2), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*leading, -1)[..., :last]
     threshold = round(rate * 2**16)
     keep_probability = 1.0 - threshold / 2**16
-    return jnp.where(halves >= threshold, x / keep_probability, 0.0).astype(x.dtype)
+    return jnp.where(bits.take(x.shape) >= threshold, x / keep_probability, 0.0).astype(x.dtype)
+
+
+def dropout_once(x: Array, rate: float, key: Array | None) -> Array:
+    """`dropout` with a draw of its own."""
+    if key is None or rate == 0.0:
+        return x
+    return dropout(x, rate, DropoutBits(draw(key, x.shape[0], math.prod(x.shape[1:]))))
 
 
 def first_token(x: Array) -> Array:

@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 
 from svt_jax.mesh import shard_batch
-from svt_jax.models.layers import dropout
+from svt_jax.models.layers import DropoutBits, dropout, dropout_once
+from svt_jax.models.packed import Layout
 from svt_jax.models.svt_config import SVTConfig
 from svt_jax.spectral.base import SpectralFunction, TokenOperation
 from svt_jax.spectral.transform import svt_and_failures
@@ -74,7 +75,17 @@ class SVTLayer(nnx.Module):
 
         Also returns bool [B], true where the decomposition failed and the input came back as it was.
         """
-        x = dropout(x, self._config.dropout, rngs)
+        return self._transformed(dropout_once(x, self._config.dropout, None if rngs is None else rngs.dropout()), mask)
+
+    def on_rows(self, x: Array, layout: Layout, *, bits: DropoutBits | None) -> tuple[Array, Array, Array]:
+        """Transforms the token matrices of rows x [R, S, D].
+
+        Returns the matrices [E, L, D] before and after, and bool [E], true where it failed.
+        """
+        before = layout.to_matrices(dropout(x, self._config.dropout, bits))
+        return before, *self._transformed(before, layout.mask)
+
+    def _transformed(self, x: Array, mask: Array | None) -> tuple[Array, Array]:
         return svt_and_failures(
             shard_batch(x), self.function, mask=mask if self._config.mask_padding else None, solver=self._config.solver
         )

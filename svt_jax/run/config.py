@@ -96,6 +96,10 @@ class ModelConfig:
             raise ValueError(f"model.dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}.")
 
 
+LAYOUTS = {"packed": ("row_length", "rows", "groups"), "padded": ("buckets", "group_by_length")}
+"""The layouts of a batch, and the keys of `DataConfig` that only they read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The task and where its examples are.
@@ -105,8 +109,16 @@ class DataConfig:
         source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv). For custom, a
             folder with train, validation and optionally test as .tsv, .csv or .jsonl.
         max_length: Longer examples are cut to this many tokens.
-        buckets: Lengths that training batches are padded to: auto (at most eight, chosen from the data) or a list.
-        group_by_length: Make training batches of examples of similar length, in random order, to reduce padding.
+        layout: packed puts several examples into a row, so that one program serves all batches and there is next to
+            no padding. padded gives each example a row of its own.
+        row_length: For packed: tokens of a row, at least those of the longest example; auto chooses from the data.
+        rows: For packed: rows of a micro-batch; auto chooses from the data.
+        groups: For packed: groups of rows. A group stays on one device, and its rows hold an equal share of the
+            batch; auto is the number of devices that the batch is divided over when the run starts.
+        buckets: For padded: lengths that training batches are padded to, auto (at most eight, chosen from the data) or
+            a list.
+        group_by_length: For padded: make training batches of examples of similar length, in random order, to reduce
+            padding.
         eval_batch_size: Largest number of examples in an evaluation batch.
         text_columns: For custom: the column of the sentence, or the two columns of a pair.
         label_column: For custom: the column of the label.
@@ -117,6 +129,10 @@ class DataConfig:
     task: str = "demo"
     source: str = "hub"
     max_length: int = 128
+    layout: Literal["packed", "padded"] = "packed"
+    row_length: int | Literal["auto"] = "auto"
+    rows: int | Literal["auto"] = "auto"
+    groups: int | Literal["auto"] = "auto"
     buckets: list[int] | Literal["auto"] = "auto"
     group_by_length: bool = True
     eval_batch_size: int = 64
@@ -130,6 +146,12 @@ class DataConfig:
             names = [str(label) if type(label) is int else label for label in self.labels]
             object.__setattr__(self, "labels", names)
         _positive("data", self, "max_length", "eval_batch_size")
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"data.layout is {self.layout!r}; allowed are {', '.join(LAYOUTS)}. Correct the config.")
+        for name in ("row_length", "rows", "groups"):
+            value = getattr(self, name)
+            if value != "auto" and not (type(value) is int and value > 0):
+                raise ValueError(f"data.{name} is {value!r}; allowed is a number from 1, or auto. Correct the config.")
         self._check_custom()
         if isinstance(self.buckets, list) and (
             not self.buckets or min(self.buckets) < 1 or max(self.buckets) < self.max_length
@@ -325,6 +347,11 @@ class TrainConfig:
                 f"model.path is {self.model.path!r} and data.task is {self.data.task!r}: the demo model's tokenizer knows "
                 "only the demo task's words. Set both to demo, or neither."
             )
+        if self.svt.enabled and not self.svt.mask_padding and self.data.layout == "packed":
+            raise ValueError(
+                "svt.mask_padding is false and data.layout is packed, where no example has padding; allowed is false with "
+                "the padded layout. Set data.layout to padded."
+            )
 
     def without_effect(self) -> list[str]:
         """A sentence for each setting that differs from its default but has no effect with the other keys.
@@ -341,6 +368,14 @@ class TrainConfig:
                 f"optim.svt_learning_rate does nothing, for svt.function {self.svt.function} has no parameters that are "
                 "trained here. Leave it out."
             )
+        defaults = DataConfig()
+        for layout, keys in LAYOUTS.items():
+            for key in keys:
+                if layout != self.data.layout and getattr(self.data, key) != getattr(defaults, key):
+                    found.append(
+                        f"data.{key} does nothing, for data.layout is {self.data.layout}. Set it to {layout}, or leave "
+                        f"data.{key} out."
+                    )
         if self.data.task == "demo" and self.data.source != DataConfig().source:
             found.append("data.source does nothing, for the task demo makes its own examples. Leave it out.")
         return found
@@ -369,6 +404,10 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
         if not (section == "model" and key in MODEL_KEYS_OF_SPEED)
     }
     found["seed"] = values["run"]["seed"]
+    layout = found.setdefault("data.layout", "padded")  # earlier versions had only this one
+    for other, keys in LAYOUTS.items():
+        for key in keys if other != layout else ():
+            found.pop(f"data.{key}", None)
     if values["optim"].get("stop_after_worse") is not None:  # then the evaluations decide where the run ends
         found["log.evaluate_every_steps"] = values["log"].get("evaluate_every_steps")
     params = found.pop("svt.params", None) or {}

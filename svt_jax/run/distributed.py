@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,3 +119,12 @@ def from_first(text: str | None, length: int) -> str:
     """Returns the first process's ASCII text of this length in all processes; the others' text is ignored."""
     letters = np.frombuffer((text or " ").ljust(length).encode(), np.uint8)
     return bytes(multihost_utils.broadcast_one_to_all(letters)).decode() if jax.process_count() > 1 else text or ""
+
+
+def numbers_from_first(numbers: Sequence[int] | None, length: int) -> list[int] | None:
+    """Returns the first process's numbers, or None, in all processes; the others' are ignored."""
+    if jax.process_count() == 1:
+        return None if numbers is None else list(numbers)
+    padded = np.asarray([numbers is not None, *(numbers or [0] * length)], np.int32)
+    there, *found = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tolist()
+    return found if there else None

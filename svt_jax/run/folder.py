@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from svt_jax.data.packing import Shape
 from svt_jax.models.config import EncoderConfig, read_config
 from svt_jax.run.config import TrainConfig, identity
 from svt_jax.run.literal_path import check_storable
@@ -248,6 +249,14 @@ def _check_files(folder: RunFolder, found: dict[str, Any]) -> None:
 def read_id(folder: RunFolder) -> str | None:
     """The run's id, which its checkpoints hold too; None if an earlier version wrote it."""
     return read_manifest(folder.manifest).get("run_id")
+
+
+def read_shape(folder: RunFolder) -> list[int] | None:
+    """The numbers of the `packing.Shape` that a run with checkpoints has; None if there is none."""
+    if not folder.has_checkpoint or not folder.manifest.is_file():
+        return None
+    found = read_manifest(folder.manifest).get("packed")
+    return None if found is None else [found[field.name] for field in dataclasses.fields(Shape)]
 
 
 def write_results(folder: RunFolder, results: dict[str, Any]) -> None:

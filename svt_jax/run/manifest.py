@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from svt_jax.data.glue import Split, Task
+from svt_jax.data.packing import Shape
 from svt_jax.data.tokenizer import Tokens, hash_tokens
 from svt_jax.models.files import hash_weights
 from svt_jax.run.config import TrainConfig
@@ -36,7 +38,12 @@ _PACKAGES = (
 
 
 def make_manifest(
-    config: TrainConfig, mesh: Mesh, weights: Path | None, task: Task, tokens: Mapping[Split, Tokens]
+    config: TrainConfig,
+    mesh: Mesh,
+    weights: Path | None,
+    task: Task,
+    tokens: Mapping[Split, Tokens],
+    shape: Shape | None,
 ) -> dict[str, Any]:
     """Collects what tells whether two runs are comparable, and what is needed to read the model's outputs."""
     return {
@@ -50,6 +57,7 @@ def make_manifest(
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
         "mesh": dict(mesh.shape),
+        "packed": None if shape is None else dataclasses.asdict(shape),
         "classes": None if task.labels is None else list(task.labels),
         "weights_sha256": None if weights is None else hash_weights(weights),
         "data_sha256": {split: hash_tokens(each) for split, each in tokens.items()},

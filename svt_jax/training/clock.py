@@ -7,15 +7,16 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 
-from svt_jax.data.batching import Batch
+from svt_jax.data.batching import Batch, tokens_of
 
 
 @dataclasses.dataclass
 class Clock:
     """Seconds of training (without compilation, evaluation and waiting for saves), and counts since the run's start:
-    examples, tokens, compilations, failed decompositions. `first_step_seconds` runs from the call to the end of the
+    examples, tokens, places for tokens, compilations, failed decompositions. `first_step_seconds` runs from the call to the end of the
     first step.
 
     It starts from the numbers of the run's earlier processes, so a resumed run reports the whole.
@@ -24,6 +25,7 @@ class Clock:
     seconds: float = 0.0
     examples: int = 0
     tokens: int = 0
+    slots: int = 0
     compile_seconds: float = 0.0
     compiles: int = 0
     svt_failures: int = 0
@@ -35,10 +37,14 @@ class Clock:
         self._start: float | None = None
 
     def count(self, batch: Batch, lengths: np.ndarray) -> None:
-        """Counts a step's examples and real tokens; `lengths` has the length of every training example."""
+        """Counts a step's examples and real tokens; `lengths` has the length of every training example.
+
+        The places of tokens are those of this process, times the number of processes.
+        """
         real = batch["index"][batch["weights"] > 0]
         self.examples += len(real)
         self.tokens += int(lengths[real].sum())
+        self.slots += tokens_of(batch).size * jax.process_count()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -81,6 +87,11 @@ class Clock:
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / max(self.training_seconds, 1e-9)
+
+    @property
+    def padding_share(self) -> float | None:
+        """Share of the places that hold no token; None for a run that an earlier version began."""
+        return 1.0 - self.tokens / self.slots if self.slots >= self.tokens > 0 else None
 
     def numbers(self) -> dict[str, float]:
         """The numbers for a checkpoint; `Clock(**numbers)` continues from them."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from svt_jax.data.batching import Batch
+from svt_jax.data.batching import Batch, tokens_of
 from svt_jax.data.shards import global_batch
 from svt_jax.errors import NonFiniteError, StoppedBySignalError
 from svt_jax.mesh import batch_sharding
@@ -164,26 +164,27 @@ def _start(experiment: Experiment) -> Run:
 
 
 class _Programs:
-    """The compiled step for each batch length."""
+    """The compiled step for each shape of a batch; there is one with packed rows."""
 
     def __init__(self, experiment: Experiment, run: Run, metrics: StepMetrics, call: Callbacks):
         self._experiment, self._run, self._metrics, self._call = experiment, run, metrics, call
         self._sharding = batch_sharding(experiment.model.mesh)
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[Any, Any] = {}
 
     def step(self, state: TrainState, batch: Batch, number: int) -> tuple[TrainState, dict[str, jax.Array]]:
         arrays = {name: values for name, values in batch.items() if name != "index"}
-        there = global_batch(arrays, self._sharding, self._experiment.batch_size)
+        plan = self._experiment.plan
+        there = global_batch(arrays, self._sharding, plan.num_rows, plan.num_examples)
         # the seed is an input, so that all seeds run one compiled program
         inputs = (state, there, np.int32(self._experiment.config.run.seed), np.int32(number))
-        length = batch["input_ids"].shape[1]
-        if length not in self._compiled:
+        shape = tokens_of(batch).shape
+        if shape not in self._compiled:
             self._metrics.wait()
-            self._call.on_busy(f"compiling for {length} tokens")
+            self._call.on_busy(f"compiling for rows of {shape[1]} tokens")
             with self._run.clock.compiling():
-                self._compiled[length] = self._experiment.step.lower(*inputs).compile()
+                self._compiled[shape] = self._experiment.step.lower(*inputs).compile()
             self._call.on_busy("")
-        state, metrics = self._compiled[length](*inputs)
+        state, metrics = self._compiled[shape](*inputs)
         if not self._run.clock.first_step_seconds:
             jax.block_until_ready(metrics)
             self._run.clock.first_step_seconds = time.perf_counter() - self._experiment.started

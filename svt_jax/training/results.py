@@ -63,6 +63,7 @@ def make_results(experiment: Experiment, run: Run) -> dict[str, Any]:
             "time_to_first_step_s": clock["first_step_seconds"],
             "compile_time_s": clock["compile_seconds"],
             "compiles": clock["compiles"],
+            "padding_share": run.clock.padding_share,
         },
         "evaluation": {  # this process only: what a resumed run's earlier ones compiled is not counted
             "compile_time_s": sum(each.compile_seconds for each in experiment.evaluators.values()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -11,9 +12,11 @@ import jax
 import numpy as np
 import optax
 
-from svt_jax.data.batching import TrainingBatches, training_buckets
+from svt_jax.data import layouts
+from svt_jax.data.batching import TrainingBatches, epoch_batches, training_buckets
 from svt_jax.data.glue import Split
-from svt_jax.data.shards import rows_here
+from svt_jax.data.layouts import Plan
+from svt_jax.data.packing import Shape, choose_shape, random_batches
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.probe import Probe
@@ -40,6 +43,7 @@ class Experiment:
       model: the model with the weights that training starts from, or without weights if there is a checkpoint to resume
         from. The first step takes over its buffers.
       batches: the endless stream of training batches.
+      plan: how they are laid out.
       lengths: int[N], number of real tokens of each training example.
       num_steps, steps_per_epoch: numbers of steps; the run may stop earlier (`optim.stop_after_worse`).
       schedule: the learning rate by step.
@@ -58,6 +62,7 @@ class Experiment:
     folder: RunFolder
     model: TaskModel
     batches: TrainingBatches
+    plan: Plan
     lengths: np.ndarray
     num_steps: int
     steps_per_epoch: int
@@ -109,23 +114,25 @@ def setup(config: TrainConfig, started: float | None = None) -> Experiment:
     steps_per_epoch = -(-len(train_tokens) // batch_size)
     num_steps = min(config.optim.epochs * steps_per_epoch, config.optim.max_steps or 2**62)
     check_sizes(config.optim, len(train_tokens), num_steps)
-    batches = _batches(config, model, train_tokens, num_steps)
+    shape = _packed_shape(config, model, train_tokens, folder)
+    batches, plan = _batches(config, model, train_tokens, num_steps, shape)
 
     optimizer = make_optimizer(config.optim, num_steps)
     used = used_embeddings(train_tokens, model.encoder, config.optim)
     shardings = state_shardings(model, optimizer)
-    step = jit_step(model, optimizer, shardings, accumulate=config.optim.accumulate, used=used)
+    step = jit_step(model, optimizer, shardings, accumulate=config.optim.accumulate, used=used, static=plan.static)
     init_optimizer = jax.jit(
         lambda params: optimizer.init(trained_part(params, used)), out_shardings=shardings.optimizer
     )
 
     held_out = {split: each for split, each in tokens.items() if split != "train"}
     evaluators: dict[Split, Evaluator] = {
-        split: Evaluator(model, each, config.data.eval_batch_size) for split, each in held_out.items()
+        split: Evaluator(model, each, config.data.eval_batch_size, config.data.layout)
+        for split, each in held_out.items()
     }
     probe = Probe(model, tokens["validation"])
 
-    manifest = make_manifest(config, mesh, model.weights, task, tokens)
+    manifest = make_manifest(config, mesh, model.weights, task, tokens, shape)
     lock = distributed.on_first(run_folder.create, folder, config, manifest, model.encoder, model.tokenizer)
     with contextlib.ExitStack() as failing:
         if lock is not None:
@@ -138,6 +145,7 @@ def setup(config: TrainConfig, started: float | None = None) -> Experiment:
         folder=folder,
         model=model,
         batches=batches,
+        plan=plan,
         lengths=train_tokens.lengths,
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
@@ -154,17 +162,55 @@ def setup(config: TrainConfig, started: float | None = None) -> Experiment:
     )
 
 
-def _batches(config: TrainConfig, model: TaskModel, tokens: Tokens, num_steps: int) -> TrainingBatches:
+def _packed_shape(config: TrainConfig, model: TaskModel, tokens: Tokens, folder: RunFolder) -> Shape | None:
+    """The shape of packed batches, which a resumed run keeps; None for padded ones."""
+    data = config.data
+    if data.layout == "padded":
+        return None
+    shards = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
+    kept = distributed.numbers_from_first(run_folder.read_shape(folder), len(dataclasses.fields(Shape)))
+    if kept is not None:
+        shape = Shape(*kept)
+    else:
+        groups = shards if data.groups == "auto" else data.groups
+        row_length = None if data.row_length == "auto" else data.row_length
+        rows = None if data.rows == "auto" else data.rows
+        shape = choose_shape(
+            tokens.lengths,
+            config.optim.batch_size,
+            groups=groups,
+            accumulate=config.optim.accumulate,
+            row_length=row_length,
+            rows=rows,
+        )
+    if shape.groups % shards:
+        raise ValueError(
+            f"data.groups is {shape.groups} and the mesh divides the batch over {shards} devices (data x fsdp); allowed "
+            f"are multiples of {shards}. A run keeps the groups that it started with: start it with data.groups "
+            f"{shards}, or use a smaller mesh."
+        )
+    return shape
+
+
+def _batches(
+    config: TrainConfig, model: TaskModel, tokens: Tokens, num_steps: int, shape: Shape | None
+) -> tuple[TrainingBatches, Plan]:
+    seed, sharding, lengths = config.run.seed, batch_sharding(model.mesh), tokens.lengths
     batch_size = config.optim.batch_size * config.optim.accumulate
+    steps_per_epoch = -(-len(tokens) // batch_size)
+    if shape is not None:
+        plan = layouts.packed(tokens, shape, sharding)
+        return TrainingBatches(steps_per_epoch, lambda n: random_batches(lengths, shape, seed, n), plan.collate), plan
     positions, grouped = model.encoder.max_tokens, config.data.group_by_length
     buckets = config.data.buckets
     if buckets == "auto":
         buckets = training_buckets(
-            tokens.lengths, batch_size, num_steps, model.encoder.hidden_size, group_by_length=grouped, longest=positions
+            lengths, batch_size, num_steps, model.encoder.hidden_size, group_by_length=grouped, longest=positions
         )
     elif max(buckets) > positions:
         raise ValueError(
             f"data.buckets is {buckets} and the model has {positions} positions. Leave the longer ones out."
         )
-    here = rows_here(batch_sharding(model.mesh), batch_size)
-    return TrainingBatches(tokens, batch_size, config.run.seed, sorted(buckets), here, group_by_length=grouped)
+    plan = layouts.padded(tokens, buckets, batch_size, sharding)
+    order = functools.partial(epoch_batches, lengths, batch_size, seed, group_by_length=grouped)
+    return TrainingBatches(steps_per_epoch, order, plan.collate), plan

@@ -1,5 +1,6 @@
 """Batches: every example once, static shapes, a seeded order that can start anywhere."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -9,8 +10,8 @@ from svt_jax.data.batching import (
     MAX_BUCKETS,
     TrainingBatches,
     choose_buckets,
+    collate,
     epoch_batches,
-    evaluation_batches,
     even_batch_size,
     longest_of_each,
     sorted_batches,
@@ -35,8 +36,13 @@ GROUPED = pytest.mark.parametrize("grouped", [False, True])
 
 
 def batches(start=0, count=20, batch_size=16, seed=0, grouped=True):
-    stream = TrainingBatches(DATA, batch_size, seed, BUCKETS, group_by_length=grouped).from_batch(start)
-    return list(itertools.islice(stream, count))
+    return list(itertools.islice(stream(DATA, batch_size, seed, BUCKETS, grouped).from_batch(start), count))
+
+
+def stream(data, batch_size, seed, buckets, grouped):
+    order = functools.partial(epoch_batches, data.lengths, batch_size, seed, group_by_length=grouped)
+    make = functools.partial(collate, data, buckets=buckets, batch_size=batch_size)
+    return TrainingBatches(-(-len(data) // batch_size), order, make)
 
 
 def rows(batch):
@@ -117,8 +123,8 @@ def test_batches_hold_the_right_tokens_padded_to_a_bucket():
 
 @pytest.mark.parametrize("batch_size", [1, 10, 64, 200])
 def test_evaluation_counts_each_example_once_whatever_the_batch_size(batch_size):
-    counted = list(itertools.chain(*map(rows, evaluation_batches(DATA, batch_size, BUCKETS))))
-    assert sorted(counted) == list(range(103))
+    made = [collate(DATA, each, BUCKETS, batch_size) for each in sorted_batches(DATA.lengths, batch_size)]
+    assert sorted(itertools.chain(*map(rows, made))) == list(range(103))
 
 
 def test_the_batch_that_is_filled_up_is_the_shortest():
@@ -176,8 +182,8 @@ def test_training_batches_of_every_epoch_and_seed_fit_the_few_buckets(grouped):
     assert len(buckets) <= MAX_BUCKETS
     assert buckets[-1] == -(-lengths.max() // 2) * 2
     data = Tokens(np.ones((900, 200), np.int32), np.zeros((900, 200), np.int32), lengths, None, 0)
-    stream = TrainingBatches(data, 8, 5, buckets, group_by_length=grouped).from_batch(113 * 3)
-    assert {b["input_ids"].shape for b in itertools.islice(stream, 113)} <= {(8, length) for length in buckets}
+    made = itertools.islice(stream(data, 8, 5, buckets, grouped).from_batch(113 * 3), 113)
+    assert {b["input_ids"].shape for b in made} <= {(8, length) for length in buckets}
 
 
 def test_grouping_saves_padding():

@@ -43,12 +43,9 @@ POOLINGS = {
 }
 
 
-@pytest.mark.parametrize("buckets", [1, 4])
-def test_every_pooling_from_one_pass_equals_the_states_without_padding(
-    encoder, states, sentences, buckets, monkeypatch
-):
-    monkeypatch.setattr(module, "_SENTENCES_PER_BUCKET", 60 // buckets + 1)
-    monkeypatch.setattr(module, "_BATCH_TOKENS", 200)
+def test_every_pooling_from_one_pass_equals_the_states_without_padding(encoder, states, sentences, monkeypatch):
+    monkeypatch.setattr(module, "_ROW_LENGTH", 64)
+    monkeypatch.setattr(module, "_BATCH_TOKENS", 128)
     tokens = tokenize_sentences(sentences, demo_tokenizer(), 32)
     assert len(np.unique(tokens.lengths)) > 3
     poolings = [Pooling.parse(word, 2) for word in POOLINGS]
@@ -57,7 +54,7 @@ def test_every_pooling_from_one_pass_equals_the_states_without_padding(
     assert sum(done) == 60
     assert len(done) > 3
     for pooling, expected in zip(poolings, POOLINGS.values(), strict=True):
-        np.testing.assert_allclose(out[pooling], [expected(states[s]) for s in sentences], atol=2e-6)
+        np.testing.assert_allclose(out[pooling], [expected(states[s]) for s in sentences], atol=4e-6)
     first_tokens = [poolings[n] for n in (1, 3, 4)]  # from the last layer only these
     for pooling, vectors in encode(encoder, tokens, first_tokens).items():
         np.testing.assert_allclose(vectors, out[pooling], atol=2e-6)

@@ -116,4 +116,4 @@ def test_the_sample_is_spread_over_the_split_and_its_programs_compile_once(model
     assert first["states"] != second["states"]
     assert [jitted._cache_size() for jitted in (probe._forward, probe._measure)] == programs
     assert programs[0] == 1
-    assert probe._batch["attention_mask"].sum() == 63 * 9 + 3
+    assert np.sum(probe._batch["segment"] > 0) == 63 * 9 + 3

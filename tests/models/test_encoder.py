@@ -11,7 +11,7 @@ from flax import nnx
 import svt_jax
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
-from svt_jax.models.layers import dropout
+from svt_jax.models.layers import dropout_once
 from svt_jax.models.slot import SVTConstant, SVTParam
 from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
 
@@ -63,7 +63,9 @@ def test_placement_is_what_its_formula_says(placement, function):
     model = encoder(SVTConfig(function, layers=[1], placement=placement, alpha=-0.3))
     states = model(IDS, MASK, output_hidden_states=True).hidden_states
     layer = model.layers[1]
-    x = layer.attention_norm(layer.attention(states[1], states[1], jnp.asarray(MASK), rngs=None) + states[1])
+    x = layer.attention_norm(
+        layer.attention(states[1], states[1], jnp.asarray(MASK, bool)[:, None], bits=None) + states[1]
+    )
     h = layer.down(jax.nn.gelu(layer.up(x), approximate=False))
     svt = lambda y: svt_jax.svt(y, svt_jax.get_function(function, alpha=-0.3), mask=jnp.asarray(MASK, bool))
     norm = layer.output_norm
@@ -170,7 +172,7 @@ def test_dropout_needs_rngs_and_repeats_for_a_key():
 @pytest.mark.parametrize("width", [64, 63])
 def test_dropout_has_its_rate_and_keeps_the_mean(width):
     x = jnp.ones((400, width))
-    out = np.asarray(dropout(x, 0.1, nnx.Rngs(dropout=0)))
+    out = np.asarray(dropout_once(x, 0.1, jax.random.key(0)))
     assert (out == 0).mean() == pytest.approx(0.1, abs=0.01)
     assert out.mean() == pytest.approx(1.0, abs=0.01)
     assert np.unique(out).size == 2

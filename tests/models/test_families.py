@@ -62,7 +62,7 @@ def test_each_chosen_layer_transforms_as_its_placement_says_with_its_own_alpha(f
     mask = jnp.asarray(tiny.MASK, bool)
     np.testing.assert_array_equal(out[0], states(plain)[0])
     for n, layer in enumerate(plain.layers):  # the plain model's weights: shared ones must be the same
-        x = layer.attention_norm(layer.attention(out[n], out[n], jnp.asarray(mask), rngs=None) + out[n])
+        x = layer.attention_norm(layer.attention(out[n], out[n], jnp.asarray(mask, bool)[:, None], bits=None) + out[n])
         h = layer.down(jax.nn.gelu(layer.up(x), approximate=family == "albert"))
         expected = by_formula(placement, layer.output_norm, h, x, alphas.get(n), mask)
         np.testing.assert_allclose(out[n + 1], expected, atol=2e-5, err_msg=f"layer {n}")

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 import svt_jax
 from svt_jax.models.families import FAMILIES
+from svt_jax.models.packed import OneInEachRow
 from svt_jax.models.weight_names import encoder_names, head_names, prefix
 
 
@@ -35,7 +36,7 @@ def assert_equal_to_pytorch(folder, arrays):
     for n, (mine, theirs) in enumerate(zip(ours.hidden_states, states, strict=True)):
         assert_close(mine, theirs, 1e-4, f"state {n}")
     for n, layer in enumerate(encoder.layers):  # each block separately, from PyTorch's state
-        out, _ = layer(jnp.asarray(states[n]), jnp.asarray(given[1]).astype(bool), rngs=None)
+        out, _ = layer(jnp.asarray(states[n]), OneInEachRow(jnp.asarray(given[1]).astype(bool)), bits=None)
         assert_close(out, states[n + 1], 1e-5, f"block {n}")
     assert (ours.pooled is None) == ("pooled" not in arrays)
     if ours.pooled is not None:
@@ -167,6 +168,7 @@ def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
     from svt_jax.models import encoder as encoder_module
     from svt_jax.models import encoder_layer as layer_module
     from svt_jax.models import heads as heads_module
+    from svt_jax.models import layer_loop as loop_module
 
     rates = {"hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.5, "classifier_dropout": 0.125}
     values = tiny.fields(family, **rates)
@@ -182,12 +184,14 @@ def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "dropout", torch_dropout)
     theirs(torch.tensor(tiny.IDS).long())
 
-    def jax_dropout(x, rate, rngs):
-        counted["jax"][rate, tuple(x.shape)] += rngs is not None and rate > 0
+    def jax_dropout(x, rate, bits):
+        counted["jax"][rate, tuple(x.shape)] += bits is not None and rate > 0
         return x
 
-    for module in (encoder_module, layer_module, heads_module):
-        monkeypatch.setattr(module, "dropout", jax_dropout)
+    monkeypatch.setattr(layer_module, "dropout", jax_dropout)
+    for module in (encoder_module, heads_module):
+        monkeypatch.setattr(module, "dropout_once", jax_dropout)
+    monkeypatch.setattr(loop_module, "_call", loop_module._call.__wrapped__)  # counts each layer, traced before or not
     whole = encoder_module.Encoder.__call__  # transformers computes the last layer for all tokens
     monkeypatch.setattr(
         encoder_module.Encoder, "__call__", lambda self, *args, first_token_only, **rest: whole(self, *args, **rest)

@@ -53,7 +53,7 @@ def test_every_setting_of_the_paper_is_what_its_three_files_say(task, model, cap
         assert found == functions[svt.stem]
         protocol = (optim.batch_size, optim.learning_rate, optim.epochs, optim.weight_decay, optim.warmup_ratio)
         assert protocol == (32, 2e-5, 3, 0.0, 0.0)
-        assert not config.data.group_by_length
+        assert config.data.layout == "packed"  # of random batches
         assert (config.data.max_length, optim.schedule, optim.accumulate, optim.grad_clip) == (128, "linear", 1, None)
         assert (svt_config.placement, svt_config.alpha) == ("before_norm", -0.2)
     assert not caplog.records
@@ -279,7 +279,7 @@ def test_a_run_with_other_params_is_another_run(tmp_path):
         (["--optim.batch_size", "1000000000000"], "is 1000000000000 examples a step"),
         (["--optim.accumulate", "1000000"], "optim.batch_size 32 times optim.accumulate 1000000 is 32000000"),
         (["--optim.epochs", "1" + "0" * 30], r"steps; allowed are fewer than 2\^31"),
-        (["--data.buckets", "[1000000000]"], r"data.buckets is \[1000000000\] and the model has 64 positions"),
+        (["--data.layout", "padded", "--data.buckets", "[1000000000]"], r"data.buckets is \[1000000000\] and the model has 64 positions"),
         (["--mesh.data", "1000000000000"], "mesh data=1000000000000, .* does not fit 8 devices"),
         (["--run.max_svt_failures", "-1"], "run.max_svt_failures is -1; it must be at least 0"),
         (["stray"], "stray"),
