@@ -14,6 +14,7 @@ References: Devlin et al., "BERT", 2019, arXiv 1810.04805; Vaswani et al., 2017,
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from svt_jax.mesh import gather_columns, has_explicit_axes, shard_batch, shard_c
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder_layer import EncoderLayer
 from svt_jax.models.layer_loop import through_layers
-from svt_jax.models.layers import LayerNorm, Linear, dropout_once, first_token
+from svt_jax.models.layers import DropoutBits, LayerNorm, Linear, draw, dropout, first_token
 from svt_jax.models.packed import Layout, OneInEachRow
 from svt_jax.models.svt_config import SVTConfig
 
@@ -84,14 +85,14 @@ class Embeddings(nnx.Module):
         self._dropout = config.hidden_dropout_prob
         self._dtype = dtype
 
-    def __call__(self, input_ids: Array, token_type_ids: Array, layout: Layout, *, key: Array | None) -> Array:
+    def __call__(self, input_ids: Array, token_type_ids: Array, layout: Layout, *, bits: DropoutBits | None) -> Array:
         positions = self._positions(input_ids) if layout.position is None else self._packed_positions(layout)
         is_padding = (input_ids == self._pad_token_id)[..., None]  # [R, S, 1]
         x = shard_columns(_constant_where(is_padding, self.word(input_ids)))  # [R, S, E]
         if self.token_type is not None:
             x = x + shard_columns(self.token_type(token_type_ids))
         x = gather_columns(x + positions)
-        x = dropout_once(self.norm(x).astype(self._dtype), self._dropout, key)
+        x = dropout(self.norm(x).astype(self._dtype), self._dropout, bits)
         return x if self.projection is None else self.projection(x)  # [R, S, D]
 
     def _positions(self, input_ids: Array) -> Array:
@@ -254,30 +255,42 @@ class Encoder(nnx.Module):
         output_hidden_states: bool = False,
         output_svt_states: bool = False,
     ) -> EncoderOutput:
-        # Keys for each layer: its dropout does not depend on what the layers below draw.
-        drawn = None if rngs is None else jax.random.split(rngs.dropout(), 2 * len(self.layers) + 1)
-        keys = None if drawn is None else drawn[1:].reshape(-1, 2)
-        x = shard_batch(self.embeddings(input_ids, token_type_ids, layout, key=None if drawn is None else drawn[0]))
+        bits, size = None, self._halves(input_ids.shape[1])
+        if rngs is not None:
+            # One draw for all: see DropoutBits. A layer's bits do not depend on what the layers below take.
+            keys = jax.random.split(rngs.dropout(), 1 + len(self.layers))
+            bits = keys if self.remat else jax.vmap(functools.partial(draw, rows=len(input_ids), size=size))(keys)
+        first = None if bits is None else draw(bits[0], len(input_ids), size) if self.remat else bits[0]
+        x = self.embeddings(
+            input_ids, token_type_ids, layout, bits=None if first is None else DropoutBits(shard_batch(first))
+        )
+        x = shard_batch(x)
         embedded = x
         x, states, transformed = through_layers(
             self.layers,
             x,
             layout,
-            keys,
+            None if bits is None else bits[1:],
+            size,
             remat=self.remat,
             scan=self.scan_layers,
             first_token_only=first_token_only,
             keep=output_hidden_states,
         )
         failures = [each.failed.astype(jnp.int32) for each in transformed.values()]
-        first = x if first_token_only else layout.first_tokens(x)
+        first_tokens = x if first_token_only else layout.first_tokens(x)
         return EncoderOutput(
             last_hidden_state=x,
-            pooled=None if self.pooler is None else self.pooler(first),
+            pooled=None if self.pooler is None else self.pooler(first_tokens),
             hidden_states=(embedded, *states) if output_hidden_states else None,
             svt_failures=jnp.sum(jnp.stack(failures), axis=0) if failures else None,
             svt_states={n: (t.before, t.after) for n, t in transformed.items()} if output_svt_states else None,
         )
+
+    def _halves(self, tokens: int) -> int:
+        """Number of random entries of a row that serve any layer's dropouts, and those of the embeddings."""
+        width = self.config.embedding_size or self.config.hidden_size
+        return max(tokens * width, *(layer.halves(tokens, self.config.hidden_size) for layer in self.layers))
 
     @property
     def alphas(self) -> dict[int, Array]:

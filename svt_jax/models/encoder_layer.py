@@ -16,7 +16,7 @@ from flax import nnx
 from svt_jax.mesh import shard_batch
 from svt_jax.models.activations import ACTIVATION_FUNCTIONS
 from svt_jax.models.config import EncoderConfig
-from svt_jax.models.layers import DropoutBits, LayerNorm, Linear, draw, dropout
+from svt_jax.models.layers import DropoutBits, LayerNorm, Linear, dropout
 from svt_jax.models.packed import Layout
 from svt_jax.models.slot import SVTLayer
 from svt_jax.models.svt_config import Placement, SVTConfig
@@ -118,31 +118,28 @@ class EncoderLayer(nnx.Module):
         self._feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
 
     def __call__(
-        self, x: Array, layout: Layout, *, first_token_only: bool = False, bits: Bits | None
+        self, x: Array, layout: Layout, *, first_token_only: bool = False, bits: DropoutBits | None
     ) -> tuple[Array, Transformed | None]:
         """Returns the output for all tokens [R, S, D] or each example's first one [E, 1, D], and what the SVT did.
 
         After keys and values a layer treats each token by itself, so what nobody reads is not computed: without an SVT
         everything after keys and values, with one everything after it.
         """
-        rows, examples = bits or (None, None)
-        if self._asks_first(first_token_only):
+        if first_token_only and self.svt is None:
             asking, attends = layout.asking_first(x)
-            attended = layout.of_first(self.attention(asking, x, attends, bits=rows))
-            x, rows = layout.first_tokens(x), examples
+            attended = layout.of_first(self.attention(asking, x, attends, bits=bits))
+            bits = None if bits is None else bits.of_first(x, layout)
+            x = layout.first_tokens(x)
         else:
-            attended = self.attention(x, x, layout.attends, bits=rows)
-        attended = dropout(attended, self._attention_dropout, rows)
+            attended = self.attention(x, x, layout.attends, bits=bits)
+        attended = dropout(attended, self._attention_dropout, bits)
         x = self.attention_norm(attended + x).astype(x.dtype)
-        h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, rows)
+        h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, bits)
         if self.svt is None:
             out, transformed = self.output_norm(h + x), None
         else:
-            out, transformed = self._transform(self.svt, h, x, layout, first_token_only, rows)
+            out, transformed = self._transform(self.svt, h, x, layout, first_token_only, bits)
         return shard_batch(out.astype(x.dtype)), transformed
-
-    def _asks_first(self, first_token_only: bool) -> bool:
-        return first_token_only and self.svt is None
 
     def _transform(
         self, svt: SVTLayer, h: Array, x: Array, layout: Layout, first_token_only: bool, bits: DropoutBits | None
@@ -160,22 +157,8 @@ class EncoderLayer(nnx.Module):
             out = self.output_norm(out + (layout.first_tokens(x) if first_token_only else x))
         return out, transformed
 
-    def sizes(self, x: Array, layout: Layout, first_token_only: bool) -> Sizes:
-        """How many random entries the dropouts take of each row of x and of each example."""
-        tokens, width = x.shape[1:]
-        hidden = width * ((self._attention_dropout > 0) + (self._feed_forward_dropout > 0))
-        if self._asks_first(first_token_only):
-            asking = jax.eval_shape(layout.asking_first, x)[0].shape[1]
-            return (x.shape[0], self.attention.halves(asking, tokens)), (layout.mask.shape[0], hidden)
-        svt = width if self.svt is not None and self._placement != "output" else 0
-        return (x.shape[0], self.attention.halves(tokens, tokens) + tokens * (hidden + svt)), (0, 0)
-
-
-Sizes = tuple[tuple[int, int], tuple[int, int]]
-"""Rows and random entries of a row, of the draw for rows and of that for examples."""
-Bits = tuple[DropoutBits, DropoutBits]
-
-
-def draw_halves(keys: Array, sizes: Sizes) -> tuple[Array, Array]:
-    """What `Bits` are made of, for a layer of these `EncoderLayer.sizes`, from two keys."""
-    return draw(keys[0], *sizes[0]), draw(keys[1], *sizes[1])
+    def halves(self, tokens: int, width: int) -> int:
+        """Number of random entries that the dropouts take of a row of tokens."""
+        hidden = (self._attention_dropout > 0) + (self._feed_forward_dropout > 0)
+        svt = self.svt is not None and self._placement != "output"
+        return self.attention.halves(tokens, tokens) + tokens * width * (hidden + svt)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from svt_jax.mesh import shard_batch
-from svt_jax.models.encoder_layer import EncoderLayer, Sizes, Transformed, draw_halves
-from svt_jax.models.layers import DropoutBits
+from svt_jax.models.encoder_layer import EncoderLayer, Transformed
+from svt_jax.models.layers import DropoutBits, draw
 from svt_jax.models.packed import Layout
 from svt_jax.spectral.solvers import DECOMPOSITION
 
@@ -24,7 +22,8 @@ def through_layers(
     layers: Sequence[EncoderLayer],
     x: Array,
     layout: Layout,
-    keys: Array | None,
+    bits: Array | None,
+    size: int,
     *,
     remat: bool,
     scan: bool,
@@ -37,7 +36,8 @@ def through_layers(
       layers: all layers of an encoder.
       x: [R, S, D], the embeddings' output.
       layout: where examples lie in the rows.
-      keys: dropout keys [layers, 2]; None for no dropout.
+      bits: what the dropouts of each layer draw from: uint16[layers, R, size], or keys [layers]; None for no dropout.
+      size: number of random entries of a row.
       remat, scan: `Encoder`'s settings.
       first_token_only: whether the last layer returns only the examples' first tokens.
       keep: loops keep the outputs of their inner layers too; without it the list of states is not complete.
@@ -47,35 +47,19 @@ def through_layers(
     call = _call_again if remat else _call
     parts = [nnx.split(layer) for layer in layers]
     last = len(layers) - 1
-    sizes = [layer.sizes(x, layout, first_token_only and n == last) for n, layer in enumerate(layers)]
-    draws = None if keys is None else _draws(keys, sizes, remat)
     for start, stop in _loops(layers, scan, first_token_only):
         if stop - start > 1:
-            some = None if draws is None else jax.tree.map(lambda *each: jnp.stack(each), *draws[start:stop])
             shared = layers[start].attention is layers[start + 1].attention
-            x, inner = _scan(parts[start:stop], x, layout, some, sizes[start], call, shared=shared, keep=keep)
+            some = None if bits is None else bits[start:stop]
+            x, inner = _scan(parts[start:stop], x, layout, some, size, call, shared=shared, keep=keep)
             states += inner
         else:
-            some = None if draws is None else draws[start]
-            first = first_token_only and start == last
-            x, found = call(parts[start][0], parts[start][1], x, layout, some, sizes[start], first)
+            some = None if bits is None else bits[start]
+            x, found = call(*parts[start], x, layout, some, size, first_token_only and start == last)
             states.append(x)
             if found is not None:
                 transformed[start] = found
     return x, states, transformed
-
-
-def _draws(keys: Array, sizes: Sequence[Sizes], remat: bool) -> list[Any]:
-    """Each layer's random bits, or its keys where they are drawn again for the gradient; the bits are the same."""
-    if remat:
-        return list(keys)
-    draws: list[Any] = [None] * len(sizes)
-    for size in dict.fromkeys(sizes):  # one draw for all layers of a shape
-        numbers = [n for n, each in enumerate(sizes) if each == size]
-        together = jax.vmap(lambda key, size=size: draw_halves(key, size))(keys[np.asarray(numbers)])
-        for place, n in enumerate(numbers):
-            draws[n] = jax.tree.map(lambda halves, place=place: shard_batch(halves[place]), together)
-    return draws
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))  # layers of one shape are traced once
@@ -84,17 +68,15 @@ def _call(
     state: nnx.State,
     x: Array,
     layout: Layout,
-    drawn: Any,
-    sizes: Sizes,
-    first_token_only: bool = False,
+    bits: Array | None,
+    size: int,
+    first_token_only: bool,
 ) -> tuple[Array, Transformed | None]:
-    if drawn is None:
-        bits = None
-    else:
-        halves = drawn if isinstance(drawn, tuple) else draw_halves(drawn, sizes)
-        bits = DropoutBits(halves[0]), DropoutBits(halves[1])
     layer: EncoderLayer = nnx.merge(graphdef, state)
-    return layer(x, layout, first_token_only=first_token_only, bits=bits)
+    if bits is not None and bits.ndim == 0:  # a key: the gradient draws again, and keeps no bits
+        bits = draw(bits, len(x), size)
+    drawn = None if bits is None else DropoutBits(shard_batch(bits))
+    return layer(x, layout, first_token_only=first_token_only, bits=drawn)
 
 
 # The gradient computes a layer's inner values again, but keeps a decomposition.
@@ -119,8 +101,8 @@ def _scan(
     parts: Sequence[tuple[nnx.GraphDef, nnx.State]],
     x: Array,
     layout: Layout,
-    draws: Any,
-    sizes: Sizes,
+    bits: Array | None,
+    size: int,
     call: Callable[..., tuple[Array, Transformed | None]],
     *,
     shared: bool,
@@ -134,10 +116,10 @@ def _scan(
     states = [state for _, state in parts]
     stacked = None if shared else jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
-    def body(x: Array, item: tuple[nnx.State | None, Any]) -> tuple[Array, Array | None]:
+    def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, Array | None]:
         state, drawn = item
-        x, _ = call(graphdef, first if state is None else state, x, layout, drawn, sizes, False)
+        x, _ = call(graphdef, first if state is None else state, x, layout, drawn, size, False)
         return x, x if keep else None
 
-    x, outputs = jax.lax.scan(body, x, (stacked, draws), length=len(parts))
+    x, outputs = jax.lax.scan(body, x, (stacked, bits), length=len(parts))
     return x, [] if outputs is None else list(outputs)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from svt_jax.models.cpu_layers import kept, repeated
+from svt_jax.models.packed import Layout
 
 Array = jax.Array
 
@@ -79,8 +80,8 @@ class LayerNorm(nnx.LayerNorm):
 class DropoutBits:
     """Random bits of one draw, 16 for each entry, that the dropouts of a layer take one after another.
 
-    XLA on CPU copies a draw into every operation that reads it. So all dropouts of a layer share one draw, and so do
-    layers of one shape (`draw`): with a draw for each dropout, a training step takes twice as long to compile.
+    XLA on CPU copies a draw into every operation that reads it, so all dropouts of all layers share one draw: with a
+    draw for each dropout, a training step takes twice as long to compile.
 
     Args:
       halves: uint16[rows, N]; row n serves row n of the arrays.
@@ -95,6 +96,13 @@ class DropoutBits:
         bits = self._halves[:, self._taken : self._taken + size]
         self._taken += size
         return bits.reshape(shape)
+
+    def of_first(self, x: Array, layout: Layout) -> DropoutBits:
+        """The bits of the examples' first tokens, out of the last ones of the rows x [R, S, D]."""
+        tokens, width = x.shape[1:]
+        each = (self._halves.shape[1] - self._taken) // (tokens * width)
+        of_tokens = self._halves[:, self._halves.shape[1] - each * tokens * width :].reshape(*x.shape[:2], each * width)
+        return DropoutBits(layout.first_tokens(of_tokens)[:, 0])
 
 
 def draw(key: Array, rows: int, size: int) -> Array:

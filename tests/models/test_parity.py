@@ -188,9 +188,8 @@ def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
         counted["jax"][rate, tuple(x.shape)] += bits is not None and rate > 0
         return x
 
-    monkeypatch.setattr(layer_module, "dropout", jax_dropout)
-    for module in (encoder_module, heads_module):
-        monkeypatch.setattr(module, "dropout_once", jax_dropout)
+    for module, name in ((layer_module, "dropout"), (encoder_module, "dropout"), (heads_module, "dropout_once")):
+        monkeypatch.setattr(module, name, jax_dropout)
     monkeypatch.setattr(loop_module, "_call", loop_module._call.__wrapped__)  # counts each layer, traced before or not
     whole = encoder_module.Encoder.__call__  # transformers computes the last layer for all tokens
     monkeypatch.setattr(
