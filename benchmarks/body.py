@@ -9,7 +9,8 @@ Random weights of a real size, full batches without padding. Both sides take tur
 all parameters; ours also runs with SoftDecay in the last layer, published and centred, by the solvers named. Without an
 SVT the last layer computes only the first token, which is all that the head reads. "all tokens" has an operation in the
 SVT's place that returns its input; the SVT's share compares a step with this one. Inference is the logits of one batch,
-and of three at a time, as evaluation does it. Compilation is timed apart. PyTorch's rows are left out where it is not
+and of three at a time, as evaluation does it. "packed" is the program of packed rows for the same examples, one in each
+row: what that program costs where there is no padding to save. Compilation is timed apart. PyTorch's rows are left out where it is not
 installed; on a GPU both sides run there. --precision sets that of matrix products: float32 is full on either side,
 tensorfloat32 and bfloat16 (PyTorch's by autocast, parameters in float32 on both sides) are for GPUs. Prints tables and
 one line of JSON.
@@ -21,8 +22,9 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -42,9 +44,14 @@ from benchmarks.timing import (
     torch_device,
     torch_done,
 )
+from svt_jax.data.batching import Batch
+from svt_jax.data.packed_rows import pack
+from svt_jax.data.packing import Shape
+from svt_jax.data.tokenizer import Tokens
 from svt_jax.host import compiler_options, keep_freed_memory
 from svt_jax.mesh import make_mesh
 from svt_jax.models.config import EncoderConfig
+from svt_jax.models.packed import read_batch
 from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import OptimConfig
 from svt_jax.run.task_model import TaskModel, random_classifier
@@ -65,10 +72,13 @@ SVTS = {
     "centered_soft_decay (poly)": SVTConfig("centered_soft_decay", solver="poly"),
 }
 _AT_A_TIME = 3
+_MOST_IN_A_ROW = 4
+"""Examples that the packed program has room for in a row."""
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 
 
-def make_batch(vocabulary: int, batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
+def make_batch(vocabulary: int, batch: int, tokens: int, seed: int = 0) -> Batch:
+    """A padded batch without padding."""
     rng = np.random.default_rng(seed)
     return {
         "input_ids": rng.integers(1, vocabulary, (batch, tokens)).astype(np.int32),
@@ -79,14 +89,25 @@ def make_batch(vocabulary: int, batch: int, tokens: int, seed: int = 0) -> dict[
     }
 
 
+def packed_batch(batch: Batch) -> tuple[Batch, dict[str, int]]:
+    """The examples of `make_batch` as packed rows, and what `read_batch` must know beside them."""
+    number, length = batch["input_ids"].shape
+    lengths = np.full(number, length, np.int32)
+    tokens = Tokens(batch["input_ids"], batch["token_type_ids"], lengths, batch["labels"], pad_id=0)
+    shape = Shape(number, length, number, longest=length, shortest=max(1, length // _MOST_IN_A_ROW))
+    arrays = pack(tokens, np.arange(number), shape)
+    del arrays["index"]
+    return arrays, shape.static
+
+
 def our_training(
-    config: EncoderConfig, svt: SVTConfig, batch: dict[str, np.ndarray], dtype: str
+    config: EncoderConfig, svt: SVTConfig, batch: Batch, dtype: str, static: Mapping[str, int] = MappingProxyType({})
 ) -> tuple[Callable[[], Any], float]:
     """Returns one step on a state that the calls hand on, and the seconds of tracing and compiling it."""
     model = TaskModel.of(random_classifier(config, svt, 2, dtype=dtype, seed=0), make_mesh())
     optimizer = make_optimizer(OptimConfig(), 1000)
     state = TrainState(model.params, model.constants, optimizer.init(model.params))
-    step = make_train_step(model, optimizer)
+    step = make_train_step(model, optimizer, static=static)
     arrays = {name: jnp.asarray(values) for name, values in batch.items()}
     start = time.perf_counter()
     compiled = (
@@ -104,16 +125,18 @@ def our_training(
     return run, seconds
 
 
-def our_inference(config: EncoderConfig, batch: dict[str, np.ndarray], dtype: str) -> Callable[[], Any]:
+def our_inference(
+    config: EncoderConfig, batch: Batch, dtype: str, static: Mapping[str, int] = MappingProxyType({})
+) -> Callable[[], Any]:
     model = random_classifier(config, SVTConfig(), 2, dtype=dtype, seed=0)
     graphdef, params, constants = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    arrays = [jnp.asarray(batch[name]) for name in ("input_ids", "attention_mask", "token_type_ids")]
+    arrays = {name: jnp.asarray(values) for name, values in batch.items() if name not in ("labels", "weights")}
     compiled = (
-        jax.jit(lambda p, c, *a: nnx.merge(graphdef, p, c)(*a))
-        .lower(params, constants, *arrays)
+        jax.jit(lambda p, c, batch: nnx.merge(graphdef, p, c).classify(*read_batch(batch, **static))[0])
+        .lower(params, constants, arrays)
         .compile(compiler_options("inference"))
     )
-    return lambda: compiled(params, constants, *arrays)
+    return lambda: compiled(params, constants, arrays)
 
 
 def at_a_time(call: Callable[[], Any], number: int) -> Callable[[], Any]:
@@ -123,7 +146,7 @@ def at_a_time(call: Callable[[], Any], number: int) -> Callable[[], Any]:
     return lambda: list(pool.map(done, range(number)))
 
 
-def torch_candidates(fields: dict[str, int], batch: dict[str, np.ndarray], precision: str) -> Candidates:
+def torch_candidates(fields: dict[str, int], batch: Batch, precision: str) -> Candidates:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -170,7 +193,11 @@ def measure(
     for label in svts:
         row = f"training, {label}"
         candidates[row], compile_seconds[row] = our_training(config, SVTS[label], batch, dtype)
+    arrays, static = packed_batch(batch)
+    row = f"training, {svts[0]}, packed"
+    candidates[row], compile_seconds[row] = our_training(config, SVTS[svts[0]], arrays, dtype, static)
     candidates["inference"] = our_inference(config, batch, dtype)
+    candidates["inference, packed"] = our_inference(config, arrays, dtype, static)
     several = f"inference, {_AT_A_TIME} at a time"
     candidates[several] = at_a_time(candidates["inference"], _AT_A_TIME)
     seconds = paired(candidates, repeats)
@@ -180,7 +207,7 @@ def measure(
     for row, values in seconds.items():
         peer = f"{row.split(',')[0]}, PyTorch"
         times = ratio(seconds, peer, row) if peer in seconds and row != peer else ""
-        transforms = row in compile_seconds and row not in (whole, f"training, {OFF}")
+        transforms = row in [f"training, {label}" for label in svts if label not in (OFF, ALL_TOKENS)]
         share = f"{1 - ratio(seconds, whole, row):.1%}" if transforms and whole in seconds else ""
         median = float(np.median(values))
         low, high = 1e3 * np.percentile(values, [10, 90])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from svt_jax.data import layouts
+from svt_jax.data.packing import Shape
+from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.glue import make_forward
 from svt_jax.mesh import batch_sharding, replicated
 from svt_jax.models.config import EncoderConfig
@@ -52,6 +55,12 @@ def _abstract(values: Any, sharding: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), values)
 
 
+PER_ROW = 2
+"""Examples of a packed row, on average. RTE has 1.9 in a row of 128 tokens, which is also the length of its longest."""
+_MOST_IN_A_ROW = 4
+"""Times as many examples may share a packed row: RTE's shape and CoLA's allow 3 to 5 times their average."""
+
+
 def programs(
     encoder: EncoderConfig,
     svt: SVTConfig,
@@ -59,6 +68,8 @@ def programs(
     *,
     batch: int,
     tokens: int,
+    layout: Literal["packed", "padded"] = "packed",
+    per_row: int = PER_ROW,
     dtype: str = "float32",
     remat: bool = False,
     accumulate: int = 1,
@@ -68,6 +79,9 @@ def programs(
 
     Args:
       batch: number of examples in a micro-batch, on all devices together.
+      tokens: tokens of a row, and of the longest example.
+      layout: `data.layout`; packed has a group of rows for each device that divides the batch, as a run has.
+      per_row: for packed: examples for each row. There are as many rows as that needs.
     """
     classifier = nnx.eval_shape(lambda: random_classifier(encoder, svt, num_labels, dtype=dtype, seed=0))
     classifier.encoder.remat = remat
@@ -76,18 +90,49 @@ def programs(
     shardings = state_shardings(model, optimizer)
     moments = jax.eval_shape(optimizer.init, model.params)
     state = abstract(TrainState(model.params, model.constants, moments), shardings)
-    step = jit_step(model, optimizer, shardings, accumulate=accumulate)
-    rows = batch * accumulate
-    texts = {name: np.zeros((rows, tokens), np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
-    labels = {"labels": np.zeros(rows, np.int32), "weights": np.zeros(rows, np.float32)}
-    examples = _abstract({**texts, **labels}, batch_sharding(mesh))
+
+    static, examples = abstract_batch(mesh, batch, tokens, layout, per_row, accumulate)
+    del examples["index"]  # as the training loop
+    step = jit_step(model, optimizer, shardings, accumulate=accumulate, static=static)
     number = _abstract(jnp.int32(0), replicated(mesh))
-    evaluation = make_forward(model)
-    inputs = (examples[name] for name in ("input_ids", "attention_mask", "token_type_ids"))
+
+    static, inputs = abstract_batch(mesh, batch, tokens, layout, per_row)
+    for name in ("labels", "weights", "index"):  # as the Evaluator
+        del inputs[name]
+    evaluation = make_forward(model, static)
     return (
         Program(step, (state, examples, number, number), mesh),
-        Program(evaluation, ((state.params, state.constants), *inputs), mesh),
+        Program(evaluation, ((state.params, state.constants), inputs), mesh),
     )
+
+
+def abstract_batch(
+    mesh: Mesh, batch: int, tokens: int, layout: str, per_row: int = PER_ROW, accumulate: int = 1
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Returns `Plan.static` and the abstract arrays of a batch; the arguments are those of `programs`."""
+    sharding, number = batch_sharding(mesh), batch * accumulate
+    if layout == "padded":
+        plan = layouts.padded(_uniform(number, tokens), [tokens], number, sharding)
+    else:
+        groups = mesh.shape["data"] * mesh.shape["fsdp"]
+        share = batch // groups
+        shape = Shape(
+            rows=math.ceil(share / per_row),
+            row_length=tokens,
+            examples=share,
+            longest=tokens,
+            shortest=max(1, tokens // (_MOST_IN_A_ROW * per_row)),
+            groups=groups,
+            accumulate=accumulate,
+        )
+        plan = layouts.packed(_uniform(number, tokens // per_row), shape, sharding)
+    return plan.static, _abstract(plan.collate(np.arange(number)), sharding)
+
+
+def _uniform(number: int, length: int) -> Tokens:
+    """Examples of this many tokens each."""
+    ids = np.zeros((number, length), np.int32)
+    return Tokens(ids, ids, np.full(number, length, np.int32), np.zeros(number, np.int32), pad_id=0)
 
 
 @dataclasses.dataclass(frozen=True)

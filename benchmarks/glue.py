@@ -6,9 +6,9 @@ All take turns on the same cores, each in its process, from the same weights, wi
 
   svt_jax     the very run that train.py makes (its experiment and loop, with batches, transfers, metrics and log); each chunk of
               batches is followed by a chunk of PyTorch's. Seconds are those of the run's own clock, which stands still
-              while a program is compiled; compilation is reported apart
+              while a program is compiled; compilation is reported apart. --layout says how its batches are laid out
   PyTorch     the loop of `benchmarks.torch_peer`: transformers, random batches padded to a multiple of 8
-  grouped     the same with transformers' LengthGroupedSampler (group_by_length), which svt_jax does by default
+  grouped     the same with transformers' LengthGroupedSampler (group_by_length), as svt_jax does with --layout padded
 
 Training runs without a transformation and with SoftDecay of real tokens before the last norm (PyTorch's through
 torch.svd). A rate is that of all turns together, because batches differ in length; `turns` is the median of the paired
@@ -152,7 +152,7 @@ def measure_training(config: TrainConfig, chunk: int, turns: int) -> dict[str, A
 def measure_evaluation(config: TrainConfig, repeats: int) -> dict[str, Any]:
     task, model = TASKS[config.data.task], TaskModel.from_config(config)
     tokens = model.tokens("validation")
-    evaluator = Evaluator(model, tokens, config.data.eval_batch_size)
+    evaluator = Evaluator(model, tokens, config.data.eval_batch_size, config.data.layout)
     candidates: Candidates = {OURS: lambda: evaluator.logits(model)}
     if installed("torch"):
         from benchmarks.torch_peer import evaluation_calls
@@ -194,6 +194,7 @@ def main() -> None:
     parser.add_argument("--source", required=True, help="folder in the official GLUE layout")
     parser.add_argument("--task", nargs="+", choices=list(TASKS), default=["cola", "rte"])
     parser.add_argument("--function", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS))
+    parser.add_argument("--layout", choices=["packed", "padded"], default="packed", help="svt_jax's data.layout")
     parser.add_argument("--part", nargs="+", choices=["training", "evaluation"], default=["training", "evaluation"])
     parser.add_argument("--chunk", type=int, default=4, help="batches in a turn of training")
     parser.add_argument("--turns", type=int, default=12, help="turns of training")
@@ -207,7 +208,7 @@ def main() -> None:
         config = TrainConfig(
             model=ModelConfig(path=arguments.model),
             svt=SVTConfig(function=function),
-            data=DataConfig(task=task, source=arguments.source, eval_batch_size=BATCH_SIZE),
+            data=DataConfig(task=task, source=arguments.source, layout=arguments.layout, eval_batch_size=BATCH_SIZE),
             optim=OptimConfig(learning_rate=5e-5, batch_size=BATCH_SIZE),
             log=LogConfig(progress=False),
         )

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import environment
+from benchmarks.timing import environment, torch_device
 from benchmarks.torch_peer import Data, Training
 from svt_jax.data.glue import TASKS, load_examples
 from svt_jax.evaluation.metrics import compute_metrics
@@ -40,7 +40,7 @@ def fine_tune(
     train, validation = Data(load_examples(task, source, "train"), model), Data(examples, model)
     loader = train.loader(BATCH_SIZE, seed=seed)
     num_steps = min(EPOCHS * len(loader), max_steps or 2**62)
-    training = Training(model, task, num_steps, seed, soft_decay=variant == "soft_decay")
+    training = Training(model, task, num_steps, seed, soft_decay=variant == "soft_decay", device=torch_device())
     evaluations, seconds, seen, step = [], 0.0, 0, 0
     while step < num_steps:
         start = time.perf_counter()

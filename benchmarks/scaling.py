@@ -2,7 +2,8 @@
 
 Each row compiles bert-base's step for N simulated CPU devices in a process of its own and reads the compiler's cost
 analysis, its memory analysis and the collectives in the program's text. Nothing is run. docs/scaling.md says what that
-is worth, and what not.
+is worth, and what not. Each device that divides the batch has 16 rows of 128 tokens: packed, with two examples a row, or
+padded, with one.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from typing import Any
 
 from benchmarks.timing import environment, table
 
-TOKENS = 128
-PER_DEVICE = 16
-"""Examples for each device that divides the batch."""
+TOKENS, ROWS = 128, 16
+"""Of each device that divides the batch."""
 MESHES = ["1,1,1", "2,1,1", "4,1,1", "8,1,1", "256,1,1", "1,256,1", "32,8,1", "64,1,4", "16,4,4"]  # data, fsdp, tensor
 SOLVERS = ["none", "gram", "svd"]
 
@@ -27,14 +27,14 @@ SOLVERS = ["none", "gram", "svd"]
 PEAK_FLOPS, PEAK_LINKS = 197e12, 200e9
 
 
-def measure(mesh_shape: str, solver: str, layers: int, dtype: str) -> dict[str, Any]:
+def measure(mesh_shape: str, solver: str, layers: int, dtype: str, layout: Any) -> dict[str, Any]:
     """Measures one row, in a process that has that number of simulated devices."""
     import jax
 
     sizes = [int(n) for n in mesh_shape.split(",")]
     devices = sizes[0] * sizes[1] * sizes[2]
     jax.config.update("jax_num_cpu_devices", devices)
-    from benchmarks.compiled import collectives, programs
+    from benchmarks.compiled import PER_ROW, collectives, programs
     from svt_jax.mesh import make_mesh
     from svt_jax.models.config import EncoderConfig
     from svt_jax.models.svt_config import SVTConfig
@@ -42,8 +42,8 @@ def measure(mesh_shape: str, solver: str, layers: int, dtype: str) -> dict[str, 
     encoder = EncoderConfig.from_hf({"model_type": "bert", "num_hidden_layers": layers})
     svt = SVTConfig() if solver == "none" else SVTConfig("soft_decay", solver=solver)  # type: ignore[arg-type]
     mesh = make_mesh(*sizes)
-    rows = PER_DEVICE * sizes[0] * sizes[1]
-    step, _ = programs(encoder, svt, mesh, batch=rows, tokens=TOKENS, dtype=dtype)
+    examples = ROWS * sizes[0] * sizes[1] * (PER_ROW if layout == "packed" else 1)
+    step, _ = programs(encoder, svt, mesh, batch=examples, tokens=TOKENS, layout=layout, dtype=dtype)
     compiled = step.compile()
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     sent: dict[str, float] = defaultdict(float)
@@ -53,6 +53,7 @@ def measure(mesh_shape: str, solver: str, layers: int, dtype: str) -> dict[str, 
         "mesh": mesh_shape,
         "svt": solver,
         "layers": layers,
+        "layout": layout,
         "flops": cost["flops"],
         "bytes": cost["bytes accessed"],
         "state": memory.argument_size_in_bytes,
@@ -95,16 +96,19 @@ def main() -> None:
     parser.add_argument("--solvers", nargs="+", default=SOLVERS, choices=["none", "svd", "gram", "gram64"])
     parser.add_argument("--layers", type=int, default=12, help="of bert-base's 12")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--layout", default="packed", choices=["packed", "padded"])
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.row:
-        print(json.dumps(measure(arguments.meshes[0], arguments.solvers[0], arguments.layers, arguments.dtype)))
+        one = arguments.meshes[0], arguments.solvers[0], arguments.layers, arguments.dtype, arguments.layout
+        print(json.dumps(measure(*one)))
         return
     results = []
     for mesh in arguments.meshes:
         for solver in arguments.solvers:
-            options = ["--layers", str(arguments.layers), "--dtype", arguments.dtype, "--row"]
-            command = [sys.executable, "-m", "benchmarks.scaling", "--meshes", mesh, "--solvers", solver, *options]
+            options = ["--layers", str(arguments.layers), "--dtype", arguments.dtype, "--layout", arguments.layout]
+            options += ["--meshes", mesh, "--solvers", solver, "--row"]
+            command = [sys.executable, "-m", "benchmarks.scaling", *options]
             # Optimizations that do not change the partitioning take most of the time of compiling.
             variables = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)

@@ -1,7 +1,8 @@
 """The PyTorch side of the GLUE benchmarks: a plain fine-tuning loop for transformers' BERT, and SoftDecay by torch.svd.
 
-It does what `train.py` does by default with the same numbers, the way that a PyTorch user would write it: a DataLoader that
-pads each batch to a multiple of 8, AdamW, a linear schedule without warm-up, the model's own dropout, no clipping.
+It fine-tunes with the numbers of configs/cola.yaml and configs/rte.yaml, the way that a PyTorch user would write it: a
+DataLoader that pads each batch to a multiple of 8, AdamW, a linear schedule without warm-up, the model's own dropout, no
+clipping. This module imports no JAX, as a user's script would not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,8 +24,10 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from benchmarks.timing import Candidates, torch_device
 from svt_jax.data.glue import TASKS, Examples, Task, load_examples
+
+if TYPE_CHECKING:
+    from benchmarks.timing import Candidates
 
 PLAIN, GROUPED, SORTED = "PyTorch", "PyTorch, group_by_length", "PyTorch, sorted"
 LEARNING_RATE = 5e-5
@@ -95,7 +98,7 @@ class Data:
     """A split's tokens, and loaders of batches padded to a multiple of 8."""
 
     def __init__(self, examples: Examples, folder: Path):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = _tokenizer(folder)
         self._collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
         pairs = () if examples.second is None else (examples.second,)
         encoded = tokenizer(examples.first, *pairs, truncation=True, max_length=MAX_LENGTH)
@@ -123,18 +126,32 @@ class Data:
             generator=generator,
         )
 
+    @property
+    def by_length(self) -> np.ndarray:
+        """Numbers of the examples in order of length."""
+        return np.argsort(self.lengths, kind="stable")
+
     def sorted(self, batch_size: int) -> Any:
-        """Batches in order of length."""
-        rows = sorted(self._rows, key=lambda row: len(row["input_ids"]))
+        """Batches in the order of `by_length`."""
+        rows = [self._rows[n] for n in self.by_length]
         return torch.utils.data.DataLoader(rows, batch_size, collate_fn=self._collate)
 
 
-class Training:
-    """Model, optimizer and schedule; `step` makes one step."""
+_tokenizer = functools.cache(AutoTokenizer.from_pretrained)  # once for both splits
 
-    def __init__(self, folder: Path, task: Task, num_steps: int, seed: int, *, soft_decay: bool):
+
+class Training:
+    """Model, optimizer and schedule; `step` makes one step.
+
+    Args:
+      device: "cuda" or "cpu"; None is the first of them that is there.
+    """
+
+    def __init__(
+        self, folder: Path, task: Task, num_steps: int, seed: int, *, soft_decay: bool, device: str | None = None
+    ):
         torch.manual_seed(seed)
-        self._device = torch_device()
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = Classifier(folder, task.num_labels, soft_decay=soft_decay).to(self._device)
         self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
         self._schedule = get_linear_schedule_with_warmup(self._optimizer, 0, num_steps)
@@ -167,6 +184,8 @@ class Training:
 
 def training_turns(folder: Path, source: str, name: str, soft_decay: bool, batch_size: int, chunk: int) -> Candidates:
     """Calls that make `chunk` more steps and return their number of examples: with random batches, and grouped ones."""
+    from benchmarks.timing import torch_device
+
     task = TASKS[name]
     data = Data(load_examples(task, source, "train"), folder)
 
@@ -180,7 +199,7 @@ def training_turns(folder: Path, source: str, name: str, soft_decay: bool, batch
     return {
         kind: functools.partial(
             turn,
-            Training(folder, task, 10_000, 0, soft_decay=soft_decay),
+            Training(folder, task, 10_000, 0, soft_decay=soft_decay, device=torch_device()),
             endless(data.loader(batch_size, seed=0, group_by_length=kind == GROUPED)),
         )
         for kind in (PLAIN, GROUPED)
@@ -189,9 +208,11 @@ def training_turns(folder: Path, source: str, name: str, soft_decay: bool, batch
 
 def evaluation_calls(folder: Path, source: str, name: str, soft_decay: bool, batch_size: int) -> Candidates:
     """Calls that evaluate the validation set: in its order, and sorted by length."""
+    from benchmarks.timing import torch_device
+
     task = TASKS[name]
     data = Data(load_examples(task, source, "validation"), folder)
-    training = Training(folder, task, 1, 0, soft_decay=soft_decay)
+    training = Training(folder, task, 1, 0, soft_decay=soft_decay, device=torch_device())
     return {
         PLAIN: lambda: training.logits(data.loader(batch_size)),
         SORTED: lambda: training.logits(data.sorted(batch_size)),

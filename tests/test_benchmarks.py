@@ -145,12 +145,68 @@ def test_the_body_benchmark_measures_both_sides(monkeypatch, capsys):
         "training, PyTorch",
         "inference, PyTorch",
         *ours,
+        "training, off, packed",
         "inference",
+        "inference, packed",
         "inference, 3 at a time",
     ]
     shares = {cells[1]: cells[6] for line in capsys.readouterr().out.splitlines() if len(cells := line.split("|")) > 6}
     rows = {name.strip() for name, share in shares.items() if "%" in share}
     assert rows == {"training, soft_decay (gram64)"}
+
+
+def test_the_packed_batch_of_the_body_benchmark_has_the_same_examples():
+    from benchmarks import body
+    from svt_jax.models.config import EncoderConfig
+
+    config = EncoderConfig.from_hf({"model_type": "bert", "vocab_size": 50, **SIZES})
+    padded = body.make_batch(50, 3, 8)
+    packed, static = body.packed_batch(padded)
+    expected, logits = (
+        body.our_inference(config, padded, "float32"),
+        body.our_inference(config, packed, "float32", static),
+    )
+    np.testing.assert_allclose(logits(), expected(), atol=1e-5)
+    assert static["per_row"] == 3
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_the_batch_of_a_program_has_the_shape_that_is_asked_for(layout):
+    import jax
+
+    from benchmarks.compiled import abstract_batch
+    from svt_jax.mesh import make_mesh
+
+    mesh = make_mesh(data=2, devices=jax.devices()[:2])
+    static, arrays = abstract_batch(mesh, batch=12, tokens=16, layout=layout, accumulate=3)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if layout == "packed":  # 3 rows a device and micro-batch
+        assert static == {"longest": 16, "per_row": 6, "groups": 2}
+        assert (shapes["ids"], shapes["start"], shapes["labels"]) == ((18, 16), (36,), (36,))
+    else:
+        assert static == {}
+        assert (shapes["input_ids"], shapes["labels"]) == ((36, 16), (36,))
+
+
+def test_the_time_to_a_score_is_that_of_whole_processes(model, source, monkeypatch, capsys):
+    from benchmarks import time_to_score
+
+    options = ["--tasks", "rte", "--only=soft_decay", "--max_steps=2", "--data.eval_batch_size=16"]
+    monkeypatch.setattr("sys.argv", ["time_to_score", f"--model={model}", f"--source={source}", *options])
+    time_to_score.main()
+    printed = capsys.readouterr().out.splitlines()
+    summary = json.loads(printed[-1])
+    assert summary["options"] == ["--data.eval_batch_size=16"]  # went to train.py
+    [result] = summary["results"]
+    assert list(result["runs"]) == ["empty", "full", "PyTorch"]
+    for [run] in result["runs"].values():
+        assert run["steps"] == 2
+        assert run["seconds"] > 0
+    empty, full = (result["runs"][side][0] for side in ("empty", "full"))
+    assert empty["metrics"] == full["metrics"]
+    assert empty["train"]["compiles"] == full["train"]["compiles"] == 1
+    [cells] = [line.split("|") for line in printed if line.startswith("| rte, soft_decay")]
+    assert float(cells[5]) == pytest.approx(empty["seconds"] / result["runs"]["PyTorch"][0]["seconds"], rel=0.01)
 
 
 def test_a_turn_counts_the_examples_of_its_chunk_and_the_others_follow():

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = 20
 TINY = [
     "--config", str(ROOT / "configs" / "demo.yaml"), "--run.name", "run", "--optim.max_steps", str(STEPS),
-    "--optim.batch_size", "8", "--data.buckets", "[64]", "--data.max_length", "64", "--data.eval_batch_size", "200",
+    "--optim.batch_size", "8", "--data.max_length", "64", "--data.eval_batch_size", "200",
     "--checkpoint.every_steps", "1", "--log.every_steps", "1",
 ]  # fmt: skip
 

@@ -40,6 +40,7 @@ def test_a_run_reads_every_key(tmp_path, read):
     shared = f"--svt.function soft_decay --optim.max_steps 1 --optim.batch_size 8 --run.output_dir {tmp_path}".split()
     custom = f"--data.task custom --model.path any --data.source {tmp_path} --data.label_column label".split()
     demo = parse_config(["--run.name", "demo", *shared])
+    padded = parse_config(["--run.name", "padded", "--data.layout", "padded", *shared])
     own = parse_config([*shared, *custom, "--data.text_columns", "[a]"])
     sections = {f.name: f.default_factory for f in dataclasses.fields(TrainConfig)}
     every = {f"{section}.{f.name}" for section, make in sections.items() for f in dataclasses.fields(make)}
@@ -47,7 +48,10 @@ def test_a_run_reads_every_key(tmp_path, read):
     read.clear()  # forget the keys that the checks of values have read
     join(demo.distributed)
     assert train(demo, console=Console(quiet=True)).results["steps"] == 1
+    padded_keys = {"data.buckets", "data.group_by_length"}
     own_keys = {"data.source", "data.text_columns", "data.label_column", "data.labels"}
+    assert every - read == {*own_keys, *padded_keys, "checkpoint.resume"}
+    assert train(padded, console=Console(quiet=True)).results["steps"] == 1
     assert every - read == {*own_keys, "checkpoint.resume"}
     find_run(demo)  # now there is a run, which may be resumed
     assert every - read == own_keys

@@ -9,6 +9,8 @@ import pytest
 from flax import nnx
 
 from svt_jax.data.batching import TrainingBatches
+from svt_jax.data.layouts import packed
+from svt_jax.data.packing import choose_shape, random_batches
 from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.mesh import batch_sharding, make_mesh
@@ -47,12 +49,15 @@ def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
     classifier = draw_classifier(ENCODER, config, task.num_labels, mesh)
     model = TaskModel.of(classifier, mesh, task=task, data=config.data, tokenizer=demo_tokenizer())
     train, held_out = (model.tokens(split) for split in ("train", "validation"))
-    batches = TrainingBatches(train, config.optim.batch_size, 0, [int(train.lengths.max())])
+    # groups decide what shares a row, and so the last digits; one value for all meshes
+    shape = choose_shape(train.lengths, config.optim.batch_size, groups=8)
+    plan = packed(train, shape, batch_sharding(mesh))
+    batches = TrainingBatches(100, lambda epoch: random_batches(train.lengths, shape, 0, epoch), plan.collate)
     optimizer = make_optimizer(config.optim, STEPS)
     shardings = state_shardings(model, optimizer)
     rows = used_embeddings(train, ENCODER, config.optim)
     assert rows is not None
-    step = jit_step(model, optimizer, shardings, used=rows)
+    step = jit_step(model, optimizer, shardings, used=rows, static=plan.static)
     before = arrays(model.params)
     init = jax.jit(lambda params: optimizer.init(trained_part(params, rows)), out_shardings=shardings.optimizer)
     state = TrainState(model.params, model.constants, init(model.params))
