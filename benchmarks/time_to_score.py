@@ -16,8 +16,8 @@ and report. PyTorch's script only prints its score. One import of both sides, wh
 from disk first. Options that are not listed go to `train.py`, such as --data.layout padded.
 
 Prints the seconds (medians over --repeats), how many times PyTorch's they are (below 1 is faster; the median of the
-turns' ratios), the scores, and one line of JSON. Measure on a machine without other work; the load before each process
-is printed beside its seconds.
+turns' ratios), the scores, and one line of JSON. Measure on a machine without other work: PyTorch's threads wait for
+each other, so it loses more than ours. How many cores other work had is printed beside the seconds (Linux only).
 """
 
 from __future__ import annotations
@@ -54,12 +54,23 @@ def packaged_weights() -> str | None:
     return str(Path(spec.submodule_search_locations[0]) / "model") if spec and spec.submodule_search_locations else None
 
 
+def cpu_seconds() -> tuple[float, float]:
+    """CPU time of the whole machine since it started, and of the processes that have ended here; 0 where unknown."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text(encoding="utf-8").split("\n")[0].split()[1:9]]
+    except OSError:
+        return 0.0, 0.0
+    ended = os.times()
+    idle = sum(ticks[3:5])
+    return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK"), ended.children_user + ended.children_system
+
+
 def run(command: list[str], variables: dict[str, str] | None = None) -> tuple[dict[str, float], str]:
     """Runs a process from the root of the repository; returns its seconds and what it printed.
 
-    `load` is the machine's load average before it: on a machine with other work the seconds say little.
+    Beside the seconds stands how many cores other work of the machine had, on average.
     """
-    load, start = os.getloadavg()[0], time.perf_counter()
+    before, start = cpu_seconds(), time.perf_counter()
     done = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -71,7 +82,8 @@ def run(command: list[str], variables: dict[str, str] | None = None) -> tuple[di
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}:\n{done.stderr}")
-    return {"seconds": seconds, "load": load}, done.stdout
+    everything, its_own = (now - then for now, then in zip(cpu_seconds(), before, strict=True))
+    return {"seconds": seconds, "other_work_cores": max(0.0, everything - its_own) / seconds}, done.stdout
 
 
 def ours(given: argparse.Namespace, options: list[str], task: str, variant: str, folder: Path) -> dict[str, Any]:
@@ -110,8 +122,10 @@ def measure(
 
     def add(side: str, found: dict[str, Any]) -> None:
         runs.setdefault(side, []).append(found)
-        seconds, load = found["seconds"], found["load"]
-        print(f"{task}, {variant}, {side}: {seconds:.1f} s (load {load:.1f} before), {found['metrics']}", flush=True)
+        seconds, other = found["seconds"], found["other_work_cores"]
+        print(
+            f"{task}, {variant}, {side}: {seconds:.1f} s, {found['metrics']}, other work {other:.2f} cores", flush=True
+        )
 
     for _ in range(given.repeats):
         with tempfile.TemporaryDirectory() as folder:
