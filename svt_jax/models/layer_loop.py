@@ -49,7 +49,7 @@ def through_layers(
     last = len(layers) - 1
     for start, stop in _loops(layers, scan, first_token_only):
         if stop - start > 1:
-            shared = layers[start].attention is layers[start + 1].attention
+            shared = all(layer.attention is layers[start].attention for layer in layers[start:stop])
             some = None if bits is None else bits[start:stop]
             x, inner = _scan(parts[start:stop], x, layout, some, size, call, shared=shared, keep=keep)
             states += inner

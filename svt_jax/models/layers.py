@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from svt_jax.mesh import shard_batch
 from svt_jax.models.cpu_layers import kept, repeated
 from svt_jax.models.packed import Layout
 
@@ -95,7 +96,7 @@ class DropoutBits:
         size = math.prod(shape[1:])
         bits = self._halves[:, self._taken : self._taken + size]
         self._taken += size
-        return bits.reshape(shape)
+        return shard_batch(bits).reshape(shape)  # else the partitioner divides the slice over `tensor`: an exchange
 
     def of_first(self, x: Array, layout: Layout) -> DropoutBits:
         """The bits of the examples' first tokens, out of the last ones of the rows x [R, S, D]."""
