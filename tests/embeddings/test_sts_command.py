@@ -196,7 +196,8 @@ TOLERANCES = {
 # - mean, soft_decay, sts14.deft-news, by 0.008: three columns are null up to 1e-7 and 1e-32, and rounding decides where
 #   the published SVD puts their singular vectors. We leave them null. The golden of the authors' functions without null
 #   directions differs from them as much: 0.0881.
-ROUNDING = 3
+# - cls, none, sts14.tweet-news, by 0.0002, since rows are packed: its vectors move by 3e-7, and near ties change ranks.
+ROUNDING = 4
 """Scores that may lie outside the tolerance, by at most 0.01."""
 
 

@@ -65,7 +65,8 @@ def test_each_chosen_layer_transforms_as_its_placement_says_with_its_own_alpha(f
         x = layer.attention_norm(layer.attention(out[n], out[n], jnp.asarray(mask, bool)[:, None], bits=None) + out[n])
         h = layer.down(jax.nn.gelu(layer.up(x), approximate=family == "albert"))
         expected = by_formula(placement, layer.output_norm, h, x, alphas.get(n), mask)
-        np.testing.assert_allclose(out[n + 1], expected, atol=2e-5, err_msg=f"layer {n}")
+        # a layer is compiled as one program and rounds otherwise than the formula; small singular values magnify it
+        np.testing.assert_allclose(out[n + 1], expected, rtol=2e-5, atol=2e-5, err_msg=f"layer {n}")
 
 
 def test_shared_layers_are_kept_once_and_their_svts_apart():
