@@ -1,7 +1,8 @@
 """Padded batches: length buckets chosen from the data, a seeded order that can resume at any batch.
 
-This is the layout `padded`; `packing` has the default one. Each bucket costs one compilation, so there are few. Every batch has the same number of rows. Rows of weight 0 fill up
-what an epoch or a split leaves over, so each example counts exactly once.
+This is the layout `padded`; `packing` has the default one. Each bucket costs one compilation, so there are few. Every
+batch has the same number of rows. Rows of weight 0 fill up what an epoch or a split leaves over, so each example counts
+exactly once.
 """
 
 from __future__ import annotations

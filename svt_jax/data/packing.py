@@ -19,8 +19,8 @@ _MULTIPLE = 8
 """Rows, and token matrices, have a multiple of this many tokens."""
 _EXCHANGED = 0.08
 """The largest share of an epoch's examples that may change places."""
-_PADDING = 0.08
-"""Up to this share of padding, a cheaper step decides; above it, less padding does."""
+_PADDING = 0.075
+"""A shape with at most this share of padding is taken before all others, where there is one."""
 _LEAST_PADDING = 0.03
 """With less, the last batches of an epoch would find no room for what the others have passed on."""
 _TRIED = 200
@@ -29,8 +29,10 @@ _SAMPLED = 3200
 """Random examples on which shapes are tried."""
 _EARLY = 4
 """Batches by which exchanges may come early."""
-_ATTENTION = 1.0 / 1200
-"""What each further token of a row adds to the cost of a token, as a share of its cost in the shortest row."""
+_ATTENTION = 1.0 / 800
+"""What each token of a row's length adds to the cost of a token, as a share of its cost in an endlessly short row. A step
+of 2048 tokens through 6 layers of 384 takes 1.07 times as long with rows of 128 as with rows of 64, and 1.32 times with
+rows of 256 (two CPU cores, medians of 12 in turns)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +249,7 @@ def choose_shape(
     tokens = float(sample.mean()) * min(size, len(sample))
     room = tokens / (1.0 - _LEAST_PADDING) if np.ptp(lengths) else tokens
     even = dealt_evenly(lengths, number)  # what `random_batches` falls back on
-    found: list[tuple[float, Shape]] = []
+    found: list[tuple[tuple[bool, float], Shape]] = []
     for width in [row_length] if row_length else _row_lengths(first, tokens):
         shape = dataclasses.replace(first, row_length=width)
         if rows is None:
@@ -256,7 +258,7 @@ def choose_shape(
         else:
             shape, exchanged = dataclasses.replace(shape, rows=rows // groups), 0.0
         padding = 1.0 - tokens / shape.slots
-        found.append((shape.cost * (1.0 + exchanged + 3.0 * max(0.0, padding - _PADDING)), shape))
+        found.append(((padding > _PADDING, shape.cost * (1.0 + exchanged)), shape))
     for _, shape in sorted(found, key=lambda each: each[0]):
         if all(place(lengths[batch], shape) is not None for batch in even):
             return shape

@@ -255,16 +255,14 @@ class Encoder(nnx.Module):
         output_hidden_states: bool = False,
         output_svt_states: bool = False,
     ) -> EncoderOutput:
-        bits, size = None, self._halves(input_ids.shape[1])
+        bits, first, size = None, None, self._halves(input_ids.shape[1])
         if rngs is not None:
             # One draw for all: see DropoutBits. A layer's bits do not depend on what the layers below take.
             keys = jax.random.split(rngs.dropout(), 1 + len(self.layers))
-            bits = keys if self.remat else jax.vmap(functools.partial(draw, rows=len(input_ids), size=size))(keys)
-        first = None if bits is None else draw(bits[0], len(input_ids), size) if self.remat else bits[0]
-        x = self.embeddings(
-            input_ids, token_type_ids, layout, bits=None if first is None else DropoutBits(shard_batch(first))
-        )
-        x = shard_batch(x)
+            draw_rows = functools.partial(draw, rows=len(input_ids), size=size)
+            bits = keys if self.remat else jax.vmap(draw_rows)(keys)
+            first = DropoutBits(shard_batch(draw_rows(keys[0]) if self.remat else bits[0]))
+        x = shard_batch(self.embeddings(input_ids, token_type_ids, layout, bits=first))
         embedded = x
         x, states, transformed = through_layers(
             self.layers,

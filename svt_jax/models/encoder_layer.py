@@ -48,9 +48,9 @@ class SelfAttention(nnx.Module):
         self.out = square("heads", "embed")
         self._dropout = config.attention_probs_dropout_prob
 
-    def halves(self, asking: int, tokens: int) -> int:
+    def halves(self, tokens: int) -> int:
         """Number of random entries that the dropout of a row takes."""
-        return self._heads * asking * tokens if self._dropout else 0
+        return self._heads * tokens**2 if self._dropout else 0
 
     def __call__(self, asking: Array, x: Array, attends: Array, *, bits: DropoutBits | None) -> Array:
         """Returns what the asking tokens [R, Q, D] gather from the tokens x [R, S, D] that they attend to.
@@ -161,4 +161,4 @@ class EncoderLayer(nnx.Module):
         """Number of random entries that the dropouts take of a row of tokens."""
         hidden = (self._attention_dropout > 0) + (self._feed_forward_dropout > 0)
         svt = self.svt is not None and self._placement != "output"
-        return self.attention.halves(tokens, tokens) + tokens * width * (hidden + svt)
+        return self.attention.halves(tokens) + tokens * width * (hidden + svt)

@@ -81,8 +81,8 @@ class LayerNorm(nnx.LayerNorm):
 class DropoutBits:
     """Random bits of one draw, 16 for each entry, that the dropouts of a layer take one after another.
 
-    XLA on CPU copies a draw into every operation that reads it, so all dropouts of all layers share one draw: with a
-    draw for each dropout, a training step takes twice as long to compile.
+    Each draw is a large program, which XLA on CPU copies into the operations that read it. So all dropouts of all
+    layers share one draw: the step of 6 x 384 then has 299 kernels to compile, and had 373 with a draw for each shape.
 
     Args:
       halves: uint16[rows, N]; row n serves row n of the arrays.

@@ -35,6 +35,9 @@ class Layout(Protocol):
     def position(self) -> Array | None:
         """int32[R, S], each token's place in its example; None where that is its place in the row."""
 
+    def takes_part(self, mask_padding: bool) -> Array | None:
+        """Which rows of the matrices an SVT transforms, as `mask`; None is all of them, padding included."""
+
     def to_matrices(self, x: Array) -> Array:
         """[R, S, D] -> [E, L, D]. Rows where `mask` is false hold any finite numbers."""
 
@@ -72,6 +75,9 @@ class OneInEachRow:
     @property
     def position(self) -> None:
         return None
+
+    def takes_part(self, mask_padding: bool) -> Array | None:
+        return self.mask if mask_padding else None
 
     def to_matrices(self, x: Array) -> Array:
         return x
@@ -130,6 +136,9 @@ class Packed:
     def mask(self) -> Array:
         return jnp.arange(self.longest) < self.length[:, None]
 
+    def takes_part(self, mask_padding: bool) -> Array:
+        return self.mask  # an example has no padding here: the rest of its matrix are tokens of others
+
     def to_matrices(self, x: Array) -> Array:
         last = self.segment.size // self.groups - 1
         index = jnp.minimum(self._first[:, None] + jnp.arange(self.longest), last)  # [E, L]
@@ -187,7 +196,7 @@ class Packed:
 def read_batch(
     batch: dict[str, Any], longest: int = 0, per_row: int = 0, groups: int = 1
 ) -> tuple[Array, Array, Layout]:
-    """Returns ids, token types and layout of a batch of `data.packing` or `data.batching`."""
+    """Returns ids, token types and layout of a batch of `data.packed_rows` or `data.batching`."""
     if "segment" not in batch:
         return batch["input_ids"], batch["token_type_ids"], OneInEachRow(batch["attention_mask"].astype(bool))
     places = {name: batch[name] for name in ("segment", "position", "row", "start", "length", "number")}

@@ -75,7 +75,8 @@ class SVTLayer(nnx.Module):
 
         Also returns bool [B], true where the decomposition failed and the input came back as it was.
         """
-        return self._transformed(dropout_once(x, self._config.dropout, None if rngs is None else rngs.dropout()), mask)
+        x = dropout_once(x, self._config.dropout, None if rngs is None else rngs.dropout())
+        return self._transformed(x, mask if self._config.mask_padding else None)
 
     def on_rows(self, x: Array, layout: Layout, *, bits: DropoutBits | None) -> tuple[Array, Array, Array]:
         """Transforms the token matrices of rows x [R, S, D].
@@ -83,12 +84,10 @@ class SVTLayer(nnx.Module):
         Returns the matrices [E, L, D] before and after, and bool [E], true where it failed.
         """
         before = layout.to_matrices(dropout(x, self._config.dropout, bits))
-        return before, *self._transformed(before, layout.mask)
+        return before, *self._transformed(before, layout.takes_part(self._config.mask_padding))
 
     def _transformed(self, x: Array, mask: Array | None) -> tuple[Array, Array]:
-        return svt_and_failures(
-            shard_batch(x), self.function, mask=mask if self._config.mask_padding else None, solver=self._config.solver
-        )
+        return svt_and_failures(shard_batch(x), self.function, mask=mask, solver=self._config.solver)
 
 
 def plain_parameters(by_layer: Mapping[int, Mapping[str, jax.Array]]) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ from typing import Any, Literal
 from svt_jax.models.config import MODEL_KEYS_OF_SPEED
 from svt_jax.models.hf import DTYPES
 from svt_jax.models.svt_config import SVTConfig
+from svt_jax.run.config_values import expand_home, positive
+from svt_jax.run.data_config import LAYOUTS, DataConfig
 from svt_jax.text import printable
 
 _LONGEST_NAME = 200
@@ -23,19 +24,6 @@ def _lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _lists(item) for key, item in value.items()}
     return [_lists(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _positive(section: str, config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:  # with not, since NaN compares false with everything
-            raise ValueError(f"{section}.{name} is {value}; it must be greater than 0 and finite. Correct the config.")
-
-
-def _expand(config: Any, *names: str) -> None:
-    """Expands a leading ~ of a path: no shell expands it in --run.output_dir=~/runs or in a file."""
-    for name in names:
-        object.__setattr__(config, name, os.path.expanduser(getattr(config, name)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +43,7 @@ class RunConfig:
     max_svt_failures: int = 100
 
     def __post_init__(self) -> None:
-        _expand(self, "output_dir")
+        expand_home(self, "output_dir")
         name = self.name
         if name is not None and (
             name.strip() in ("", ".", "..")
@@ -91,96 +79,9 @@ class ModelConfig:
     scan_layers: bool | None = None
 
     def __post_init__(self) -> None:
-        _expand(self, "path")
+        expand_home(self, "path")
         if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}.")
-
-
-LAYOUTS = {"packed": ("row_length", "rows", "groups"), "padded": ("buckets", "group_by_length")}
-"""The layouts of a batch, and the keys of `DataConfig` that only they read."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """The task and where its examples are.
-
-    Attributes:
-        task: demo, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli or custom.
-        source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv). For custom, a
-            folder with train, validation and optionally test as .tsv, .csv or .jsonl.
-        max_length: Longer examples are cut to this many tokens.
-        layout: packed puts several examples into a row, so that one program serves all batches and there is next to
-            no padding. padded gives each example a row of its own.
-        row_length: For packed: tokens of a row, at least those of the longest example; auto chooses from the data.
-        rows: For packed: rows of a micro-batch; auto chooses from the data.
-        groups: For packed: groups of rows. A group stays on one device, and its rows hold an equal share of the
-            batch; auto is the number of devices that the batch is divided over when the run starts.
-        buckets: For padded: lengths that training batches are padded to, auto (at most eight, chosen from the data) or
-            a list.
-        group_by_length: For padded: make training batches of examples of similar length, in random order, to reduce
-            padding.
-        eval_batch_size: Largest number of examples in an evaluation batch.
-        text_columns: For custom: the column of the sentence, or the two columns of a pair.
-        label_column: For custom: the column of the label.
-        labels: For custom: regression, or the names of the classes in order of their numbers; null reads them from
-            the training file.
-    """
-
-    task: str = "demo"
-    source: str = "hub"
-    max_length: int = 128
-    layout: Literal["packed", "padded"] = "packed"
-    row_length: int | Literal["auto"] = "auto"
-    rows: int | Literal["auto"] = "auto"
-    groups: int | Literal["auto"] = "auto"
-    buckets: list[int] | Literal["auto"] = "auto"
-    group_by_length: bool = True
-    eval_batch_size: int = 64
-    text_columns: list[str] | None = None
-    label_column: str | None = None
-    labels: list[str] | Literal["regression"] | None = None
-
-    def __post_init__(self) -> None:
-        _expand(self, "source")
-        if isinstance(self.labels, list):
-            names = [str(label) if type(label) is int else label for label in self.labels]
-            object.__setattr__(self, "labels", names)
-        _positive("data", self, "max_length", "eval_batch_size")
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"data.layout is {self.layout!r}; allowed are {', '.join(LAYOUTS)}. Correct the config.")
-        for name in ("row_length", "rows", "groups"):
-            value = getattr(self, name)
-            if value != "auto" and not (type(value) is int and value > 0):
-                raise ValueError(f"data.{name} is {value!r}; allowed is a number from 1, or auto. Correct the config.")
-        self._check_custom()
-        if isinstance(self.buckets, list) and (
-            not self.buckets or min(self.buckets) < 1 or max(self.buckets) < self.max_length
-        ):
-            raise ValueError(
-                f"data.buckets is {self.buckets}; the longest must be at least data.max_length {self.max_length}. "
-                "Add a longer one, or use auto."
-            )
-
-    def _check_custom(self) -> None:
-        named = {name: getattr(self, name) for name in ("text_columns", "label_column", "labels")}
-        given = [f"data.{name} {value!r}" for name, value in named.items() if value is not None]
-        columns = [*(self.text_columns or []), self.label_column]
-        if self.task != "custom" and given:
-            raise ValueError(
-                f"data.task is {self.task!r} and there is {', '.join(given)}; only the task custom has columns and labels "
-                "to name. Set data.task to custom, or leave them out."
-            )
-        if self.task == "custom" and (None in columns or len(columns) not in (2, 3) or len({*columns}) < len(columns)):
-            raise ValueError(
-                f"data.text_columns is {self.text_columns} and data.label_column is {self.label_column!r}; the task custom "
-                "needs one or two columns of text and another one of labels. Name them."
-            )
-        if isinstance(self.labels, list) and not (
-            all(isinstance(label, str) for label in self.labels) and len({*self.labels}) == len(self.labels) > 1
-        ):
-            raise ValueError(
-                f"data.labels is {printable(str(self.labels))}; allowed are two or more different names, regression, or null. Correct it."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +116,7 @@ class OptimConfig:
     stop_after_worse: int | None = None
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             "optim",
             self,
             "learning_rate",
@@ -298,7 +199,7 @@ class CheckpointConfig:
     resume: Literal["auto", "never"] = "auto"
 
     def __post_init__(self) -> None:
-        _positive("checkpoint", self, "every_steps", "keep")
+        positive("checkpoint", self, "every_steps", "keep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,7 +225,7 @@ class LogConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        _positive("log", self, "every_steps", "evaluate_every_steps", "spectrum_every_steps")
+        positive("log", self, "every_steps", "evaluate_every_steps", "spectrum_every_steps")
 
 
 @dataclasses.dataclass(frozen=True)

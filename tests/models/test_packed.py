@@ -118,13 +118,13 @@ def test_bfloat16_differs_by_its_own_rounding():
 
 
 @functools.cache
-def hidden_states(shape, rows=tuple(ROWS), seed=0):
+def hidden_states(shape, rows=tuple(ROWS), seed=0, mask_padding=True):
     """Each layer's token matrices [E, L, D] in the order of `rows`, of neighbours drawn by `seed`."""
     ids = IDS.copy()
     ids[1:] = np.random.default_rng(seed).integers(3, 40, ids[1:].shape) if seed else ids[1:]
     tokens = Tokens(ids, TOKENS.types, LENGTHS, None, 0)
     (ids, types, layout), order = inputs(SHAPES[shape], np.array(rows), tokens)
-    model = tiny.encoder("bert", SVTConfig("soft_decay", layers=(0, -1)))
+    model = tiny.encoder("bert", SVTConfig("soft_decay", layers=(0, -1), mask_padding=mask_padding))
     out = model.encode(ids, types, layout, output_hidden_states=True)
     states = [np.asarray(layout.to_matrices(x))[order] for x in out.hidden_states]
     mask = np.asarray(layout.mask)[order]
@@ -149,6 +149,11 @@ def test_an_example_does_not_depend_on_what_shares_its_row(rows, seed):
     whole, changed = hidden_states("one group"), hidden_states("one group", rows, seed)
     for ours, theirs in zip(changed[0], whole[0], strict=True):
         np.testing.assert_allclose(ours[0], theirs[0], atol=1e-6)
+
+
+def test_a_model_that_lets_padding_take_part_has_none_in_packed_rows():
+    for ours, theirs in zip(hidden_states("one group", mask_padding=False), hidden_states("one group"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_rows_to_matrices_and_back_is_the_identity_on_tokens_and_zero_elsewhere():
