@@ -10,10 +10,10 @@ all parameters; ours also runs with SoftDecay in the last layer, published and c
 SVT the last layer computes only the first token, which is all that the head reads. "all tokens" has an operation in the
 SVT's place that returns its input; the SVT's share compares a step with this one. Inference is the logits of one batch,
 and of three at a time, as evaluation does it. "packed" is the program of packed rows for the same examples, one in each
-row: what that program costs where there is no padding to save. Compilation is timed apart. PyTorch's rows are left out where it is not
-installed; on a GPU both sides run there. --precision sets that of matrix products: float32 is full on either side,
-tensorfloat32 and bfloat16 (PyTorch's by autocast, parameters in float32 on both sides) are for GPUs. Prints tables and
-one line of JSON.
+row: what that program costs where there is no padding to save. Compilation is timed apart. PyTorch's rows are left out
+where it is not installed; on a GPU both sides run there. --precision sets that of matrix products: float32 is full on
+either side, tensorfloat32 and bfloat16 (PyTorch's by autocast, parameters in float32 on both sides) are for GPUs.
+Prints tables and one line of JSON.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
     python -m benchmarks.counts --write    takes them as the new ones (benchmarks/counts.json)
 
 The compiler counts, for a BERT of 2 layers of 128 and 16 examples on simulated CPU devices, packed into 8 rows of 64
-tokens or padded to 64 (`benchmarks.compiled.programs`): floating-point operations (LAPACK's calls count as none), bytes that the kernels touch, peak memory of intermediate results, collectives and the
-bytes that each device sends. `svt` is only the transformation, forward and backward, of 8 matrices of 128 x 768. The
-demo's run counts the programs that it compiles. The counts belong to one version of JAX, named in the file; with
-another nothing is compared.
+tokens or padded to 64 (`benchmarks.compiled.programs`): floating-point operations (LAPACK's calls count as none), bytes
+that the kernels touch, peak memory of intermediate results, collectives and the bytes that each device sends. `svt` is
+only the transformation, forward and backward, of 8 matrices of 128 x 768. The demo's run counts the programs that it
+compiles. The counts belong to one version of JAX, named in the file; with another nothing is compared.
 """
 
 from __future__ import annotations
