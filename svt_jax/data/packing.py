@@ -27,7 +27,7 @@ _TRIED = 200
 """Examples of the order that are tried for an exchange."""
 _SAMPLED = 3200
 """Random examples on which shapes are tried."""
-_EARLY = 4
+_EARLY = 16
 """Batches by which exchanges may come early."""
 _ATTENTION = 1.0 / 800
 """What each token of a row's length adds to the cost of a token, as a share of its cost in an endlessly short row. A step
@@ -258,7 +258,8 @@ def choose_shape(
         else:
             shape, exchanged = dataclasses.replace(shape, rows=rows // groups), 0.0
         padding = 1.0 - tokens / shape.slots
-        found.append(((padding > _PADDING, shape.cost * (1.0 + exchanged)), shape))
+        too_much = max(0.0, padding - _PADDING)
+        found.append(((too_much > 0, shape.cost * (1.0 + exchanged + 3.0 * too_much)), shape))
     for _, shape in sorted(found, key=lambda each: each[0]):
         if all(place(lengths[batch], shape) is not None for batch in even):
             return shape
