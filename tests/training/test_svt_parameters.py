@@ -32,7 +32,8 @@ def test_a_parameter_that_is_not_alpha_is_in_every_file_and_a_resumed_run_keeps_
     assert {layer: set(named) for layer, named in parameters.items()} == {"0": {"gamma"}, "1": {"gamma"}}
     for layer, named in parameters.items():
         assert named["gamma"]["first"] == pytest.approx(2.5, rel=1e-6)
-        assert abs(named["gamma"]["last"] - 2.5) > 0.01
+        # The first step's: later ones may lead back, for the batches of four steps disagree about the sign.
+        assert abs(lines[0]["svt"][layer]["gamma"] - 2.5) > 0.01
         assert [line["svt"][layer]["gamma"] for line in lines][-1] == named["gamma"]["last"]
         assert read(run / "spectrum.jsonl")[-1]["svt"][layer]["gamma"] == named["gamma"]["last"]
     page = (run / "report.html").read_text(encoding="utf-8")
