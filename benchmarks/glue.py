@@ -7,7 +7,7 @@ All take turns on the same cores, each in its process, from the same weights, wi
   svt_jax     the very run that train.py makes (its experiment and loop, with batches, transfers, metrics and log); each chunk of
               batches is followed by a chunk of PyTorch's. Seconds are those of the run's own clock, which stands still
               while a program is compiled; compilation is reported apart. --layout says how its batches are laid out
-  PyTorch     the loop of `benchmarks.torch_peer`: transformers, random batches padded to a multiple of 8
+  PyTorch     the loop of `benchmarks.torch_training`: transformers, random batches padded to a multiple of 8
   grouped     the same with transformers' LengthGroupedSampler (group_by_length), as svt_jax does with --layout padded
 
 Training runs without a transformation and with SoftDecay of real tokens before the last norm (PyTorch's through
@@ -120,7 +120,7 @@ def measure_training(config: TrainConfig, chunk: int, turns: int) -> dict[str, A
     soft_decay = config.svt.function != "none"
     calls: Candidates = {}
     if installed("torch"):
-        from benchmarks.torch_peer import training_turns
+        from benchmarks.torch_training import training_turns
 
         folder = Path(config.model.path)
         calls = in_own_process(training_turns, folder, source, task.name, soft_decay, BATCH_SIZE, chunk)
@@ -155,7 +155,7 @@ def measure_evaluation(config: TrainConfig, repeats: int) -> dict[str, Any]:
     evaluator = Evaluator(model, tokens, config.data.eval_batch_size, config.data.layout)
     candidates: Candidates = {OURS: lambda: evaluator.logits(model)}
     if installed("torch"):
-        from benchmarks.torch_peer import evaluation_calls
+        from benchmarks.torch_training import evaluation_calls
 
         folder, soft_decay = Path(config.model.path), config.svt.function != "none"
         candidates |= in_own_process(evaluation_calls, folder, config.data.source, task.name, soft_decay, BATCH_SIZE)

@@ -4,7 +4,7 @@
 
 One JSON file for each task, variant (plain, soft_decay) and seed, with GLUE's metrics on the validation set after each
 epoch. A file that exists is left as it is, so that a stopped grid goes on. The loop is that of
-`benchmarks.torch_peer`: batch 32, AdamW at 5e-5 linear to 0, 3 epochs, 128 tokens, padding to a multiple of 8.
+`benchmarks.torch_training`: batch 32, AdamW at 5e-5 linear to 0, 3 epochs, 128 tokens, padding to a multiple of 8.
 SoftDecay of real tokens acts before the last layer's norm, with alpha -0.2, trained at the same rate.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import environment, torch_device
-from benchmarks.torch_peer import Data, Training
+from benchmarks.torch_training import Data, Training
 from svt_jax.data.glue import TASKS, load_examples
 from svt_jax.evaluation.metrics import compute_metrics
 

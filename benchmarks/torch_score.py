@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.torch_peer import Data, Training
+from benchmarks.torch_training import Data, Training
 from svt_jax.data.glue import TASKS, load_examples
 from svt_jax.evaluation.metrics import compute_metrics
 

@@ -50,7 +50,7 @@ def source(tmp_path_factory):
 def test_torch_soft_decay_is_the_transformation_of_the_real_tokens():
     import torch
 
-    from benchmarks.torch_peer import SoftDecay
+    from benchmarks.torch_training import SoftDecay
 
     x = np.random.default_rng(0).normal(size=(3, 7, 12)).astype(np.float32)
     lengths = [7, 4, 1]
@@ -69,7 +69,7 @@ def test_torch_classifier_is_ours_with_the_same_weights(model, tmp_path, functio
     import torch
     from transformers import BertForSequenceClassification
 
-    from benchmarks.torch_peer import Classifier, Data
+    from benchmarks.torch_training import Classifier, Data
     from svt_jax.data.glue import Examples
 
     torch.manual_seed(0)

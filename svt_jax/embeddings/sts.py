@@ -25,7 +25,7 @@ import numpy as np
 from svt_jax.embeddings.cache import encode_cached
 from svt_jax.embeddings.embed import MAX_LENGTH, Progress
 from svt_jax.embeddings.sts_files import STSTask, load_sts, read_corpus
-from svt_jax.embeddings.sts_maps import Post, Vectors, fit_honest, fit_published, unscored
+from svt_jax.embeddings.sts_maps import PostProcessing, Vectors, fit_honest, fit_published, unscored
 from svt_jax.embeddings.sts_scores import analyse, score_tasks
 
 Protocol = Literal["paper", "honest"]
@@ -40,7 +40,7 @@ def evaluate_sts(
     *,
     protocol: Protocol = "paper",
     poolings: Iterable[str] = ("mean",),
-    posts: Iterable[Post] = (Post(),),
+    post_processing: Iterable[PostProcessing] = (PostProcessing(),),
     fit: str | Path | None = None,
     embeddings: str | Path | None = None,
     max_length: int = MAX_LENGTH,
@@ -53,20 +53,20 @@ def evaluate_sts(
       data: a folder as `load_sts` reads it.
       protocol: see this file's head.
       poolings: words as `Pooling.parse` reads them.
-      posts: maps to try.
+      post_processing: maps to try.
       fit: a file as `read_corpus` reads it, for protocol "honest"; its sentences that are scored are left out.
       embeddings: a file that keeps the vectors for another time, see `encode_cached`.
       max_length: the most tokens of a sentence.
       progress: called with the number of sentences to encode; returns a function that is called with the number done.
     Returns:
-      One table for each pooling and post: "model", "protocol", "pooling", "post", "alpha", "dim", "files", "tasks",
+      One table for each pooling and post-processing: "model", "protocol", "pooling", "post", "alpha", "dim", "files", "tasks",
       "average" (see `score_tasks`), "analysis" (see `analyse`), "sentences", "fit", "wall_time_s" and its parts
       "encoding_time_s" and "scoring_time_s".
     Raises:
       ValueError: for bad data, a missing corpus, a model without tokenizer, or a map that cannot be fitted.
     """
-    poolings, posts = list(poolings), list(posts)
-    needs_corpus = protocol == "honest" and any(post.name != "none" for post in posts)
+    poolings, post_processing = list(poolings), list(post_processing)
+    needs_corpus = protocol == "honest" and any(post.name != "none" for post in post_processing)
     if needs_corpus and fit is None:
         raise ValueError(
             "protocol honest needs sentences to fit on that are not scored; allowed are a .txt file with one sentence a "
@@ -74,8 +74,8 @@ def evaluate_sts(
         )
     if fit is not None and not needs_corpus:
         raise ValueError(
-            f"{fit} would not be used: only protocol honest fits on a corpus, and post none on nothing. "
-            "Leave --fit out, or choose --protocol honest and a post."
+            f"{fit} would not be used: only protocol honest fits on a corpus, and --post none on nothing. "
+            "Leave --fit out, or choose --protocol honest and a --post."
         )
     tasks = load_sts(data)
     scored = distinct_sentences(tasks)
@@ -90,7 +90,7 @@ def evaluate_sts(
         if protocol == "paper" and not pooling.startswith("cls"):
             rows = published_mean(rows, lengths)
         vectors = Vectors(sentences, rows)
-        for post in posts:
+        for post in post_processing:
             start = time.perf_counter()
             fitted = (
                 fit_published(tasks, vectors, post) if protocol == "paper" else fit_honest(tasks, vectors, post, corpus)

@@ -11,17 +11,17 @@ from svt_jax.embeddings.maps import AllButTheTop, CorpusMap, SpectralMap, Whiten
 from svt_jax.embeddings.sts_files import PairFile, STSTask
 from svt_jax.spectral.functions import SoftDecay
 
-POSTS = ("none", "soft_decay", "centered_soft_decay", "whitening", "all_but_the_top")
+POST_PROCESSING = ("none", "soft_decay", "centered_soft_decay", "whitening", "all_but_the_top")
 
 SIDES: tuple[Callable[[PairFile], list[str]], ...] = (lambda file: file.first, lambda file: file.second)
 
 
 @dataclasses.dataclass(frozen=True)
-class Post:
+class PostProcessing:
     """A map of embeddings, not fitted yet.
 
     Attributes:
-      name: one of `POSTS`.
+      name: one of `POST_PROCESSING`.
       alpha: SoftDecay's alpha.
       dim: number of directions that whitening keeps; None keeps all.
     """
@@ -31,8 +31,8 @@ class Post:
     dim: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in POSTS:
-            raise ValueError(f"post is {self.name!r}; allowed are {', '.join(POSTS)}. Correct it.")
+        if self.name not in POST_PROCESSING:
+            raise ValueError(f"post is {self.name!r}; allowed are {', '.join(POST_PROCESSING)}. Correct it.")
         if self.dim is not None and self.name != "whitening":
             raise ValueError(
                 f"dim is {self.dim} and post {self.name}; only whitening keeps chosen directions. Leave it out."
@@ -78,7 +78,7 @@ Maps = tuple[CorpusMap | None, CorpusMap | None]
 """The maps of the first and of the second sentences; None leaves them as they are."""
 
 
-def fit_published(tasks: Sequence[STSTask], vectors: Vectors, post: Post) -> list[Maps]:
+def fit_published(tasks: Sequence[STSTask], vectors: Vectors, post: PostProcessing) -> list[Maps]:
     """Fits the maps of each task by protocol "paper".
 
     The pools of a task's files are the same pairs in another order, and a fit does not depend on the order of rows, so one
@@ -99,7 +99,7 @@ def fit_published(tasks: Sequence[STSTask], vectors: Vectors, post: Post) -> lis
     return fitted
 
 
-def fit_honest(tasks: Sequence[STSTask], vectors: Vectors, post: Post, corpus: Sequence[str]) -> list[Maps]:
+def fit_honest(tasks: Sequence[STSTask], vectors: Vectors, post: PostProcessing, corpus: Sequence[str]) -> list[Maps]:
     """Fits one map for all tasks and both sides, on a corpus that `unscored` makes.
 
     Raises:
@@ -122,7 +122,7 @@ def unscored(corpus: Iterable[str], scored: Iterable[str]) -> list[str]:
     return left
 
 
-def _fit(post: Post, matrices: list[np.ndarray], where: str) -> CorpusMap | None:
+def _fit(post: PostProcessing, matrices: list[np.ndarray], where: str) -> CorpusMap | None:
     corpus_map = post.make()
     if corpus_map is None:
         return None

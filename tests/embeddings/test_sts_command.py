@@ -16,7 +16,7 @@ from svt_jax import cli
 from svt_jax.embeddings.cache import encode_cached
 from svt_jax.embeddings.sts import distinct_sentences
 from svt_jax.embeddings.sts_files import load_sts
-from svt_jax.embeddings.sts_maps import Post, Vectors, fit_published
+from svt_jax.embeddings.sts_maps import PostProcessing, Vectors, fit_published
 from svt_jax.embeddings.sts_scores import score_tasks
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_one_configuration_gives_the_table_of_the_contract(tmp_path, tiny_model,
     texts = distinct_sentences(tasks)
     (rows,), lengths = encode_cached(tiny_model, texts, ["first_last"], 32, None)
     vectors = Vectors(texts, rows * (lengths / (lengths + 0.01))[:, None].astype(np.float32))
-    expected = score_tasks(tasks, vectors, fit_published(tasks, vectors, Post("soft_decay")))
+    expected = score_tasks(tasks, vectors, fit_published(tasks, vectors, PostProcessing("soft_decay")))
     assert {name: table[name] for name in expected} == expected
 
 
@@ -83,7 +83,7 @@ def test_a_config_holds_options_and_the_command_line_goes_before_it(tmp_path, ti
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "paper" / "sts").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_paper_config_is_run_as_its_header_says(path, tmp_path, tiny_model, sts_folder):
-    """It runs with another model; the header's rows are those of its posts, and their average is the mean."""
+    """It runs with another model; the header's rows are those of its post-processing, and their average is the mean."""
     header, values = path.read_text(), yaml.safe_load(path.read_text())
     command = re.search(r"python eval.py (.*)", header)[1].split()
     assert command[:3] == ["sts", "--config", str(path.relative_to(ROOT))]
@@ -211,7 +211,7 @@ def golden_scores(shared, pooling, post, kind="per_file"):
 @pytest.mark.shared
 @pytest.mark.model
 def test_every_file_has_the_published_score_with_every_pooling_and_post(shared, minilm, tmp_path):
-    """26 files x 3 poolings x 3 posts; also the time that posts and scores take."""
+    """26 files x 3 poolings x 3 kinds of post-processing; also the time that these and the scores take."""
     output = tmp_path / "all.json"
     command = [
         sys.executable, "eval.py", "sts", "--model", str(minilm), "--data", str(shared / "data" / "sts"),

@@ -7,7 +7,7 @@ from scipy import stats
 import svt_jax
 from svt_jax.embeddings.sts import distinct_sentences, published_mean
 from svt_jax.embeddings.sts_files import PairFile, STSTask
-from svt_jax.embeddings.sts_maps import Post, Vectors, fit_honest, fit_published, unscored
+from svt_jax.embeddings.sts_maps import PostProcessing, Vectors, fit_honest, fit_published, unscored
 from svt_jax.embeddings.sts_scores import analyse, score_tasks
 from svt_jax.errors import NonFiniteError
 
@@ -69,7 +69,7 @@ def reference_cosines(file, others, post):
 
 @pytest.mark.parametrize("post", ["none", "soft_decay", "centered_soft_decay", "whitening", "all_but_the_top"])
 def test_the_published_protocol_equals_a_reference_that_pools_file_by_file(post):
-    table = score_tasks(TASKS, VECTORS, fit_published(TASKS, VECTORS, Post(post)))
+    table = score_tasks(TASKS, VECTORS, fit_published(TASKS, VECTORS, PostProcessing(post)))
     for task in TASKS:
         cosines = []
         for file in task.files:
@@ -91,7 +91,7 @@ def test_the_published_protocol_equals_a_reference_that_pools_file_by_file(post)
 
 def test_the_honest_protocol_fits_one_map_on_the_corpus_alone():
     corpus = SENTENCES[40:]
-    (left, right), second = fit_honest(TASKS, VECTORS, Post("whitening"), corpus)
+    (left, right), second = fit_honest(TASKS, VECTORS, PostProcessing("whitening"), corpus)
     assert left is right
     assert second == (left, right)
     expected = svt_jax.Whitening().fit(ROWS[40:])
@@ -110,12 +110,12 @@ def test_whitening_needs_as_many_rows_as_dimensions():
     with pytest.raises(
         ValueError, match=r"whitening cannot be fitted on the corpus: .*there are 8 and 5. Fit on more rows"
     ):
-        fit_honest(TASKS, VECTORS, Post("whitening"), SENTENCES[40:45])
-    (maps, _) = fit_honest(TASKS, VECTORS, Post("whitening", dim=3), SENTENCES[40:45])
+        fit_honest(TASKS, VECTORS, PostProcessing("whitening"), SENTENCES[40:45])
+    (maps, _) = fit_honest(TASKS, VECTORS, PostProcessing("whitening", dim=3), SENTENCES[40:45])
     assert maps[0].matrix.shape == (D, 3)
     small = [STSTask("a", (make_file("a1", 3, 1),))]
     with pytest.raises(ValueError, match="whitening cannot be fitted on a: .*there are 8 and 6"):
-        fit_published(small, VECTORS, Post("whitening"))
+        fit_published(small, VECTORS, PostProcessing("whitening"))
 
 
 @pytest.mark.parametrize(
@@ -129,14 +129,14 @@ def test_whitening_needs_as_many_rows_as_dimensions():
 )
 def test_posts_that_do_not_exist_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
-        Post(**arguments)
+        PostProcessing(**arguments)
 
 
 def test_equal_sentences_have_cosine_one_where_both_sides_have_the_same_map():
     file = PairFile("x", SENTENCES[:4], [*SENTENCES[:3], SENTENCES[9]], np.array([1.0, 2.0, 3.0, 4.0]))
     for post in ("none", "whitening", "all_but_the_top"):
         task = STSTask("a", (file, TASKS[1].files[0]))
-        table = score_tasks([task], VECTORS, fit_published([task], VECTORS, Post(post)))
+        table = score_tasks([task], VECTORS, fit_published([task], VECTORS, PostProcessing(post)))
         # three ties at 1 and the last below: ranks 3, 3, 3, 1 against 1, 2, 3, 4
         np.testing.assert_allclose(table["files"]["x"], 100 * -np.sqrt(0.6), rtol=1e-12)
 
@@ -147,7 +147,7 @@ def test_the_published_mean_divides_by_a_hundredth_more():
 
 
 def test_analysis_measures_before_and_after():
-    maps = fit_published(TASKS, VECTORS, Post("whitening"))
+    maps = fit_published(TASKS, VECTORS, PostProcessing("whitening"))
     table = analyse(TASKS, VECTORS, maps)
     index = [np.unique(VECTORS.index([s for f in task.files for s in f.first])) for task in TASKS]
     assert table["sentences"] == sum(map(len, index))

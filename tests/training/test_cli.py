@@ -163,8 +163,8 @@ def test_a_negative_number_with_an_exponent_is_a_value(number):
     ],
 )  # fmt: skip
 def test_sts_takes_negative_numbers_with_an_exponent_too(tmp_path, monkeypatch, capsys, given, alpha):
-    def evaluate(model, data, *, posts, **_):
-        raise ValueError(f"{model} {data} {posts[-1].alpha}")
+    def evaluate(model, data, *, post_processing, **_):
+        raise ValueError(f"{model} {data} {post_processing[-1].alpha}")
 
     monkeypatch.setattr("svt_jax.embeddings.sts.evaluate_sts", evaluate)
     arguments = given.split()

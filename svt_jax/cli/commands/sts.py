@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def options() -> ArgumentParser:
-    from svt_jax.embeddings.sts_maps import Post
+    from svt_jax.embeddings.sts_maps import PostProcessing
 
     parser = eval_parser("sts", "Scores sentence embeddings on semantic textual similarity, without training.")
     parser.add_argument("--config", help="YAML file of the options below; those on the command line override it")
@@ -29,14 +29,14 @@ def options() -> ArgumentParser:
         "--pooling", nargs="+", default=["mean"], help="mean, cls, first_last, or layers as in mean:1,-1"
     )
     parser.add_argument("--post", nargs="+", default=["none"], help="none, soft_decay, centered_soft_decay, whitening")
-    parser.add_argument("--alpha", type=float, help=f"for soft_decay (default {Post.alpha})")
+    parser.add_argument("--alpha", type=float, help=f"for soft_decay (default {PostProcessing.alpha})")
     parser.add_argument("--dim", type=int, help="directions that whitening keeps (default all)")
     parser.add_argument(
         "--fit", type=path, help="sentences to fit on with --protocol honest: .txt, .tsv, .csv or .jsonl"
     )
     parser.add_argument("--embeddings", type=path, help="file that keeps the embeddings for the next time")
     parser.add_argument("--max_length", type=int, default=128, help="tokens of a sentence (default 128)")
-    parser.add_argument("--output", type=path, help="JSON file: a table, or a list for several poolings or posts")
+    parser.add_argument("--output", type=path, help="JSON file: a table, or a list for several poolings or --post")
     return parser
 
 
@@ -44,7 +44,7 @@ def run(arguments: list[str], *, started: float) -> None:
     chosen = read_options(options(), arguments, required=("model", "data", "output"))
 
     from svt_jax.embeddings.sts import evaluate_sts
-    from svt_jax.embeddings.sts_maps import Post
+    from svt_jax.embeddings.sts_maps import PostProcessing
     from svt_jax.embeddings.sts_tables import analysis_table, score_table
     from svt_jax.host import only_warns
     from svt_jax.training.progress import EncodingProgress, PlainConsole
@@ -55,19 +55,19 @@ def run(arguments: list[str], *, started: float) -> None:
         raise ValueError(
             f"--output {output}: allowed is a file in a folder that exists. Make the folder, or correct it."
         )
-    alpha = Post.alpha if chosen.alpha is None else chosen.alpha
-    posts = [Post(name, alpha, chosen.dim if name == "whitening" else None) for name in chosen.post]
-    if chosen.alpha is not None and not any(post.each_side for post in posts):
+    alpha = PostProcessing.alpha if chosen.alpha is None else chosen.alpha
+    post_processing = [PostProcessing(name, alpha, chosen.dim if name == "whitening" else None) for name in chosen.post]
+    if chosen.alpha is not None and not any(post.each_side for post in post_processing):
         log.warning("--alpha does nothing: no --post is a SoftDecay. Leave it out.")
     if chosen.dim is not None and "whitening" not in chosen.post:
-        raise ValueError("--dim is for --post whitening only. Leave it out, or choose that post.")
+        raise ValueError("--dim is for --post whitening only. Leave it out, or choose that one.")
     with EncodingProgress(console) as progress:
         tables = evaluate_sts(
             chosen.model,
             chosen.data,
             protocol=chosen.protocol,
             poolings=chosen.pooling,
-            posts=posts,
+            post_processing=post_processing,
             fit=chosen.fit,
             embeddings=chosen.embeddings,
             max_length=chosen.max_length,
