@@ -19,7 +19,7 @@ _MULTIPLE = 8
 """Rows, and token matrices, have a multiple of this many tokens."""
 _EXCHANGED = 0.08
 """The largest share of an epoch's examples that may change places."""
-_PADDING = 0.075
+_PADDING = 0.08
 """A shape with at most this share of padding is taken before all others, where there is one."""
 _LEAST_PADDING = 0.03
 """With less, the last batches of an epoch would find no room for what the others have passed on."""
@@ -257,7 +257,7 @@ def choose_shape(
             shape, exchanged = _fewest_rows(sample, _with_room(lengths, shape, even[:: max(1, number // 8)]))
         else:
             shape, exchanged = dataclasses.replace(shape, rows=rows // groups), 0.0
-        padding = 1.0 - tokens / shape.slots
+        padding = 1.0 - float(lengths.sum()) / (number * shape.slots)
         too_much = max(0.0, padding - _PADDING)
         found.append(((too_much > 0, shape.cost * (1.0 + exchanged + 3.0 * too_much)), shape))
     for _, shape in sorted(found, key=lambda each: each[0]):
