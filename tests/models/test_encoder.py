@@ -123,9 +123,24 @@ def test_alpha_receives_a_gradient():
     assert all(np.all(np.isfinite(g)) for g in gradients.values())
 
 
-@pytest.mark.parametrize("remat", [False, True], ids=["kept", "remat"])
-@pytest.mark.parametrize("scan", [False, True], ids=["one by one", "loop"])
-@pytest.mark.parametrize("svt", [SVTConfig(), *(SVTConfig("soft_decay", placement=p) for p in PLACEMENTS)], ids=str)
+SVTS = {"off": SVTConfig(), **{p: SVTConfig("soft_decay", placement=p) for p in PLACEMENTS}}
+
+
+@pytest.mark.parametrize(
+    ("svt", "scan", "remat"),
+    [
+        pytest.param(
+            svt,
+            scan,
+            remat,
+            id=f"{name}-{'loop' if scan else 'one by one'}-{'remat' if remat else 'kept'}",
+            marks=[] if n % 4 == 2 * scan + remat else pytest.mark.slow,  # each transformation and each mode once
+        )
+        for n, (name, svt) in enumerate(SVTS.items())
+        for scan in (False, True)
+        for remat in (False, True)
+    ],
+)
 def test_the_first_token_alone_is_the_first_of_all(svt, scan, remat):
     model = encoder(svt)
     model.scan_layers, model.remat = scan, remat

@@ -47,7 +47,7 @@ SVT = {
         ("soft_decay", PAPER, "gram"),
         ("centered", CENTERED, "auto"),
         ("centered", CENTERED, "gram64"),
-        ("centered", CENTERED, "poly"),
+        ("centered", CENTERED, "shifted"),
         ("log_shift", svt_jax.LogShift(), "auto"),
         ("soft_exponential", svt_jax.SoftExponential(alpha=-0.3), "auto"),
         ("linear", svt_jax.Linear(), "auto"),
@@ -89,10 +89,8 @@ def expected(name):
 
 
 def assert_equal(ours, theirs, name):
-    # A polynomial's derivative magnifies rounding by its degree squared, and programs differ in rounding.
-    atol = 3e-3 if "poly" in name else 1e-4
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=1e-3, atol=atol)
+        np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=1e-3, atol=1e-4)
 
 
 def both(name, x):
@@ -189,7 +187,7 @@ MODES = [
 @pytest.mark.parametrize(
     ("mode", "name"),
     [
-        pytest.param(mode, name, id=f"{mode.__name__}-{name}", marks=[] if (m + n) % 7 == 0 else pytest.mark.slow)
+        pytest.param(mode, name, id=f"{mode.__name__}-{name}", marks=[] if (m + n) % 11 == 0 else pytest.mark.slow)
         for m, mode in enumerate(MODES)
         for n, name in enumerate(FUNCTIONS)
     ],

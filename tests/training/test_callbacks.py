@@ -1,16 +1,19 @@
 """Callbacks: which calls they receive and when; a run from Python; evaluation and early stopping by steps."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
+import jax
 import pytest
 
 import svt_jax
 from svt_jax.data.demo import TASK
+from svt_jax.mesh import make_mesh
 from svt_jax.run.folder import RunFolder
 from svt_jax.training import progress
-from svt_jax.training.progress import PlainConsole
+from svt_jax.training.progress import PlainConsole, TrainingProgress
 from svt_jax.training.results import worse_in_a_row
 from svt_jax.training.train import train
 
@@ -131,18 +134,29 @@ def test_evaluations_since_the_best_are_counted():
     assert (count(), count(0.5), count(0.5, 0.6), count(0.6, 0.5, 0.6), count(0.4, 0.6, 0.5)) == (0, 0, 0, 2, 1)
 
 
-def test_where_the_output_is_piped_a_line_tells_loss_rate_and_time_left(tmp_path, monkeypatch, capsys):
+def test_where_the_output_is_piped_a_line_tells_loss_rate_and_time_left(finished, monkeypatch, capsys):
     monkeypatch.setattr(progress, "_MINUTE", 0.0)
-    train(svt_jax_config(tmp_path), console=PlainConsole(width=200))
+    run, _, _ = finished
+    shown = TrainingProgress(PlainConsole(width=200), enabled=True)
+    with jax.set_mesh(make_mesh()):
+        shown.on_start(dataclasses.replace(run, num_steps=7, step=3))
+    for step, loss in ((4, 0.75), (5, 0.5)):
+        shown.on_step(step, {"loss": loss, "examples_per_second": 31.4})
+    shown.close()
     out = capsys.readouterr().out
-    assert "step 1/2  loss 0." in out
-    assert " examples/s  left 0:00:" in out
+    assert f"resuming {run.folder} after step 3 of 7" in out
+    assert "step 4/7  loss 0.7500  31 examples/s  left 0:00:" in out
+    assert "step 5/7  loss 0.5000  31 examples/s  left 0:00:" in out
 
 
-def svt_jax_config(folder):
-    return config(folder, optim={"max_steps": 2})
+@pytest.mark.slow
+def test_a_run_whose_output_is_piped_tells_each_minute_where_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_MINUTE", 0.0)
+    train(config(tmp_path, optim={"max_steps": 2}), console=PlainConsole(width=200))
+    assert "step 1/2  loss 0." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_the_numbers_of_a_run_offline(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -105,9 +105,9 @@ def test_rematerialisation_changes_no_gradient_with_dropout_on():
     ],
 )
 def test_a_loop_over_layers_changes_no_gradient_with_dropout_on(changes, remat):
-    """Three layers in one loop, and a fourth with an SVT."""
+    """Two layers in one loop, and a third with an SVT."""
     sizes = {
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 3,
         "hidden_size": 16,
         "num_attention_heads": 2,
         "intermediate_size": 32,

@@ -245,7 +245,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_status_3(tmp_path, capsys)
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize("rate", ["1e30", "1e38"])
+@pytest.mark.parametrize("rate", [pytest.param("1e30", marks=pytest.mark.slow), "1e38"])
 def test_a_last_step_into_nonsense_is_told_with_its_step(tmp_path, capsys, rate):
     """Loss and gradient were finite, being those before the step. The rate 1e38 leaves no finite parameter."""
     options = ["--optim.learning_rate", rate, "--optim.warmup_ratio", "0", "--optim.max_steps", "1"]

@@ -61,7 +61,14 @@ def trained(rows: UsedEmbeddings | None, ids=IDS, *, steps=3, accumulate=1, **op
     return params, state.params, metrics, state.optimizer
 
 
-@pytest.mark.parametrize("settings", [{}, {"accumulate": 2}, {"grad_clip": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"accumulate": 2, "grad_clip": 0.01},
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ({}, {"accumulate": 2})),
+    ],
+    ids=str,
+)
 def test_equals_training_of_the_whole_table(settings):
     assert ROWS is not None
     before, whole, metrics, moments = trained(None, **settings)
