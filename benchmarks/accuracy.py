@@ -17,7 +17,7 @@ import numpy as np
 
 import svt_jax
 from benchmarks.timing import environment, table
-from svt_jax.spectral.base import Solver, SpectralFunction
+from svt_jax.spectral.base import Solver, SpectralFunction, solver_for
 from svt_jax.spectral.solvers import choose_solver
 
 KAPPAS = [10.0**k for k in range(1, 7)]
@@ -59,11 +59,21 @@ def errors(x: np.ndarray, function: SpectralFunction, solver: Solver) -> tuple[f
     return tuple(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(ours, reference, strict=True))  # type: ignore[return-value]
 
 
+def solvers_of(function: SpectralFunction) -> list[Solver]:
+    """The solvers that can serve a function."""
+    solvers: list[Solver] = ["svd", "gram", "gram64"]
+    try:
+        solver_for(function, "shifted")
+    except ValueError:
+        return solvers
+    return [*solvers, "shifted"]
+
+
 def report() -> str:
     header = ["function", "solver", "auto", *(f"κ = 1e{round(np.log10(k))}" for k in KAPPAS)]
     rows = []
     for name, function in FUNCTIONS.items():
-        for solver in ("svd", "gram", "gram64"):
+        for solver in solvers_of(function):
             cells = ["{:.0e} / {:.0e}".format(*errors(matrices(kappa), function, solver)) for kappa in KAPPAS]
             rows.append([name, solver, "x" if choose_solver("auto", function) == solver else "", *cells])
     return table(header, rows)

@@ -27,8 +27,8 @@ import numpy as np
 from svt_jax.mesh import divided_like, whole_matrices
 
 Array = jax.Array
-Solver = Literal["auto", "svd", "gram", "gram64", "poly"]
-SOLVERS = ("auto", "svd", "gram", "gram64", "poly")
+Solver = Literal["auto", "svd", "gram", "gram64", "shifted"]
+SOLVERS = ("auto", "svd", "gram", "gram64", "shifted")
 
 
 def static_field(*, default: Any) -> Any:
@@ -171,8 +171,8 @@ class SpectralFunction(Parametric):
     Class attributes (for `bounds` see `Parametric`):
       vanishes_at_zero: True when g(0) = 0 for every spectrum. Then the transformation is continuous at rank-deficient
         input and zero singular values need no special care; otherwise null directions are kept null.
-      needs_largest_only: True when the function reads only the largest value of `spectrum`. Then the solver `poly`,
-        which knows no other, can serve the function, if it also vanishes at zero.
+      needs_largest_only: True when the function reads only the largest value of `spectrum`. Then the solver
+        `shifted`, which knows no other, can serve the function, if it also vanishes at zero.
 
     Example:
       >>> import jax.numpy as jnp, svt_jax
@@ -201,20 +201,26 @@ class SpectralFunction(Parametric):
 
 
 def solver_for(function: Parametric, solver: str) -> str:
-    """Chooses the solver as far as the function decides it; `decompose` does the rest, by platform.
+    """Chooses the solver as far as the function decides it; lowering does the rest, by platform.
+
+    Returns:
+      a name of `SOLVERS`, or "gram_or_shifted" for a function that both can serve.
 
     Raises:
-      ValueError: for an unknown solver, or `poly` with a function that it cannot serve.
+      ValueError: for an unknown solver, or `shifted` with a function that it cannot serve.
     """
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; allowed are {', '.join(SOLVERS)}. Use 'auto' when in doubt.")
     vanishes = isinstance(function, SpectralFunction) and function.vanishes_at_zero
-    if solver == "poly" and not (vanishes and getattr(function, "needs_largest_only", False)):
+    largest_only = vanishes and getattr(function, "needs_largest_only", False)
+    if solver == "shifted" and not largest_only:
         raise ValueError(
-            f"solver 'poly' and {type(function).__name__}: allowed are functions that vanish at zero and need only the "
+            f"solver 'shifted' and {type(function).__name__}: allowed are functions that vanish at zero and need only the "
             "largest singular value, as centered_soft_decay and log_shift. Use one of these, or 'auto'."
         )
-    return "gram" if solver == "auto" and vanishes else solver
+    if solver == "auto" and vanishes:
+        return "gram_or_shifted" if largest_only else "gram"
+    return solver
 
 
 class TokenOperation(Parametric):

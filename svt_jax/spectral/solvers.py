@@ -1,4 +1,4 @@
-r"""How a matrix is decomposed. All solvers except `poly` return a `Decomposition`.
+r"""How a matrix is decomposed. All solvers except `shifted` return a `Decomposition`.
 
   svd     LAPACK's (or the accelerator's) singular value decomposition: the reference.
   gram    U from the eigenvectors of X X^T, diag(sigma) V^T = U^T X: two matrix products and one small symmetric
@@ -7,7 +7,8 @@ r"""How a matrix is decomposed. All solvers except `poly` return a `Decompositio
           diag(sigma) V^T a second time, does not undo it: float32 eigenvectors are no better.
   gram64  gram with X X^T and its eigenvectors in float64, where squaring does no harm: as exact as svd. A tenth slower
           than gram on a CPU. TPUs have no float64 and use svd.
-  poly    no decomposition: a polynomial in X X^T, by matrix products only (polynomial.py). An experiment, approximate.
+  shifted no eigenproblem: a sum of inverses of X X^T + z I, off by 3e-5 (shifted.py). For functions that vanish at zero
+          and need the largest singular value only.
 
 Lowering chooses what depends on the platform, not the machine that traces: a step can be lowered for an absent TPU.
 
@@ -41,8 +42,8 @@ DECOMPOSITION = "decomposition"
 
 
 _DOUBLE = {"tpu": "svd", "default": "gram64"}
-_BY_PLATFORM = {"auto": _DOUBLE, "gram64": _DOUBLE}
-"""The solver that acts on each platform, where that differs; `auto` is for functions that do not vanish at zero."""
+BY_PLATFORM = {"auto": _DOUBLE, "gram64": _DOUBLE, "gram_or_shifted": {"tpu": "shifted", "default": "gram"}}
+"""The solver that acts on each platform, by what `solver_for` returns, where that differs."""
 
 
 def choose_solver(solver: str, function: Parametric) -> str:
@@ -54,11 +55,12 @@ def choose_solver(solver: str, function: Parametric) -> str:
     and `gram64` for the others, whatever the shape. Each is the fastest solver that is right for its functions, on CPUs
     and far more so on GPUs, where `svd` takes two hundred times as long (docs/performance.md).
 
-    Explicit choices stand, except that `gram64` is `svd` on TPUs, which have no float64. There `auto` is `svd` too
-    where it would be `gram64`.
+    TPUs have no float64 and compute an eigenproblem by many small steps. There `auto` is `shifted` for functions that
+    vanish at zero and need the largest singular value only, and `svd` where it would be `gram64`. (Nothing was timed on
+    a TPU yet.) Explicit choices stand, except that `gram64` is `svd` on TPUs.
 
     Raises:
-      ValueError: for an unknown solver, or `poly` with a function that it cannot serve.
+      ValueError: for an unknown solver, or `shifted` with a function that it cannot serve.
 
     Example:
       >>> from svt_jax import SoftDecay
@@ -66,7 +68,7 @@ def choose_solver(solver: str, function: Parametric) -> str:
       ('gram64', 'gram')
     """
     solver = solver_for(function, solver)
-    by_platform = _BY_PLATFORM.get(solver, {})
+    by_platform = BY_PLATFORM.get(solver, {})
     return by_platform.get(jax.default_backend(), by_platform.get("default", solver))
 
 
@@ -98,11 +100,11 @@ def decompose(x: Array, solver: str) -> Decomposition:
     Args:
       solver: "svd", "gram", "gram64", or "auto" for the exact one that is fastest on the platform.
     """
-    if solver == "poly":
-        raise ValueError("solver 'poly' decomposes nothing; this needs a decomposition. Use 'auto'.")
-    if solver in _BY_PLATFORM:
+    if solver == "shifted":
+        raise ValueError("solver 'shifted' decomposes nothing; this needs a decomposition. Use 'auto'.")
+    if solver in BY_PLATFORM:
         by_platform = {
-            name: functools.partial(_decompose, solver=choice) for name, choice in _BY_PLATFORM[solver].items()
+            name: functools.partial(_decompose, solver=choice) for name, choice in BY_PLATFORM[solver].items()
         }
         out = jax.lax.platform_dependent(x, **by_platform)
     else:

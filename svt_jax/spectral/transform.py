@@ -43,8 +43,8 @@ from svt_jax.spectral.base import (
     prepare,
     solver_for,
 )
-from svt_jax.spectral.polynomial import transform_by_products
-from svt_jax.spectral.solvers import decompose, product
+from svt_jax.spectral.shifted import transform_by_shifts
+from svt_jax.spectral.solvers import BY_PLATFORM, decompose, product
 
 Array = jax.Array
 
@@ -65,7 +65,7 @@ def svt(
       x: float[..., L, D], finite where `mask` is true.
       function: the spectral function, or a token operation (`remedies`) to apply instead; differentiable in its parameters.
       mask: bool[..., L], true for real tokens. The others do not take part and come back as zeros.
-      solver: "svd", "gram", "gram64", "poly" or "auto" (see `solvers.choose_solver`). The work is done in float32
+      solver: "svd", "gram", "gram64", "shifted" or "auto" (see `solvers.choose_solver`). The work is done in float32
         (float64 for float64 input), whatever x's dtype.
     Returns:
       An array of x's shape and dtype. An x without entries is returned as it is. So is a finite matrix whose result
@@ -134,12 +134,21 @@ def _transformed(x: Array, function: SpectralFunction, mask: Array | None, solve
     if x.size == 0:
         return x
     function = jax.tree.map(lambda leaf: jnp.asarray(leaf, work.dtype), function)
-    transform = transform_by_products if solver == "poly" else functools.partial(_transform, solver=solver)
-    out = transform(work, function) if x.shape[-2] <= x.shape[-1] else transform(work.mT, function).mT
+    out = _by(solver, work, function) if x.shape[-2] <= x.shape[-1] else _by(solver, work.mT, function).mT
     out = divided_like(out, x)
     if mask is not None:
         out = jnp.where(mask[..., None], out, 0.0)
     return out.astype(x.dtype)
+
+
+def _by(solver: str, x: Array, function: SpectralFunction) -> Array:
+    if solver == "shifted":
+        return transform_by_shifts(x, function)
+    if solver != "gram_or_shifted":
+        return _transform(x, function, solver)  # what depends on the platform is inside
+    by_platform = {name: functools.partial(_by, choice) for name, choice in BY_PLATFORM[solver].items()}
+    out: Array = jax.lax.platform_dependent(x, function, **by_platform)
+    return out
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
