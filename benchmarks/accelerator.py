@@ -190,7 +190,7 @@ def step(*, small: bool) -> Iterator[Result]:
         batch = make_batch(config.vocab_size, examples, tokens)
         arrays, static = packed_batch(batch)
         for dtype in ("bfloat16", "float32"):
-            for label, config_of_svt in SVTS.items():
+            for label, config_of_svt in list(SVTS.items())[:: 3 if small else 1]:
                 with jax.default_matmul_precision("bfloat16" if dtype == "bfloat16" else "tensorfloat32"):
                     run, compiled, seconds = our_training(config, config_of_svt, arrays, dtype, static)
                 cost = compiled.cost_analysis() or {}
