@@ -21,6 +21,7 @@ os.environ.setdefault("SVT_JAX_CACHE", str(Path(__file__).parent.parent / ".pyte
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 import numpy as np  # noqa: E402

@@ -30,7 +30,7 @@ def test_no_count_rose():
     assert "none rose" in done.stdout
 
 
-def test_the_transformation_costs_few_operations_and_its_shifted_inverses_several_times_as_many():
+def test_the_transformation_costs_few_operations():
     encoder = dataclasses.replace(DEMO_ENCODER, hidden_size=128, intermediate_size=512)
     mesh = make_mesh(devices=jax.devices()[:1])
 
@@ -40,5 +40,3 @@ def test_the_transformation_costs_few_operations_and_its_shifted_inverses_severa
     whole = flops(PASSED_ON)
     assert whole < flops(SVTConfig("centered_soft_decay", solver="gram")) < 1.1 * whole
     assert flops(SVTConfig()) < 0.7 * whole
-    counts = COMMITTED["counts"]
-    assert counts["svt shifted"]["flops"] > 2 * counts["svt gram"]["flops"]

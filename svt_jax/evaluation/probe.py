@@ -146,7 +146,7 @@ def measure(x: Array, mask: Array, weights: Array) -> dict[str, Array]:
     summary = measures.spectrum_summary_of(sigma, count)
     ratios, real = measures.ratios_to_largest(sigma, count)
     bins = jnp.minimum((ratios * BINS).astype(jnp.int32), BINS - 1)  # the ratio 1 belongs to the last bin
-    share = jnp.where(real, 1.0, 0.0) / jnp.maximum(count, 1)[:, None]
+    share = jnp.where(real, 1.0, 0.0) / jnp.maximum(count, 1).astype(x.dtype)[:, None]
     weights = weights / jnp.sum(weights)
     by_example = {
         "skewness": summary.skewness,

@@ -173,7 +173,7 @@ class Packed:
         chosen = self.segment.reshape(groups, 1, -1) == number[:, None]  # [G, E/G, R S/G]
         tokens = x.reshape(groups, -1, x.shape[-1]).astype(jnp.float32)
         total = jnp.einsum("gen,gnd->ged", chosen.astype(jnp.float32), tokens, precision=jax.lax.Precision.HIGHEST)
-        return total.reshape(-1, x.shape[-1]) / jnp.maximum(self.length, 1)[:, None]
+        return total.reshape(-1, x.shape[-1]) / jnp.maximum(self.length, 1).astype(jnp.float32)[:, None]
 
     @property
     def _first(self) -> Array:

@@ -78,7 +78,8 @@ def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransfo
         return of_arrays(params).init(nnx.as_pure(params))
 
     def update(grads: nnx.State, state: optax.OptState, params: nnx.State) -> tuple[nnx.State, optax.OptState]:
-        updates, state = of_arrays(params).update(nnx.as_pure(grads), state, nnx.as_pure(params))
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a decay to a whole number
+            updates, state = of_arrays(params).update(nnx.as_pure(grads), state, nnx.as_pure(params))
         return jax.tree.unflatten(jax.tree.structure(grads), jax.tree.leaves(updates)), state
 
     return optax.GradientTransformation(init, update)

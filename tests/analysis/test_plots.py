@@ -115,7 +115,10 @@ def test_names_in_pictures_are_text_and_no_formulas():
         assert set(names) <= set(shown)
 
 
-@pytest.mark.parametrize("backend", ["inline", "module://not.installed", "nonsense"])
+@pytest.mark.parametrize(
+    "backend",
+    ["inline", *(pytest.param(name, marks=pytest.mark.slow) for name in ("module://not.installed", "nonsense"))],
+)
 def test_a_backend_that_is_not_installed_is_not_asked_for(backend, tmp_path):
     code = "from svt_jax.analysis import plots; import os; print(plots.Figure().get_size_inches().tolist(), os.environ['MPLBACKEND'])"
     environment = {**os.environ, "MPLBACKEND": backend}

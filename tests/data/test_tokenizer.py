@@ -2,13 +2,12 @@
 
 import json
 import logging
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from transformers import BertTokenizer
 
+from svt_jax import cli
 from svt_jax.data.demo import vocabulary
 from svt_jax.data.glue import Examples
 from svt_jax.data.token_cache import cached_tokens
@@ -122,19 +121,9 @@ def test_a_tokenizer_without_padding_takes_the_models_number(tmp_path, monkeypat
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_wrong_tokenizer_ends_a_training_in_one_line(tmp_path):
+def test_a_wrong_tokenizer_ends_a_training_in_one_line(tmp_path, capsys):
     folder = write(tmp_path / "model", "albert", "vocab.txt")
-    command = [
-        sys.executable,
-        "train.py",
-        "--model.path",
-        str(folder),
-        "--data.task",
-        "rte",
-        "--data.source",
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert "AlbertTokenizer of vocab.txt, has 5 tokens" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert cli.train(["--model.path", str(folder), "--data.task", "rte", "--data.source", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "AlbertTokenizer of vocab.txt, has 5 tokens" in error
+    assert error.count("\n") == 1
