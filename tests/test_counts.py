@@ -30,6 +30,7 @@ def test_no_count_rose():
     assert "none rose" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_transformation_costs_few_operations():
     encoder = dataclasses.replace(DEMO_ENCODER, hidden_size=128, intermediate_size=512)
     mesh = make_mesh(devices=jax.devices()[:1])

@@ -158,6 +158,7 @@ def test_the_first_token_alone_is_the_first_of_all(svt, scan, remat):
         np.testing.assert_allclose(one, other, atol=2e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_first_token_alone_takes_a_sixth_of_the_products():
     config = dataclasses.replace(TINY, hidden_size=64, intermediate_size=256, num_hidden_layers=1, pooler=False)
 
@@ -201,6 +202,7 @@ def test_too_long_a_sequence_is_an_error():
         encoder()(np.zeros((1, 21), np.int32))
 
 
+@pytest.mark.slow
 def test_fields_that_change_a_number_do():
     """A field that is parsed and ignored would be worse than an error (sizes show in the weights' shapes)."""
     base = encoder()

@@ -42,6 +42,7 @@ def test_gradients_of_each_example_add_up_to_that_of_the_batch():
     assert_equal(jax.tree.map(lambda leaf: leaf.sum(0), each), expected())
 
 
+@pytest.mark.slow
 def test_an_ensemble_maps_over_the_parameters():
     pair = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), PARAMS)
     both = jax.jit(jax.vmap(jax.grad(loss), (0, None, None)))(pair, IDS, MASK)
@@ -68,6 +69,7 @@ def test_a_mesh_of_the_users_own_divides_the_batch(kind):
     assert not [word for word in ("all-gather", "all-to-all", "permute") if word + "(" in compiled.as_text()]
 
 
+@pytest.mark.slow
 def test_dropout_on_explicit_axes_draws_what_it_draws_without_and_moves_on():
     mesh = jax.make_mesh((8,), ("examples",))
     divided = jax.device_put(IDS, NamedSharding(mesh, P("examples")))
@@ -83,9 +85,8 @@ def test_dropout_on_explicit_axes_draws_what_it_draws_without_and_moves_on():
     assert not np.allclose(ours[0], ours[1], atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "family", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "albert", "distilbert"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "distilbert"])
 def test_strict_dtype_and_rank_promotion_raise_nothing(family):
     for dtype in (jnp.bfloat16, jnp.float32):
         graphdef, params = nnx.split(tiny.encoder(family, SVTConfig("soft_decay"), dtype=dtype, num_hidden_layers=1))

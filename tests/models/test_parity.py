@@ -122,20 +122,17 @@ CASES += [(family, random_changes(family, seed)) for family in FAMILIES for seed
 
 
 # The comparison with stored numbers needs no PyTorch and always runs; of the live ones, these run by default.
-QUICK = [next(n for n, (name, _) in enumerate(CASES) if name == family) for family in ODD]
 
 
 def test_there_are_at_least_thirty_configs():
     assert len({json.dumps(case, sort_keys=True) for case in CASES}) >= 30
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize(
     "number",
-    [
-        pytest.param(n, id=f"{n}-{family}", marks=[] if n in QUICK else pytest.mark.slow)
-        for n, (family, _) in enumerate(CASES)
-    ],
+    [pytest.param(n, id=f"{n}-{family}") for n, (family, _) in enumerate(CASES)],
 )
 def test_equals_pytorch(tmp_path, number):
     family, changes = CASES[number]
@@ -155,6 +152,7 @@ def test_a_sequence_of_one_token_equals_pytorch(tmp_path, family, monkeypatch):
     assert_equal_to_pytorch(tmp_path, arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):

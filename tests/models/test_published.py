@@ -28,7 +28,7 @@ import svt_jax
 from svt_jax.models.slot import SVTParam, _bounded
 from svt_jax.models.weight_names import encoder_names, head_names, prefix
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 # file -> (function, placement); all in the last layer, with padding in the decomposition
 FILES = {
@@ -43,7 +43,6 @@ FILES = {
     "albert_none__head": ("none", "before_norm"),
 }
 LAST = 2
-QUICK = {"bert_add_last_beforeln__head"}  # only slow tests compile the others
 
 
 def test_every_file_is_compared(shared):
@@ -74,7 +73,7 @@ def batch(arrays):
     return [jnp.asarray(arrays[f"in/{name}"].astype(np.int32)) if f"in/{name}" in arrays else None for name in names]
 
 
-@pytest.fixture(params=[pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in FILES])
+@pytest.fixture(params=list(FILES))
 def published(request, golden, tmp_path):
     """(file, its arrays, our model)"""
     arrays = golden(f"models/{request.param}.npz")

@@ -187,7 +187,7 @@ MODES = [
 @pytest.mark.parametrize(
     ("mode", "name"),
     [
-        pytest.param(mode, name, id=f"{mode.__name__}-{name}", marks=[] if (m + n) % 11 == 0 else pytest.mark.slow)
+        pytest.param(mode, name, id=f"{mode.__name__}-{name}", marks=[] if (m + n) % 17 == 0 else pytest.mark.slow)
         for m, mode in enumerate(MODES)
         for n, name in enumerate(FUNCTIONS)
     ],

@@ -109,6 +109,7 @@ def test_a_complete_run_is_returned_as_it_is(finished):
     assert told.events == []
 
 
+@pytest.mark.slow
 def test_a_run_stops_after_evaluations_without_a_better_score_and_a_resumed_one_stops_there_too(tmp_path):
     settings = {
         "optim": {"max_steps": 40, "stop_after_worse": 1, "learning_rate": 1e-7},  # this rate changes no answer

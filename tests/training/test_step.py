@@ -95,13 +95,14 @@ def test_rematerialisation_changes_no_gradient_with_dropout_on():
     assert_close(again, kept, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "remat"),
     [
         ({}, False),
-        pytest.param({}, True, marks=pytest.mark.slow),
-        pytest.param({"model_type": "albert", "embedding_size": 16}, False, marks=pytest.mark.slow),
-        pytest.param({"model_type": "albert", "num_hidden_groups": 2}, False, marks=pytest.mark.slow),
+        ({}, True),
+        ({"model_type": "albert", "embedding_size": 16}, False),
+        ({"model_type": "albert", "num_hidden_groups": 2}, False),
     ],
 )
 def test_a_loop_over_layers_changes_no_gradient_with_dropout_on(changes, remat):
@@ -135,6 +136,7 @@ def test_loss_is_the_mean_over_the_real_rows(whole):
     assert float(whole[1]["loss"]) == pytest.approx(float(losses[:5].mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_function_that_is_not_learnable_stays(whole):
     fixed, _ = stepped(BATCH, svt=SVTConfig("soft_decay", dropout=0.0, learnable=False))
     kept = nnx.to_flat_state(fixed.constants)

@@ -88,7 +88,7 @@ def test_a_run_leaves_the_files_of_the_contract(finished):
     assert (finished / "report.html").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("batch_size", [8, 64, 1024])
+@pytest.mark.parametrize("batch_size", [64, *(pytest.param(size, marks=pytest.mark.slow) for size in (8, 1024))])
 def test_evaluation_gives_exactly_the_score_that_training_reported(finished, batch_size, capsys):
     assert cli.evaluate(["glue", "--run", str(finished), "--data.eval_batch_size", str(batch_size)]) == 0
     outcome = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
@@ -245,7 +245,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_status_3(tmp_path, capsys)
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize("rate", [pytest.param("1e30", marks=pytest.mark.slow), "1e38"])
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", ["1e30", "1e38"])
 def test_a_last_step_into_nonsense_is_told_with_its_step(tmp_path, capsys, rate):
     """Loss and gradient were finite, being those before the step. The rate 1e38 leaves no finite parameter."""
     options = ["--optim.learning_rate", rate, "--optim.warmup_ratio", "0", "--optim.max_steps", "1"]
@@ -354,6 +355,7 @@ def test_an_exported_run_is_a_model_folder_with_its_classes_and_tokenizer(finish
     assert "is not empty, and nothing is overwritten" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_never_resuming_refuses_a_folder_with_a_checkpoint_and_no_other(finished, tmp_path, capsys, caplog):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()

@@ -84,6 +84,7 @@ def test_equals_training_of_the_whole_table(settings):
     assert sum(leaf.shape == (len(ROWS.rows), 32) for leaf in jax.tree.leaves(our_moments)) == 2
 
 
+@pytest.mark.slow
 def test_a_token_without_a_row_is_not_a_number():
     """It never takes another word's row, which would be a silent wrong result."""
     assert ROWS is not None
