@@ -125,7 +125,7 @@ def numbers(*, small: bool) -> Iterator[Result]:
         ("float32, the device's default", None, "float32"),
         ("bfloat16", None, "bfloat16"),
     ):
-        with jax.default_matmul_precision(precision):  # type: ignore[arg-type]
+        with jax.default_matmul_precision(precision):
             found = run(dtype)
         relative = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(found, expected, strict=True)]
         yield {"model": name, "logits_error": relative[0], "gradient_error": relative[1]}
