@@ -67,7 +67,7 @@ def test_a_sentence_transformer_ends_in_the_export(tmp_path, minilm):
     plain = SentenceTransformer(modules=[Transformer(str(minilm)), Pooling(384)], device="cpu")
     tokens = {name: tensor.numpy() for name, tensor in plain.preprocess(SENTENCES).items() if name != "modality"}
     hidden = svt_jax.load_encoder(minilm)(tokens["input_ids"], tokens["attention_mask"]).last_hidden_state
-    mask = jnp.asarray(tokens["attention_mask"])[..., None]
+    mask = jnp.asarray(tokens["attention_mask"], jnp.float32)[..., None]
     embeddings = jnp.sum(hidden * mask, axis=1) / jnp.sum(mask, axis=1)
     np.testing.assert_allclose(embeddings, plain.encode(SENTENCES), atol=1e-5)
 
