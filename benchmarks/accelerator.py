@@ -7,7 +7,7 @@ each result is written as it comes, a line of JSON, so that a part that is stopp
   numbers  whether the accelerator gives the CPU's numbers: each solver's value and gradient beside float64, logits and
            gradients of a small model beside the CPU's, in full float32, in the device's default precision, in bfloat16
   svt      SVT of [32, L, D], forward and backward, by solver; `eigh` by implementation where JAX offers a choice
-  step     a training step of packed rows, MiniLM's size and bert-base's, float32 and bfloat16, plain and with SoftDecay,
+  step     a training step of packed rows, MiniLM's size and bert-base's, float32 (products in TF32) and bfloat16, plain and SoftDecay,
            beside transformers in PyTorch on the same device and shapes (SDPA; torch.compile off and on)
   compile  seconds from the start of a process to the end of the first step, with an empty compilation cache and a full one
 

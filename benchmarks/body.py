@@ -69,6 +69,7 @@ SVTS = {
     "soft_decay (svd)": SVTConfig("soft_decay", solver="svd"),
     "soft_decay (gram64)": SVTConfig("soft_decay", solver="gram64"),
     "centered_soft_decay (gram)": SVTConfig("centered_soft_decay", solver="gram"),
+    "centered_soft_decay (poly)": SVTConfig("centered_soft_decay", solver="poly"),
     "centered_soft_decay (shifted)": SVTConfig("centered_soft_decay", solver="shifted"),
 }
 _AT_A_TIME = 3

@@ -148,7 +148,7 @@ def main() -> int:
     now = demo()
     for program in PROGRAMS:
         now |= steps(*program)
-    for solver in ("gram", "shifted"):
+    for solver in ("gram", "poly", "shifted"):
         now |= transformation(solver)
     columns = ["flops", "bytes", "temporary_bytes", "collectives", "sent_bytes", "programs"]
     print(table(["", *columns], [[name, *(found.get(c, "") for c in columns)] for name, found in now.items()]))

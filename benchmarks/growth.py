@@ -26,7 +26,7 @@ from svt_jax.spectral.base import Solver
 BASE = {"B": 8, "L": 64, "D": 384}
 SIZES = {"B": [4, 8, 16, 32], "L": [32, 64, 128, 256], "D": [192, 384, 768, 1536]}
 ROWS = [20_000, 40_000, 80_000, 160_000]
-SOLVERS: tuple[Solver, ...] = ("svd", "gram", "gram64", "shifted")
+SOLVERS: tuple[Solver, ...] = ("svd", "gram", "gram64", "poly", "shifted")
 ALPHA = -0.2
 
 

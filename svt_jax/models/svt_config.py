@@ -60,7 +60,7 @@ class SVTConfig:
         alpha: Where the function's alpha starts: one number inside its bounds, (-1, 0) for SoftDecay, or one per chosen
             layer. A function without alpha does not read it.
         learnable: Train the function's parameters.
-        solver: auto, svd, gram, gram64 or shifted (docs/how-it-works.md).
+        solver: auto, svd, gram, gram64, shifted or poly (docs/how-it-works.md).
         mask_padding: Keep padding out of the decomposition. False reproduces the published code.
         dropout: Dropout in front of the transformation while training; the published code has 0.1.
         params: The function's other parameters by name, as in {gamma: 5.0} for log_shift; where they start, if they are

@@ -27,8 +27,8 @@ import numpy as np
 from svt_jax.mesh import divided_like, whole_matrices
 
 Array = jax.Array
-Solver = Literal["auto", "svd", "gram", "gram64", "shifted"]
-SOLVERS = ("auto", "svd", "gram", "gram64", "shifted")
+Solver = Literal["auto", "svd", "gram", "gram64", "shifted", "poly"]
+SOLVERS = ("auto", "svd", "gram", "gram64", "shifted", "poly")
 
 
 def static_field(*, default: Any) -> Any:
@@ -171,8 +171,8 @@ class SpectralFunction(Parametric):
     Class attributes (for `bounds` see `Parametric`):
       vanishes_at_zero: True when g(0) = 0 for every spectrum. Then the transformation is continuous at rank-deficient
         input and zero singular values need no special care; otherwise null directions are kept null.
-      needs_largest_only: True when the function reads only the largest value of `spectrum`. Then the solver
-        `shifted`, which knows no other, can serve the function, if it also vanishes at zero.
+      needs_largest_only: True when the function reads only the largest value of `spectrum`. Then the solvers
+        `shifted` and `poly`, which know no other, can serve the function, if it also vanishes at zero.
 
     Example:
       >>> import jax.numpy as jnp, svt_jax
@@ -207,15 +207,15 @@ def solver_for(function: Parametric, solver: str) -> str:
       a name of `SOLVERS`, or "gram_or_shifted" for a function that both can serve.
 
     Raises:
-      ValueError: for an unknown solver, or `shifted` with a function that it cannot serve.
+      ValueError: for an unknown solver, or `shifted` or `poly` with a function that they cannot serve.
     """
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; allowed are {', '.join(SOLVERS)}. Use 'auto' when in doubt.")
     vanishes = isinstance(function, SpectralFunction) and function.vanishes_at_zero
     largest_only = vanishes and getattr(function, "needs_largest_only", False)
-    if solver == "shifted" and not largest_only:
+    if solver in ("shifted", "poly") and not largest_only:
         raise ValueError(
-            f"solver 'shifted' and {type(function).__name__}: allowed are functions that vanish at zero and need only the "
+            f"solver {solver!r} and {type(function).__name__}: allowed are functions that vanish at zero and need only the "
             "largest singular value, as centered_soft_decay and log_shift. Use one of these, or 'auto'."
         )
     if solver == "auto" and vanishes:

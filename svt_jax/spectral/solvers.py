@@ -1,4 +1,4 @@
-r"""How a matrix is decomposed. All solvers except `shifted` return a `Decomposition`.
+r"""How a matrix is decomposed. All solvers except `shifted` and `poly` return a `Decomposition`.
 
   svd     LAPACK's (or the accelerator's) singular value decomposition: the reference.
   gram    U from the eigenvectors of X X^T, diag(sigma) V^T = U^T X: two matrix products and one small symmetric
@@ -9,6 +9,8 @@ r"""How a matrix is decomposed. All solvers except `shifted` return a `Decomposi
           than gram on a CPU. TPUs have no float64 and use svd.
   shifted no eigenproblem: a sum of inverses of X X^T + z I, off by 3e-5 (shifted.py). For functions that vanish at zero
           and need the largest singular value only.
+  poly    no factorisation: a polynomial in X X^T, by matrix products only (polynomial.py). For the same functions, off by
+          up to 1e-2. On a CPU also slower than gram (docs/performance.md).
 
 Lowering chooses what depends on the platform, not the machine that traces: a step can be lowered for an absent TPU.
 
@@ -60,7 +62,7 @@ def choose_solver(solver: str, function: Parametric) -> str:
     a TPU yet.) Explicit choices stand, except that `gram64` is `svd` on TPUs.
 
     Raises:
-      ValueError: for an unknown solver, or `shifted` with a function that it cannot serve.
+      ValueError: for an unknown solver, or `shifted` or `poly` with a function that they cannot serve.
 
     Example:
       >>> from svt_jax import SoftDecay
@@ -100,8 +102,8 @@ def decompose(x: Array, solver: str) -> Decomposition:
     Args:
       solver: "svd", "gram", "gram64", or "auto" for the exact one that is fastest on the platform.
     """
-    if solver == "shifted":
-        raise ValueError("solver 'shifted' decomposes nothing; this needs a decomposition. Use 'auto'.")
+    if solver in ("shifted", "poly"):
+        raise ValueError(f"solver {solver!r} decomposes nothing; this needs a decomposition. Use 'auto'.")
     if solver in BY_PLATFORM:
         by_platform = {
             name: functools.partial(_decompose, solver=choice) for name, choice in BY_PLATFORM[solver].items()

@@ -43,6 +43,7 @@ from svt_jax.spectral.base import (
     prepare,
     solver_for,
 )
+from svt_jax.spectral.polynomial import transform_by_products
 from svt_jax.spectral.shifted import transform_by_shifts
 from svt_jax.spectral.solvers import BY_PLATFORM, decompose, product
 
@@ -65,7 +66,7 @@ def svt(
       x: float[..., L, D], finite where `mask` is true.
       function: the spectral function, or a token operation (`remedies`) to apply instead; differentiable in its parameters.
       mask: bool[..., L], true for real tokens. The others do not take part and come back as zeros.
-      solver: "svd", "gram", "gram64", "shifted" or "auto" (see `solvers.choose_solver`). The work is done in float32
+      solver: "svd", "gram", "gram64", "shifted", "poly" or "auto" (see `solvers.choose_solver`). The work is done in float32
         (float64 for float64 input), whatever x's dtype.
     Returns:
       An array of x's shape and dtype. An x without entries is returned as it is. So is a finite matrix whose result
@@ -144,6 +145,8 @@ def _transformed(x: Array, function: SpectralFunction, mask: Array | None, solve
 def _by(solver: str, x: Array, function: SpectralFunction) -> Array:
     if solver == "shifted":
         return transform_by_shifts(x, function)
+    if solver == "poly":
+        return transform_by_products(x, function)
     if solver != "gram_or_shifted":
         return _transform(x, function, solver)  # what depends on the platform is inside
     by_platform = {name: functools.partial(_by, choice) for name, choice in BY_PLATFORM[solver].items()}

@@ -47,6 +47,7 @@ SVT = {
         ("soft_decay", PAPER, "gram"),
         ("centered", CENTERED, "auto"),
         ("centered", CENTERED, "gram64"),
+        ("centered", CENTERED, "poly"),
         ("centered", CENTERED, "shifted"),
         ("log_shift", svt_jax.LogShift(), "auto"),
         ("soft_exponential", svt_jax.SoftExponential(alpha=-0.3), "auto"),
@@ -89,8 +90,10 @@ def expected(name):
 
 
 def assert_equal(ours, theirs, name):
+    # A polynomial's derivative magnifies rounding by its degree squared, and programs differ in rounding.
+    atol = 3e-3 if "poly" in name else 1e-4
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=1e-3, atol=atol)
 
 
 def both(name, x):
