@@ -171,10 +171,9 @@ def encode(
     graphdef, state = nnx.split(encoder)
     wanted = tuple(dict.fromkeys(poolings))
     out = {pooling: np.zeros((len(tokens), encoder.config.hidden_size), np.float32) for pooling in wanted}
-    shape, batches = _batches(tokens.lengths)
     settings = same_settings()
 
-    def run(rows: np.ndarray) -> int:
+    def run(shape: Shape, rows: np.ndarray) -> int:
         batch = pack(tokens, rows, shape)
         arrays = {name: batch[name] for name in _READ}
         with settings():
@@ -186,7 +185,7 @@ def encode(
 
     # Two batches at a time: while one is in a small operation, which a single core does, the other fills the cores.
     with ThreadPoolExecutor(_WORKERS) as pool:
-        for done in pool.map(run, batches):
+        for done in pool.map(run, *zip(*_batches(tokens.lengths), strict=True)):
             if progress is not None:
                 progress(done)
     for pooling, vectors in out.items():
@@ -199,16 +198,27 @@ def encode(
 
 _WORKERS = 2
 _READ = ("ids", "token_types", "segment", "position", "row", "start", "length", "number")
-_BATCH_TOKENS = 1536  # on two CPU cores 1000 to 3000 take the same time, and rows of 72 to 128 tokens too
-_ROW_LENGTH = 128
+_BATCH_TOKENS = 1536  # on two CPU cores 1000 to 3000 take the same time
+_ROW_LENGTH = 64  # a token of a row of 128 takes 1.09 times as long on two CPU cores, for its attention
 _LEAST = 8  # the largest batch has room for a sentence in every so many tokens
 
 
-def _batches(lengths: np.ndarray) -> tuple[Shape, list[np.ndarray]]:
-    """The shape of the packed batches and the sentences of each; all batches have about the same tokens.
+def _batches(lengths: np.ndarray) -> list[tuple[Shape, np.ndarray]]:
+    """Each packed batch's shape and its sentences.
 
-    The shape hardly depends on the sentences, so that another call finds its program compiled: rows of 128 tokens, or
-    of the next power of two that holds the longest sentence; `_BATCH_TOKENS` of them, or the next power of two rows that
+    There are at most two shapes: rows of 64 tokens, and for longer sentences rows of the next power of two that holds
+    the longest, so that a few long ones do not make all rows long.
+    """
+    short = lengths <= _ROW_LENGTH
+    parts = [(rows, _same_shape(lengths[rows])) for rows in map(np.flatnonzero, (short, ~short)) if len(rows)]
+    return [(shape, rows[batch]) for rows, (shape, batches) in parts for batch in batches]
+
+
+def _same_shape(lengths: np.ndarray) -> tuple[Shape, list[np.ndarray]]:
+    """One shape, and the sentences of each batch; all batches have about the same tokens.
+
+    The shape hardly depends on the sentences, so that another call finds its program compiled: `_BATCH_TOKENS` in rows
+    of `_ROW_LENGTH` or of the next power of two that holds the longest sentence, or the next power of two rows that
     holds all sentences.
     """
     from svt_jax.data.packing import Shape, dealt_evenly, place
