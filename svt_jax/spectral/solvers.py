@@ -144,14 +144,45 @@ def _descending_eigh_of_square(x: Array) -> tuple[Array, Array]:
         return vectors.astype(x.dtype), negated.astype(x.dtype)
 
 
+_SIZES = 4
+
+
+def _of_leading(
+    decomposition: Callable[[Array], tuple[Array, Array]], symmetric: bool, x: Array
+) -> tuple[Array, Array]:
+    """Does a `_descending_eigh...` of one matrix, but only of its first quarter, half or three quarters if the other rows are 0.
+
+    So are those of examples shorter than the longest: with half the rows, the eigenproblem is an eighth. The vectors of
+    the other rows are those of the identity.
+    """
+    length = x.shape[0]
+    sizes = [max(1, length * n // _SIZES) for n in range(1, _SIZES + 1)]
+
+    def leading(size: int, x: Array) -> tuple[Array, Array]:
+        u, negated = decomposition(x[:size, :size] if symmetric else x[:size])
+        return jnp.pad(u, (0, length - size)), jnp.pad(negated, (0, length - size))
+
+    place = jnp.arange(length, dtype=jnp.int32)
+    rows = jnp.max(jnp.where(jnp.any(x != 0, axis=1), place + 1, 0))
+    # no constant array here: custom_partitioning cannot carry one
+    branch = sum(((rows > size).astype(jnp.int32) for size in sizes[1:-1]), (rows > sizes[0]).astype(jnp.int32))
+    u, negated = jax.lax.switch(branch, [functools.partial(leading, size) for size in sizes], x)
+    others = place >= jnp.maximum(1, length * (branch + 1) // _SIZES)
+    return jnp.where(others[:, None] & jnp.eye(length, dtype=bool), 1.0, u), negated
+
+
+_LEADING_EIGH = functools.partial(_of_leading, _descending_eigh, True)
+_LEADING_EIGH_OF_SQUARE = functools.partial(_of_leading, _descending_eigh_of_square, False)
+
+
 def _gram(x: Array, *, double: bool) -> Decomposition:
     largest_entry = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
     scale = jnp.where(largest_entry > 0, largest_entry, 1.0)  # keeps squares of 1e+-18 inside float32
     scaled = x / scale
     if double:
-        u, negated = per_matrix(_descending_eigh_of_square, scaled)
+        u, negated = per_matrix(_descending_eigh_of_square, scaled, one=_LEADING_EIGH_OF_SQUARE)
     else:
-        u, negated = per_matrix(_descending_eigh, product(scaled, scaled.mT))
+        u, negated = per_matrix(_descending_eigh, product(scaled, scaled.mT), one=_LEADING_EIGH)
     # LAPACK reports a failure as NaN. (Also, if nothing read the eigenvalues, XLA would hand their buffer to the next
     # matrix's call, and the calls would wait for each other.)
     failed = jnp.any(jnp.isnan(negated), axis=-1)
@@ -167,33 +198,37 @@ def product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def per_matrix(decomposition: Callable[[Array], Any], x: Array) -> Any:
-    """Applies a decomposition of one matrix to each matrix of x [..., m, n]; see the head of this file."""
+def per_matrix(decomposition: Callable[[Array], Any], x: Array, one: Callable[[Array], Any] | None = None) -> Any:
+    """Applies a decomposition of one matrix to each matrix of x [..., m, n]; see the head of this file.
+
+    Args:
+      one: what computes the same where matrices are decomposed one by one, and may branch on what a matrix holds.
+    """
     _one_blas_thread()
-    return _batched(decomposition, 0)(x)
+    return _batched(decomposition, one or decomposition, 0)(x)
 
 
 @functools.cache
-def _batched(decomposition: Callable[[Array], Any], mapped: int) -> Callable[[Array], Any]:
+def _batched(decomposition: Callable[[Array], Any], one: Callable[[Array], Any], mapped: int) -> Callable[[Array], Any]:
     # custom_vmap turns a dimension that vmap adds into one more batch dimension. Plain vmap of lax.map would put a
     # batched call inside the loop, which must not happen.
     @jax.custom_batching.custom_vmap
     def call(x: Array) -> Any:
-        return on_each_device(functools.partial(_local, decomposition), x, mapped=mapped)
+        return on_each_device(functools.partial(_local, decomposition, one), x, mapped=mapped)
 
     @call.def_vmap
     def _one_more(axis_size: int, in_batched: list[bool], x: Array) -> Any:
-        out = _batched(decomposition, mapped + 1)(x)
+        out = _batched(decomposition, one, mapped + 1)(x)
         return out, jax.tree.map(lambda _: True, out)
 
     return call
 
 
-def _local(decomposition: Callable[[Array], Any], x: Array) -> Any:
+def _local(decomposition: Callable[[Array], Any], one: Callable[[Array], Any], x: Array) -> Any:
     batched = functools.partial(_flat, jax.vmap(decomposition))
     if jax.version.__version_info__ >= (0, 11, 1):
         return batched(x)
-    one_by_one: Callable[[Array], Any] = functools.partial(_flat, functools.partial(_one_by_one, decomposition))
+    one_by_one: Callable[[Array], Any] = functools.partial(_flat, functools.partial(_one_by_one, one))
     if left_to_partitioner(x):
         one_by_one = partitioned(one_by_one)
     return jax.lax.platform_dependent(x, cpu=one_by_one, default=batched)
@@ -205,8 +240,8 @@ def _flat(of_batch: Callable[[Array], Any], x: Array) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(*x.shape[:-2], *leaf.shape[1:]), out)
 
 
-_UNROLLED = 8
-"""Calls of one matrix in a row, which XLA may run side by side. Those of a loop's short body run one after another."""
+_UNROLLED = 4
+"""Calls of one matrix in a row, which XLA may run side by side; each costs time to compile."""
 
 
 def _one_by_one(decomposition: Callable[[Array], Any], x: Array) -> Any:

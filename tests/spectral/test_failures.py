@@ -29,7 +29,7 @@ MASK = jnp.array([[True] * 4, [True, True, True, False], [True] * 4])
 def test_the_matrix_passes_and_so_does_its_gradient(monkeypatch, function, solver):
     original = solvers.per_matrix
 
-    def fail(decomposition, x):  # as LAPACK reports a failure
+    def fail(decomposition, x, one=None):  # as LAPACK reports a failure
         return jax.tree.map(lambda leaf: leaf.at[FAILING].set(jnp.nan), original(decomposition, x))
 
     @jax.jit

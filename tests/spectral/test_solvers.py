@@ -1,5 +1,6 @@
 """The calls to LAPACK: no hang, no gather."""
 
+import functools
 import subprocess
 import sys
 import textwrap
@@ -48,6 +49,24 @@ def test_branches_in_flight_together_do_not_hang(devices, solver):
     code = textwrap.dedent(SIAMESE.format(devices=devices, solver=solver))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "finished", done.stderr
+
+
+@pytest.mark.parametrize("solver", ["gram", "gram64"])
+def test_rows_of_zeros_at_the_end_change_neither_value_nor_gradient(solver):
+    """`gram` and `gram64` leave them out of the eigenproblem, also of a square matrix."""
+    length = 9
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(length, length, length)).astype(np.float32) + 2 * np.eye(length, dtype=np.float32)
+    x = np.where(np.arange(length)[:, None] <= np.arange(length)[:, None, None], x, 0)  # n-th: n + 1 rows
+    weights = rng.normal(size=x.shape).astype(np.float32)
+    function = svt_jax.SoftDecay(-0.5, centered=True)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def both(x, solver):
+        return jax.value_and_grad(lambda x: jnp.vdot(svt_jax.svt(x, function, solver=solver), weights))(x)
+
+    for got, expected in zip(both(x, solver), both(x, "svd"), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-4)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_a_function_that_is_not_learnable_stays(whole):
 
 def test_failed_decompositions_of_real_rows_are_counted(monkeypatch):
     original = solvers.per_matrix
-    fail = lambda f, x: jax.tree.map(lambda leaf: leaf.at[np.array([1, 3, 6])].set(np.nan), original(f, x))
+    fail = lambda f, x, one=None: jax.tree.map(lambda leaf: leaf.at[np.array([1, 3, 6])].set(np.nan), original(f, x))
     monkeypatch.setattr(solvers, "per_matrix", fail)
     shorter = {name: values[:, :5] if values.ndim == 2 else values for name, values in BATCH.items()}  # traced again
     state, metrics = stepped(shorter)
