@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from svt_jax.analysis.compare import paired_difference
+from svt_jax.analysis.statistics import paired_difference
 
 RUNS = Path(__file__).parent / "scores" / "runs.json"
 METRICS = {"cola": "matthews_correlation", "rte": "accuracy", "mrpc": "accuracy", "stsb": "spearmanr"}

@@ -1,50 +1,24 @@
-"""Comparison of finished runs: mean and standard deviation over seeds, and paired differences with a test.
+"""Comparison of finished runs: mean and standard deviation over seeds, and paired differences (statistics.py).
 
-d_s is the difference of two settings' scores at seed s, over n shared seeds. A comparison reports the mean of d_s, the
-95 % confidence interval mean ± t_{0.975, n-1} std / sqrt(n), and p of the paired t-test that the mean is 0. Runs of one
-seed share the order of the examples, the head's initialisation and dropout, so pairing removes that noise. The score is
-the last step's: the best of several evaluations on the validation set would be biased upwards.
+Runs of one seed share the order of the examples, the head's initialisation and dropout, so pairing removes that noise.
+The score is the last step's: the best of several evaluations on the validation set would be biased upwards.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from svt_jax.analysis.finished import read_finished
+from svt_jax.analysis.statistics import Difference, holm, paired_difference
 from svt_jax.run.config import identity
-
-_WILCOXON_LEAST = 6
-"""With fewer seeds, the smallest two-sided p of Wilcoxon's test, 2 / 2^n, is above 0.05 whatever the data."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """Paired difference between a setting and the baseline, in one metric.
-
-    Attributes:
-      seeds: the seeds that both have, ascending.
-      values: setting minus baseline, by seed.
-      mean, std: mean and standard deviation of the values; std divides by n - 1.
-      interval: 95 % confidence interval of the mean; None if the values do not vary.
-      p_t: p of the paired t-test; None if the values do not vary.
-      p_wilcoxon: p of Wilcoxon's signed-rank test; None with fewer than six differences that are not 0.
-    """
-
-    seeds: list[int]
-    values: list[float]
-    mean: float
-    std: float
-    interval: tuple[float, float] | None
-    p_t: float | None
-    p_wilcoxon: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,33 +49,22 @@ class Comparison:
 
     def difference(self, metric: str, setting: str) -> Difference | None:
         """The setting minus the baseline; None with fewer than two seeds in common, since one seed shows nothing."""
-        scores = self.scores[metric]
-        return paired_difference(scores[setting], scores[self.settings[0]])
+        return self._differences.get((metric, setting))
 
-
-def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
-    """Difference between two settings' scores by seed; None with fewer than two seeds in common.
-
-    Example:
-      >>> paired_difference({0: 0.6, 1: 0.8, 2: 0.7}, {0: 0.5, 1: 0.5, 2: 0.5}).interval
-      (-0.04841..., 0.44841...)
-    """
-    from scipy import stats
-
-    seeds = sorted(scores.keys() & baseline.keys())
-    if len(seeds) < 2:
-        return None
-    values = np.array([scores[seed] - baseline[seed] for seed in seeds])
-    mean, std = float(values.mean()), float(values.std(ddof=1))
-    interval = p_t = p_wilcoxon = None
-    # the values are a constant and rounding errors: the test would call that certain
-    if std > 1e-12:
-        p_t = float(stats.ttest_rel([scores[seed] for seed in seeds], [baseline[seed] for seed in seeds]).pvalue)
-        half = float(stats.t.ppf(0.975, len(seeds) - 1)) * std / math.sqrt(len(seeds))
-        interval = (mean - half, mean + half)
-    if np.count_nonzero(np.abs(values) > 1e-12) >= _WILCOXON_LEAST:
-        p_wilcoxon = float(stats.wilcoxon(values).pvalue)
-    return Difference(seeds, values.tolist(), mean, std, interval, p_t, p_wilcoxon)
+    @functools.cached_property
+    def _differences(self) -> dict[tuple[str, str], Difference]:
+        """By metric and setting; `p_holm` is over all of them."""
+        baseline, *others = self.settings
+        found = {
+            (metric, setting): paired
+            for metric, by_setting in self.scores.items()
+            for setting in others
+            if (paired := paired_difference(by_setting[setting], by_setting[baseline])) is not None
+        }
+        corrected = holm([each.p_t for each in found.values()])
+        return {
+            key: dataclasses.replace(each, p_holm=p) for (key, each), p in zip(found.items(), corrected, strict=True)
+        }
 
 
 def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> Comparison:

@@ -7,14 +7,15 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from scipy import stats
 
 import svt_jax
 from svt_jax import cli
-from svt_jax.analysis.compare import paired_difference
 from svt_jax.analysis.comparison_files import markdown, write_comparison
+from svt_jax.analysis.statistics import paired_difference, seeds_needed
 from svt_jax.training.grid import setting_names
 
 PLAIN = {0: 0.50, 1: 0.60, 2: 0.55}
@@ -101,6 +102,35 @@ def test_wilcoxon_is_given_from_six_seeds_on():
     assert found.p_wilcoxon == pytest.approx(2 * 3 / 2**6)  # rank sums of 2 or less: {}, {1}, {2}
 
 
+def test_the_bootstrap_is_given_from_five_seeds_on_and_agrees_with_the_t_interval_where_both_hold():
+    values = np.random.default_rng(0).normal(0.02, 0.01, size=40)
+    for n in (4, 5, 40):
+        found = paired_difference(dict(enumerate(values[:n])), dict.fromkeys(range(n), 0.0))
+        assert (found.interval_bca is None) == (n < 5)
+    assert found.interval_bca == pytest.approx(found.interval, abs=4e-4)
+
+
+def test_p_is_corrected_for_all_rows_of_the_table(tmp_path):
+    spread = {"a": [0.01, 0.02, 0.03, 0.04], "b": [0.01, -0.02, 0.03, 0.04], "c": [0.1, 0.11, 0.12, 0.1]}
+    runs = write_runs(tmp_path, "plain", dict.fromkeys(range(4), 0.5))
+    for n, (name, values) in enumerate(spread.items()):
+        runs += write_runs(tmp_path, name, {s: 0.5 + v for s, v in enumerate(values)}, function=f"f{n}")
+    comparison = svt_jax.compare(runs)
+    found = {name: comparison.difference("accuracy", name) for name in spread}
+    assert found["c"].p_t < found["a"].p_t < found["b"].p_t
+    assert found["c"].p_holm == pytest.approx(3 * found["c"].p_t)
+    assert found["a"].p_holm == pytest.approx(2 * found["a"].p_t)
+    assert found["b"].p_holm == pytest.approx(found["b"].p_t)
+
+
+def test_so_many_seeds_find_the_difference_in_four_of_five_tries():
+    seeds = seeds_needed(0.8)
+    rng = np.random.default_rng(0)
+    for n, enough in ((seeds, True), (seeds - 1, False)):
+        p = stats.ttest_1samp(rng.normal(0.8, 1.0, size=(n, 100_000)), 0.0).pvalue
+        assert ((p < 0.05).mean() >= 0.8) == enough
+
+
 def test_both_validation_sets_are_compared(tmp_path):
     other = {"validation_mismatched": {"accuracy": 0.4}}
     runs = write_runs(tmp_path, "a", PLAIN, **other) + write_runs(tmp_path, "b", SOFT, function="linear", **other)
@@ -148,7 +178,7 @@ def test_what_makes_runs_less_comparable_is_said(tmp_path):
 def test_the_files_hold_the_same_numbers(runs, tmp_path):
     paths = write_comparison(svt_jax.compare(runs), tmp_path / "out")
     text = paths[0].read_text()
-    assert "| accuracy | soft | 3 | 58.00 ± 4.36 | +3.00 ± 2.00 | -1.97 to +7.97 | 3 | 0.122 |" in text
+    assert "| accuracy | soft | 3 | 58.00 ± 4.36 | +3.00 ± 2.00 | -1.97 to +7.97 | 3 | 0.122 | 0.122 | 34 |" in text
     stored = json.loads(paths[1].read_text())
     assert stored["baseline"] == "plain"
     assert stored["metrics"]["accuracy"]["soft"]["difference"]["p_t"] == pytest.approx(1 - math.sqrt(6.75 / 8.75))
