@@ -27,16 +27,18 @@ TITLES = {
     "rank_me": "RankMe",
     "matrix_entropy": "matrix entropy (nats)",
     "alpha_req": "α-ReQ",
+    "dirichlet_energy": "Dirichlet energy",
     "iso_score": "IsoScore",
     "two_nn": "TwoNN dimension",
     "lidar": "LiDAR",
-    "linear_cka": "linear CKA with the layer before",
+    "linear_cka": "CKA with the layer before",
     "intra_sentence_similarity": "similarity within a text",
     "random_pair_similarity": "similarity of random pairs",
     "attention_entropy": "attention entropy (nats)",
 }
 """Titles of measures whose name with spaces does not say it."""
-_COLUMNS = 4
+_COLUMNS = (4, 5)
+"""Columns of up to twelve panels, and of more."""
 
 
 @matplotlib.rc_context(_RC)
@@ -45,7 +47,7 @@ def by_depth(reading: Reading, names: Sequence[str]) -> Figure:
 
     Triangles show the input and output of each SVT.
     """
-    columns = min(_COLUMNS, len(names))
+    columns = min(_COLUMNS[len(names) > 12], len(names))
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(2.75 * columns + 0.3, 2.0 * rows + 0.5), layout="constrained", facecolor="white")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)

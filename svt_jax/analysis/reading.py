@@ -97,6 +97,8 @@ class Reading:
 
 
 _COLUMNS = 5
+_SPECTRA = ("median_ratio", "skewness")
+"""What the picture of the spectra says of each."""
 
 
 def _place(state: dict[str, Any]) -> str:
@@ -145,7 +147,7 @@ def probe(
     model = _opened(model_or_folder, tokenizer)
     check_vocabulary(model.tokenizer, model.encoder.vocab_size)
     tokens = tokenize(examples, model.tokenizer, min(max_length, model.encoder.max_tokens), model.encoder.pad_token_id)
-    prepared = Probe(model, tokens, names, whole=True)
+    prepared = Probe(model, tokens, dict.fromkeys([*names, *_SPECTRA]), whole=True)
     where = {"model": str(model_or_folder)} if isinstance(model_or_folder, str | Path) else {}
     return Reading({**where, "measures": list(names), "batches": prepared.batches, **prepared.read(model)})
 
@@ -172,7 +174,7 @@ def _opened(model: str | Path | Encoder | Classifier | TaskModel, tokenizer: Any
     if isinstance(model, Encoder | Classifier):
         if tokenizer is None:
             raise ValueError(
-                f"an {type(model).__name__} in memory has no tokenizer; allowed is one with tokenizer=, or a folder. "
+                f"{type(model).__name__} in memory has no tokenizer; allowed is one with tokenizer=, or a folder. "
                 "Give tokenizer=, or the folder that it came from."
             )
         return TaskModel.of(model, make_mesh(), tokenizer=tokenizer)

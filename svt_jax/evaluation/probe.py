@@ -21,7 +21,7 @@ References: arXiv 2208.11790, section 3 and figure 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +34,8 @@ from svt_jax.data.packed_rows import pack
 from svt_jax.data.packing import choose_even_shape
 from svt_jax.data.tokenizer import Tokens
 from svt_jax.evaluation.glue import State
-from svt_jax.evaluation.layer_measures import MEASURES, OF_ATTENTION, LayerState, measure
+from svt_jax.evaluation.layer_measures import MEASURES as MEASURES
+from svt_jax.evaluation.layer_measures import OF_ATTENTION, LayerState, measure
 from svt_jax.host import compiler_options
 from svt_jax.mesh import batch_sharding, replicated
 from svt_jax.models.encoder import Encoder
@@ -65,7 +66,7 @@ class Probe:
         the batches.
     """
 
-    def __init__(self, model: TaskModel, tokens: Tokens, names: Sequence[str] = MEASURES, *, whole: bool = False):
+    def __init__(self, model: TaskModel, tokens: Tokens, names: Collection[str] = MEASURES, *, whole: bool = False):
         graphdef, mesh = model.graphdef, model.mesh
         most = len(tokens) if whole else min(EXAMPLES, len(tokens))
         sample = np.unique(np.linspace(0, len(tokens) - 1, most).astype(int))
