@@ -18,9 +18,10 @@ of a training run.
 
 """
 TAIL = """
-A reading decomposes each token matrix once; all measures of singular values share it. Measures that compare each token with each
-other one (`self_similarity`, `two_nn`) take at most 2048 tokens of a batch, at even distances. `self_similarity` leaves special
-tokens out. `lidar` takes texts as groups and their tokens as views, and `linear_cka` compares a layer with the one before.
+A reading decomposes each token matrix once; all measures of singular values share it. Measures that rest on pairs of tokens
+(`self_similarity`, `two_nn`, `linear_cka`) take at most 1024 tokens of a batch, at even distances. `self_similarity` leaves
+special tokens out. `lidar` takes texts as groups and their tokens as views, and `linear_cka` compares a layer with the one
+before.
 
 `python docs/make_measures.py` makes this page.
 """

@@ -30,8 +30,8 @@ MEASURES = (
 """Those of a training run's readings, in spectrum.jsonl and the report."""
 
 
-PAIRED = 2048
-"""Measures that compare each token with each other one take at most this many of the sample, at even distances."""
+PAIRED = 1024
+"""Measures that rest on pairs of tokens take at most this many of the sample, at even distances: their cost is its square."""
 
 
 class LayerState:
@@ -108,6 +108,12 @@ def _self_similarity(s: LayerState) -> Array:
     return measures.self_similarity(s.tokens[s.few], words, s.real[s.few] & (words >= 0))
 
 
+def _cka(s: LayerState) -> Array:
+    assert s.before is not None
+    before = s.before.reshape(-1, s.before.shape[-1])[s._places[s.few]]
+    return measures.linear_cka(s.tokens[s.few], before, s.real[s.few])
+
+
 def _of_heads(measure: Callable[[Array, Array], Array]) -> Callable[[LayerState], Array]:
     def compute(s: LayerState) -> Array:
         assert s.attention is not None
@@ -144,7 +150,7 @@ OF_SAMPLE: dict[str, Callable[[LayerState], Array]] = {
     "iso_score": lambda s: measures.iso_score(s.tokens, s.real),
     "two_nn": lambda s: measures.two_nn(s.tokens[s.few], s.real[s.few]),
     "lidar": lambda s: measures.lidar(s.x, s.mask),
-    "linear_cka": lambda s: measures.linear_cka(s.tokens, s.gathered(s.before), s.real),  # type: ignore[arg-type]
+    "linear_cka": _cka,
 }
 OF_ATTENTION: dict[str, Callable[[LayerState], Array]] = {
     "attention_entropy": _of_heads(measures.attention_entropy),
