@@ -1,5 +1,6 @@
 """`svt_jax.probe`: from texts to a table, a picture and a JSON, for whatever holds an encoder."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -121,12 +122,33 @@ def test_a_folder_an_encoder_and_pairs_of_texts_do(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_runs_folder_does(tmp_path):
+def test_a_runs_folder_does_and_the_command_measures_the_same(tmp_path, capsys):
     run = svt_jax.train(
         {"run": {"output_dir": str(tmp_path), "name": "demo"}, "optim": {"max_steps": 2}, "log": {"progress": False}}
     )
     reading = svt_jax.probe(run.folder, TEXTS, measures=["token_uniformity"])
     assert len(rows_of(reading, state="output")) == 3
+    from svt_jax.cli import main
+
+    output = tmp_path / "spectrum"
+    with contextlib.suppress(SystemExit):
+        main(
+            [
+                "eval",
+                "spectrum",
+                "--run",
+                str(run.folder),
+                "--output",
+                str(output),
+                "--measures",
+                "stable_rank",
+                "two_nn",
+            ]
+        )
+    stored = json.loads((output / "spectrum.json").read_text())
+    assert {"stable_rank", "two_nn", *MEASURES} <= stored["states"][0].keys()
+    assert json.loads((output / "probe" / "probe.json").read_text())["measures"] == ["stable_rank", "two_nn"]
+    assert "two_nn" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
