@@ -1,4 +1,5 @@
 from .analysis.compare import compare
+from .analysis.reading import Reading, probe
 from .embeddings.embed import embed
 from .embeddings.maps import AllButTheTop, SpectralMap, Whitening
 from .models.export import export_hf
@@ -26,6 +27,7 @@ __all__ = [
     "Identity",
     "Linear",
     "LogShift",
+    "Reading",
     "SVTConfig",
     "SVTLayer",
     "SoftDecay",
@@ -45,6 +47,7 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "measures",
+    "probe",
     "register_function",
     "static_field",
     "svt",

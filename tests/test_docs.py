@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import svt_jax
 from svt_jax.embeddings.embed import Pooling
+from svt_jax.evaluation.layer_measures import ALL
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,6 +25,15 @@ def load(script):
 def test_every_key_is_described_as_the_dataclasses_do():
     made = load(ROOT / "docs" / "make_configuration.py").page()
     assert made == (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"), "run docs/make_configuration.py"
+
+
+def test_every_measure_is_described():
+    script = load(ROOT / "docs" / "make_measures.py")
+    measures = set(svt_jax.measures.__all__) - script.NO_ROW | script.PARTS
+    assert set(script.MEANING) == measures
+    reported = {name.removesuffix("_1").removesuffix("_3") for name in ALL}
+    assert {name for name in script.MEANING if script.reported(name)} == reported
+    assert script.page() == (ROOT / "docs" / "measures.md").read_text(encoding="utf-8"), "run docs/make_measures.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

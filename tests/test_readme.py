@@ -36,7 +36,7 @@ def test_the_transformation_example_runs():
 @pytest.mark.slow
 @pytest.mark.model
 def test_the_encoder_example_runs(minilm, tmp_path):
-    out = run_block(blocks("python")[2].replace("path/to/model", str(minilm)), cwd=tmp_path)
+    out = run_block(blocks("python")[3].replace("path/to/model", str(minilm)), cwd=tmp_path)
     assert "(1, 4, 384) (1, 384)" in out
     assert re.search(r"\{5: Array\(-0.(2|1999)", out)
 
@@ -50,8 +50,20 @@ def test_the_examples_of_a_page_run(page):
 
 @pytest.mark.slow
 @pytest.mark.model
+def test_the_probe_example_prints_what_is_shown(minilm, tmp_path):
+    out = run_block(blocks("python")[2].replace("path/to/model", str(minilm)), cwd=tmp_path)
+    (shown,) = re.findall(r"^```\n(2 texts: means.*?)^```", README, re.MULTILINE | re.DOTALL)
+    ours, theirs = (re.findall(r"[\w-]+(?:\.\d+)?", text) for text in (out, shown))
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):  # the last digit may differ from machine to machine
+        assert a == b or abs(float(a) - float(b)) < 2e-3
+    assert {path.name for path in (tmp_path / "probe").iterdir()} >= {"probe.json", "measures.png", "measures.svg"}
+
+
+@pytest.mark.slow
+@pytest.mark.model
 def test_the_search_example_finds_the_answers_before_and_after(minilm, tmp_path):
-    out = run_block(blocks("python")[3].replace("path/to/model", str(minilm)), cwd=tmp_path)
+    out = run_block(blocks("python")[4].replace("path/to/model", str(minilm)), cwd=tmp_path)
     found = re.findall(r"^(before|after): .*\? -> (\w+) .*\((.*), mean of all (.*)\)$", out, re.MULTILINE)
     assert [(when, word) for when, word, _, _ in found] == [
         ("before", "You"),
@@ -111,7 +123,7 @@ def test_the_sts_commands_run_on_real_data(tmp_path, shared, minilm):
 
 
 def test_no_other_python_block_goes_untested():
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
 
 
 def test_ci_calls_the_readmes_set_up_commands_as_they_stand():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from svt_jax.data.glue import Split
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.metrics import check_finite
-from svt_jax.evaluation.probe import Probe
+from svt_jax.evaluation.probe import MEASURES, Probe
 from svt_jax.evaluation.submission import write_submission
 from svt_jax.mesh import check_batch
 from svt_jax.models.config import EncoderConfig
@@ -52,14 +53,18 @@ def score(model: TaskModel, split: Split = "validation", output: Path = Path("su
     return outcome
 
 
-def spectrum(model: TaskModel) -> dict[str, Any]:
+def spectrum(model: TaskModel, names: Sequence[str] = ()) -> dict[str, Any]:
     """Reads the probe on the validation set of the model's task; for a run, the same reading as training logs.
+
+    Args:
+      names: further measures, of `layer_measures.ALL`.
 
     Returns:
       "task", "step" and the keys of a reading (`evaluation.probe`).
     """
     assert model.task is not None, "a reading is of a task"
-    return {"task": model.task.name, "step": model.step, **Probe(model, model.tokens("validation")).read(model)}
+    probe = Probe(model, model.tokens("validation"), tuple(dict.fromkeys([*MEASURES, *names])))
+    return {"task": model.task.name, "step": model.step, **probe.read(model)}
 
 
 def export(model: TaskModel, folder: Path, *, svt: Literal["drop", "keep"] | None = None) -> None:

@@ -44,6 +44,8 @@ class EncoderOutput:
       svt_failures: int32[B], the number of layers in which an example's decomposition failed and the transformation was
         left out; None for a model without SVT.
       svt_states: each SVT's input and output [B, L, D], by layer number; None if not asked for.
+      attentions: each layer's attention maps [B, N, L, L], after softmax and without dropout; rows ask, columns are keys.
+        None if not asked for.
     """
 
     last_hidden_state: Array
@@ -51,6 +53,7 @@ class EncoderOutput:
     hidden_states: tuple[Array, ...] | None
     svt_failures: Array | None = None
     svt_states: dict[int, tuple[Array, Array]] | None = None
+    attentions: tuple[Array, ...] | None = None
 
 
 class Embeddings(nnx.Module):
@@ -182,6 +185,7 @@ class Encoder(nnx.Module):
         first_token_only: bool = False,
         output_hidden_states: bool = False,
         output_svt_states: bool = False,
+        output_attentions: bool = False,
     ) -> EncoderOutput:
         """Encodes a batch.
 
@@ -194,8 +198,10 @@ class Encoder(nnx.Module):
             The numbers are the same; without an SVT that layer takes a sixth of its operations.
           output_hidden_states: also return every layer's output.
           output_svt_states: also return each SVT's input and output.
+          output_attentions: also return each layer's attention maps. Without it they are not kept.
         Raises:
-          ValueError: if the sequence is longer than the model's positions.
+          ValueError: if the sequence is longer than the model's positions, or attention maps are asked for together with
+            `first_token_only`, which does not compute those of the last layer.
         """
         input_ids = jnp.asarray(input_ids)
         if input_ids.shape[1] > self.config.max_tokens:
@@ -213,6 +219,7 @@ class Encoder(nnx.Module):
             first_token_only=first_token_only,
             output_hidden_states=output_hidden_states,
             output_svt_states=output_svt_states,
+            output_attentions=output_attentions,
         )
 
     def encode(
@@ -222,8 +229,14 @@ class Encoder(nnx.Module):
 
         Args:
           input_ids, token_type_ids: int[R, S].
-          layout: `packed.Packed`, several examples in each row, or `packed.OneInEachRow`.
+          layout: `packed.Packed`, several examples in each row, or `packed.OneInEachRow`. Attention maps are of rows,
+            [R, N, S, S]; `layout.to_maps` makes [E, N, L, L] of them.
         """
+        if flags.get("output_attentions") and flags.get("first_token_only"):
+            raise ValueError(
+                "output_attentions and first_token_only; allowed is one of them, since the last layer's maps need all tokens. "
+                "Leave one out."
+            )
         if has_explicit_axes(input_ids):
             return self._encode_divided(input_ids, token_type_ids, layout, rngs, flags)
         return self._encode(input_ids, token_type_ids, layout, rngs, **flags)
@@ -254,6 +267,7 @@ class Encoder(nnx.Module):
         first_token_only: bool = False,
         output_hidden_states: bool = False,
         output_svt_states: bool = False,
+        output_attentions: bool = False,
     ) -> EncoderOutput:
         bits, first, size = None, None, self._halves(input_ids.shape[1])
         if rngs is not None:
@@ -264,7 +278,7 @@ class Encoder(nnx.Module):
             first = DropoutBits(shard_batch(draw_rows(keys[0]) if self.remat else bits[0]))
         x = shard_batch(self.embeddings(input_ids, token_type_ids, layout, bits=first))
         embedded = x
-        x, states, transformed = through_layers(
+        x, states, transformed, attentions = through_layers(
             self.layers,
             x,
             layout,
@@ -274,6 +288,7 @@ class Encoder(nnx.Module):
             scan=self.scan_layers,
             first_token_only=first_token_only,
             keep=output_hidden_states,
+            keep_maps=output_attentions,
         )
         failures = [each.failed.astype(jnp.int32) for each in transformed.values()]
         first_tokens = x if first_token_only else layout.first_tokens(x)
@@ -283,6 +298,7 @@ class Encoder(nnx.Module):
             hidden_states=(embedded, *states) if output_hidden_states else None,
             svt_failures=jnp.sum(jnp.stack(failures), axis=0) if failures else None,
             svt_states={n: (t.before, t.after) for n, t in transformed.items()} if output_svt_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
         )
 
     def _halves(self, tokens: int) -> int:

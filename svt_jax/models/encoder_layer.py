@@ -52,8 +52,10 @@ class SelfAttention(nnx.Module):
         """Number of random entries that the dropout of a row takes."""
         return self._heads * tokens**2 if self._dropout else 0
 
-    def __call__(self, asking: Array, x: Array, attends: Array, *, bits: DropoutBits | None) -> Array:
+    def __call__(self, asking: Array, x: Array, attends: Array, *, bits: DropoutBits | None) -> tuple[Array, Array]:
         """Returns what the asking tokens [R, Q, D] gather from the tokens x [R, S, D] that they attend to.
+
+        Also returns their attention maps [R, N, Q, S], without dropout.
 
         Args:
           attends: bool[R, Q or 1, S].
@@ -73,9 +75,8 @@ class SelfAttention(nnx.Module):
         # The most negative number, not -inf: a row of padding only keeps finite (uniform) weights.
         bias = jnp.where(attends, 0.0, jnp.finfo(jnp.float32).min)[:, None]  # [R, 1, Q or 1, S]
         weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
-        weights = dropout(weights, self._dropout, bits)
-        mixed = jnp.einsum("rnqk,rnkh->rnqh", weights, value)
-        return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape))  # [R, Q, D]
+        mixed = jnp.einsum("rnqk,rnkh->rnqh", dropout(weights, self._dropout, bits), value)
+        return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape)), weights  # [R, Q, D]
 
 
 class EncoderLayer(nnx.Module):
@@ -119,19 +120,22 @@ class EncoderLayer(nnx.Module):
 
     def __call__(
         self, x: Array, layout: Layout, *, first_token_only: bool = False, bits: DropoutBits | None
-    ) -> tuple[Array, Transformed | None]:
+    ) -> tuple[Array, Transformed | None, Array]:
         """Returns the output for all tokens [R, S, D] or each example's first one [E, 1, D], and what the SVT did.
+
+        Also returns the attention maps [R, N, Q, S]; where nobody reads them, they are not kept.
 
         After keys and values a layer treats each token by itself, so what nobody reads is not computed: without an SVT
         everything after keys and values, with one everything after it.
         """
         if first_token_only and self.svt is None:
             asking, attends = layout.asking_first(x)
-            attended = layout.of_first(self.attention(asking, x, attends, bits=bits))
+            attended, maps = self.attention(asking, x, attends, bits=bits)
+            attended = layout.of_first(attended)
             bits = None if bits is None else bits.of_first(x, layout)
             x = layout.first_tokens(x)
         else:
-            attended = self.attention(x, x, layout.attends, bits=bits)
+            attended, maps = self.attention(x, x, layout.attends, bits=bits)
         attended = dropout(attended, self._attention_dropout, bits)
         x = self.attention_norm(attended + x).astype(x.dtype)
         h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, bits)
@@ -139,7 +143,7 @@ class EncoderLayer(nnx.Module):
             out, transformed = self.output_norm(h + x), None
         else:
             out, transformed = self._transform(self.svt, h, x, layout, first_token_only, bits)
-        return shard_batch(out.astype(x.dtype)), transformed
+        return shard_batch(out.astype(x.dtype)), transformed, maps
 
     def _transform(
         self, svt: SVTLayer, h: Array, x: Array, layout: Layout, first_token_only: bool, bits: DropoutBits | None

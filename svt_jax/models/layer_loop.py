@@ -29,8 +29,9 @@ def through_layers(
     scan: bool,
     first_token_only: bool,
     keep: bool,
-) -> tuple[Array, list[Array], dict[int, Transformed]]:
-    """Returns every layer's output, and what each SVT did, by layer number.
+    keep_maps: bool = False,
+) -> tuple[Array, list[Array], dict[int, Transformed], list[Array]]:
+    """Returns every layer's output, what each SVT did, by layer number, and every layer's attention maps.
 
     Args:
       layers: all layers of an encoder.
@@ -41,9 +42,11 @@ def through_layers(
       remat, scan: `Encoder`'s settings.
       first_token_only: whether the last layer returns only the examples' first tokens.
       keep: loops keep the outputs of their inner layers too; without it the list of states is not complete.
+      keep_maps: whether to return attention maps [R, N, S, S]; without it the list is empty.
     """
     states: list[Array] = []
     transformed: dict[int, Transformed] = {}
+    attentions: list[Array] = []
     call = _call_again if remat else _call
     parts = [nnx.split(layer) for layer in layers]
     last = len(layers) - 1
@@ -51,18 +54,24 @@ def through_layers(
         if stop - start > 1:
             shared = all(layer.attention is layers[start].attention for layer in layers[start:stop])
             some = None if bits is None else bits[start:stop]
-            x, inner = _scan(parts[start:stop], x, layout, some, size, call, shared=shared, keep=keep)
+            x, inner, maps = _scan(
+                parts[start:stop], x, layout, some, size, call, shared=shared, keep=keep, keep_maps=keep_maps
+            )
             states += inner
+            attentions += maps
         else:
             some = None if bits is None else bits[start]
-            x, found = call(*parts[start], x, layout, some, size, first_token_only and start == last)
+            x, found, maps_of_one = call(
+                *parts[start], x, layout, some, size, first_token_only and start == last, keep_maps
+            )
             states.append(x)
+            attentions += [] if maps_of_one is None else [maps_of_one]
             if found is not None:
                 transformed[start] = found
-    return x, states, transformed
+    return x, states, transformed, attentions
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))  # layers of one shape are traced once
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))  # layers of one shape are traced once
 def _call(
     graphdef: nnx.GraphDef,
     state: nnx.State,
@@ -71,17 +80,19 @@ def _call(
     bits: Array | None,
     size: int,
     first_token_only: bool,
-) -> tuple[Array, Transformed | None]:
+    keep_maps: bool,
+) -> tuple[Array, Transformed | None, Array | None]:
     layer: EncoderLayer = nnx.merge(graphdef, state)
     if bits is not None and bits.ndim == 0:  # a key: the gradient draws again, and keeps no bits
         bits = draw(bits, len(x), size)
     drawn = None if bits is None else DropoutBits(shard_batch(bits))
-    return layer(x, layout, first_token_only=first_token_only, bits=drawn)
+    x, transformed, maps = layer(x, layout, first_token_only=first_token_only, bits=drawn)
+    return x, transformed, maps if keep_maps else None
 
 
 # The gradient computes a layer's inner values again, but keeps a decomposition.
 _call_again = jax.checkpoint(
-    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 5, 6)
+    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 5, 6, 7)
 )
 
 
@@ -103,12 +114,13 @@ def _scan(
     layout: Layout,
     bits: Array | None,
     size: int,
-    call: Callable[..., tuple[Array, Transformed | None]],
+    call: Callable[..., tuple[Array, Transformed | None, Array | None]],
     *,
     shared: bool,
     keep: bool,
-) -> tuple[Array, list[Array]]:
-    """Computes each layer's output in one loop, compiled once for all of them.
+    keep_maps: bool,
+) -> tuple[Array, list[Array], list[Array]]:
+    """Computes each layer's output and attention maps in one loop, compiled once for all of them.
 
     Weights are stacked at each call, unless the layers share them.
     """
@@ -116,10 +128,11 @@ def _scan(
     states = [state for _, state in parts]
     stacked = None if shared else jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
-    def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, Array | None]:
+    def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, tuple[Array | None, Array | None]]:
         state, drawn = item
-        x, _ = call(graphdef, first if state is None else state, x, layout, drawn, size, False)
-        return x, x if keep else None
+        x, _, maps = call(graphdef, first if state is None else state, x, layout, drawn, size, False, keep_maps)
+        return x, (x if keep else None, maps)
 
-    x, outputs = jax.lax.scan(body, x, (stacked, bits), length=len(parts))
-    return x, [] if outputs is None else list(outputs)
+    x, kept = jax.lax.scan(body, x, (stacked, bits), length=len(parts))
+    outputs, maps = ([] if each is None else list(each) for each in kept)
+    return x, outputs, maps

@@ -44,6 +44,9 @@ class Layout(Protocol):
     def to_rows(self, matrices: Array) -> Array:
         """[E, L, D] -> [R, S, D], zero where there is no token."""
 
+    def to_maps(self, attention: Array) -> Array:
+        """[R, N, S, S] -> [E, N, L, L]. Rows and columns where `mask` is false hold any finite numbers."""
+
     def first_tokens(self, x: Array) -> Array:
         """[R, S, D] -> [E, 1, D]."""
 
@@ -84,6 +87,9 @@ class OneInEachRow:
 
     def to_rows(self, matrices: Array) -> Array:
         return matrices
+
+    def to_maps(self, attention: Array) -> Array:
+        return attention
 
     def first_tokens(self, x: Array) -> Array:
         return x[:, :1]
@@ -148,6 +154,13 @@ class Packed:
         # Tokens lie in matrices as in rows of L, so this is the same gather with the other index.
         place = (self.segment - 1) * self.longest + self.position
         return jnp.where((self.segment > 0)[..., None], self._taken(matrices, jnp.maximum(place, 0)), 0.0)
+
+    def to_maps(self, attention: Array) -> Array:
+        rows, heads, size, _ = attention.shape
+        asking = self.to_matrices(attention.swapaxes(1, 2).reshape(rows, size, heads * size))
+        keys = jnp.minimum(self.start[:, None] + jnp.arange(self.longest), size - 1)[:, None, None]  # [E, 1, 1, L]
+        asking = asking.reshape(-1, self.longest, heads, size)
+        return jnp.take_along_axis(asking, keys, axis=-1, mode="promise_in_bounds").swapaxes(1, 2)
 
     def first_tokens(self, x: Array) -> Array:
         return self._taken(x, self._first[:, None])

@@ -9,7 +9,9 @@ import pytest
 from scipy import stats
 
 from svt_jax.data.tokenizer import Tokens
-from svt_jax.evaluation.probe import BINS, MEASURES, Probe, measure
+from svt_jax.evaluation import layer_measures
+from svt_jax.evaluation.layer_measures import MEASURES, LayerState
+from svt_jax.evaluation.probe import BINS, Probe, histogram
 from svt_jax.mesh import make_mesh
 from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, random_classifier
@@ -37,6 +39,14 @@ def reference(x):
     ]
     histogram = np.histogram(sigma / sigma[0], BINS, (0, 1))[0] / len(sigma)
     return dict(zip(MEASURES, values, strict=True)), histogram
+
+
+def measure(x, mask, weights):
+    """Means over the examples, and the histogram, as in a reading."""
+    state = LayerState(x, jnp.asarray(mask))
+    found = layer_measures.measure(state, MEASURES)
+    means = {name: np.mean(np.asarray(values)[weights > 0]) for name, values in found.items()}
+    return {**means, "histogram": histogram(state, jnp.asarray(weights)) / weights.sum()}
 
 
 def mean_reference(examples):
@@ -116,4 +126,4 @@ def test_the_sample_is_spread_over_the_split_and_its_programs_compile_once(model
     assert first["states"] != second["states"]
     assert [jitted._cache_size() for jitted in (probe._forward, probe._measure)] == programs
     assert programs[0] == 1
-    assert np.sum(probe._batch["segment"] > 0) == 63 * 9 + 3
+    assert np.sum(probe._batches[0]["segment"] > 0) == 63 * 9 + 3

@@ -64,7 +64,7 @@ def test_placement_is_what_its_formula_says(placement, function):
     states = model(IDS, MASK, output_hidden_states=True).hidden_states
     layer = model.layers[1]
     x = layer.attention_norm(
-        layer.attention(states[1], states[1], jnp.asarray(MASK, bool)[:, None], bits=None) + states[1]
+        layer.attention(states[1], states[1], jnp.asarray(MASK, bool)[:, None], bits=None)[0] + states[1]
     )
     h = layer.down(jax.nn.gelu(layer.up(x), approximate=False))
     svt = lambda y: svt_jax.svt(y, svt_jax.get_function(function, alpha=-0.3), mask=jnp.asarray(MASK, bool))

@@ -39,6 +39,10 @@ def local_structure(x):
     return apply(x)
 
 
+def several(*names):
+    return lambda x: tuple(getattr(measures, name)(x, mask=mask_of(x)) for name in names)
+
+
 SVT = {
     f"svt-{name}-{solver}": transformed(function, solver)
     for name, function, solver in (
@@ -68,7 +72,25 @@ MEASURES = {
     "spectrum_summary": lambda x: measures.spectrum_summary(x, mask_of(x)),
     "local_structure": local_structure,
 }
+GROUPS = {
+    "ranks": several("stable_rank", "participation_ratio", "matrix_entropy", "rank_me", "alpha_req"),
+    "tokens": several(
+        "mean_token_share", "rank_one_residual", "dirichlet_energy", "massive_activation", "outlier_dimensions",
+        "intra_sentence_similarity",
+    ),
+    "isotropy": several("iso_score", "iso_score_star", "uniformity", "two_nn"),
+    "two_sets": lambda x: (
+        measures.self_similarity(x, np.broadcast_to(np.arange(x.shape[-2]) % 2, x.shape[:-1]), mask_of(x)),
+        measures.alignment(x, jnp.sin(x), mask=mask_of(x)),
+        measures.linear_cka(x, jnp.sin(x), mask_of(x)),
+    ),
+}  # fmt: skip
+MEASURES |= GROUPS
 FUNCTIONS = SVT | MEASURES
+NO_DECOMPOSITION = (
+    "token_uniformity", "cls_uniformity", "rbf_distance", "tokens", "isotropy", "two_sets",
+    "svt-contra_norm-auto",
+)  # fmt: skip
 
 
 def loss(function, x):
@@ -190,7 +212,12 @@ MODES = [
 @pytest.mark.parametrize(
     ("mode", "name"),
     [
-        pytest.param(mode, name, id=f"{mode.__name__}-{name}", marks=[] if (m + n) % 17 == 0 else pytest.mark.slow)
+        pytest.param(
+            mode,
+            name,
+            id=f"{mode.__name__}-{name}",
+            marks=[] if (m + n) % 17 == 0 and name not in GROUPS else pytest.mark.slow,
+        )
         for m, mode in enumerate(MODES)
         for n, name in enumerate(FUNCTIONS)
     ],
@@ -215,12 +242,14 @@ def test_a_matrix_without_entries_measures_zero(name, shape):
         np.testing.assert_array_equal(leaf, np.zeros((*shape[:-2], *rest)))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in GROUPS else []) for name in FUNCTIONS]
+)
 def test_second_derivatives_are_right_or_one_clear_sentence(name):
     x = X[0]
     slope = gradient(FUNCTIONS[name])
     second = lambda: jax.jit(lambda x, t: jax.jvp(slope, (x,), (t,)))(x, TANGENT[0])[1]
-    if name in ("token_uniformity", "cls_uniformity", "rbf_distance", "svt-contra_norm-auto"):  # no decomposition
+    if name in NO_DECOMPOSITION:
         step = 1e-2
         difference = (slope(x + step * TANGENT[0]) - slope(x - step * TANGENT[0])) / (2 * step)
         np.testing.assert_allclose(second(), difference, rtol=2e-2, atol=2e-3)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 def options() -> ArgumentParser:
     parser = eval_parser("spectrum", "Measures the spectrum of each layer on validation examples: JSON and pictures.")
     run_or_model(parser, run="folder that train.py wrote", model="folder or hub id of an encoder")
+    parser.add_argument(
+        "--measures",
+        nargs="+",
+        help="further measures by name (docs/measures.md), or all; then OUTPUT/probe and a table have them",
+    )
     parser.add_argument("--output", type=path, help="folder of spectrum.json and the pictures")
     return parser
 
@@ -25,21 +30,24 @@ def run(arguments: list[str], *, started: float) -> None:
 
     from rich.table import Table
 
+    from svt_jax.analysis.reading import Reading
     from svt_jax.evaluation.after_run import spectrum
+    from svt_jax.evaluation.layer_measures import chosen_measures
     from svt_jax.evaluation.probe import MEASURES
     from svt_jax.host import only_warns
     from svt_jax.run.task_model import TaskModel
     from svt_jax.training.progress import PlainConsole
     from svt_jax.writing import write_whole, writing
 
+    names = chosen_measures(None if chosen.measures == ["all"] else chosen.measures) if chosen.measures else ()
     if chosen.run:
         model = TaskModel.from_run(chosen.run, checkpoint=chosen.checkpoint or "last", source=chosen.data.source)
-        reading = {"run": chosen.run, **spectrum(model)}
+        reading = {"run": chosen.run, **spectrum(model, names)}
     else:
         model = TaskModel.from_pretrained(
             chosen.model, chosen.task, head=False, source=chosen.data.source, max_length=chosen.data.max_length
         )
-        reading = {"model": chosen.model, **spectrum(model)}
+        reading = {"model": chosen.model, **spectrum(model, names)}
     with writing(output, NO_ROOM):
         output.mkdir(parents=True, exist_ok=True)
     paths = [output / "spectrum.json"]
@@ -54,6 +62,9 @@ def run(arguments: list[str], *, started: float) -> None:
             "measures": plots.measures_by_depth({chosen.run or chosen.model: [reading]}),
         }
         paths += plots.save(figures, output)
+    further = Reading({"measures": list(names), "batches": 1, **reading})
+    if names:
+        paths += further.save(output / "probe")
     with only_warns("the table of results"):
         shown = Table(
             *("layer", "state", "skewness", "median", "token", "CLS", "EV1", "EV3", "rank"),
@@ -67,4 +78,4 @@ def run(arguments: list[str], *, started: float) -> None:
                 state["state"].replace("svt_", "SVT "),
                 *(f"{state[measure]:.3f}" for measure in MEASURES),
             )
-        show(PlainConsole(), [shown], paths)
+        show(PlainConsole(), [shown, *([str(further)] if names else [])], paths)
