@@ -9,7 +9,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,7 +40,7 @@ def kind_of(path: Path) -> str:
     return kind
 
 
-def row_blocks(path: Path, begin: Place = Place()) -> Iterator[tuple[Place, list[Row]]]:  # noqa: B008, it is frozen
+def row_blocks(path: Path, begin: Place = Place()) -> Iterator[tuple[Place, list[Row]]]:
     """The file's blocks from this place on, each with its place.
 
     Raises:
@@ -79,33 +79,39 @@ def _line_blocks(file: IO[bytes], begin: Place) -> Iterator[tuple[Place, list[st
         place = Place(place.offset + len(content), place.line + len(lines))
 
 
-def _csv_blocks(path: Path, file: IO[bytes], begin: Place) -> Iterator[tuple[Place, list[Row]]]:
-    marked = file.read(3) == b"\xef\xbb\xbf"  # a byte-order mark
-    read = begin.offset or 3 * marked
-    file.seek(read)
+class _CountedLines:
+    """Lines of text, and the bytes of those that were taken."""
 
-    def counted(lines: io.TextIOWrapper) -> Iterator[str]:
-        nonlocal read
-        for line in lines:
-            read += len(line.encode())
+    def __init__(self, lines: Iterable[str], read: int):
+        self._lines, self.read = iter(lines), read
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._lines:
+            self.read += len(line.encode())
             yield line
 
+
+def _csv_blocks(path: Path, file: IO[bytes], begin: Place) -> Iterator[tuple[Place, list[Row]]]:
+    marked = file.read(3) == b"\xef\xbb\xbf"  # a byte-order mark
+    first = begin.offset or 3 * marked
+    file.seek(first)
     place = begin
     with io.TextIOWrapper(file, "utf-8", newline="") as text:
-        reader = csv.reader(counted(text), strict=True)
-        while rows := list(_csv_rows(path, reader, begin.line, lambda: read - place.offset >= BLOCK_BYTES)):
+        lines = _CountedLines(text, first)
+        reader = csv.reader(lines, strict=True)
+        while rows := list(_csv_rows(path, reader, begin.line, lines, place.offset + BLOCK_BYTES)):
             yield place, rows
-            place = Place(read, begin.line + reader.line_num)
+            place = Place(lines.read, begin.line + reader.line_num)
 
 
-def _csv_rows(path: Path, reader: Any, first: int, full: Any) -> Iterator[Row]:
+def _csv_rows(path: Path, reader: Any, first: int, lines: _CountedLines, end: int) -> Iterator[Row]:
     line = first + reader.line_num
     limit = csv.field_size_limit(2**31 - 1)  # applies to all readers; by default csv rejects a long cell
     try:
         for row in reader:
             if row:  # csv yields an empty row for an empty line
                 yield line, row
-                if full():
+                if lines.read >= end:
                     return
             line = first + reader.line_num
     except csv.Error as error:

@@ -102,13 +102,11 @@ class Table:
             raise ValueError(f"{self.path} has no rows. Correct the file.")
         if left_out == number:
             names = self.names
-            raise ValueError(
-                f"{self.path} has no row of {len(names)} columns ({', '.join(names)}). Correct the file."
-            )
+            raise ValueError(f"{self.path} has no row of {len(names)} columns ({', '.join(names)}). Correct the file.")
 
     def block_at(self, place: Place) -> Block:
         """The block that begins there."""
-        return self._block(*next(self._cells(place) if place.offset or self._is_json else self._rows()))
+        return self._block(*next(row_blocks(self.path, place) if place.offset or self._is_json else self._rows()))
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -128,12 +126,9 @@ class Table:
     def _is_json(self) -> bool:
         return kind_of(self.path) == ".jsonl"
 
-    def _cells(self, begin: Place = Place()) -> Iterator[tuple[Place, list[Row]]]:  # noqa: B008, it is frozen
-        return row_blocks(self.path, begin)
-
     def _rows(self) -> Iterator[tuple[Place, list[Row]]]:
         """The rows of each block, without header and without empty lines at the end of a table of cells."""
-        blocks = self._cells()
+        blocks = row_blocks(self.path)
         if self._is_json:
             yield from ((place, rows) for place, rows in blocks if rows)
             return

@@ -17,7 +17,7 @@ from svt_jax.data.batching import TrainingBatches, epoch_batches, training_bucke
 from svt_jax.data.glue import Split
 from svt_jax.data.layouts import Plan
 from svt_jax.data.packing import Shape, choose_shape, random_batches
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.probe import Probe
 from svt_jax.mesh import batch_sharding, check_batch, make_mesh
