@@ -168,8 +168,15 @@ class TaskModel:
         )
         try:  # the run's own mesh reproduces its score to the last bit; another mesh may round differently
             mesh = make_mesh(**config["mesh"])
-        except ValueError:
+        except ValueError as error:
             mesh = make_mesh()
+            log.warning(
+                "the mesh of %s is not used (%s); the scores are those of %d copies of the model, and may differ in the last "
+                "digits",
+                run,
+                str(error).partition(";")[0],
+                mesh.size,
+            )
         model = cls.of(module, mesh, task=task, data=data, tokenizer=load_tokenizer(folder.model, encoder.vocab_size))
         shardings = TrainState(
             parameter_shardings(model.params, mesh), parameter_shardings(model.constants, mesh), None
