@@ -178,7 +178,7 @@ def _write(path: Path, tokens: Tokens) -> None:
 def _write_blocks(path: Path, blocks: Iterable[TokenBlock], dtype: np.dtype) -> None:
     """Writes what `_write` writes. The blocks gather in a file for each array, since a zip holds one after another."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    types = dict(zip(_ARRAYS, (dtype, np.dtype(np.uint8), np.dtype(np.int32)), strict=True))
+    types: dict[str, np.dtype[Any]] = {"ids": dtype, "types": np.dtype(np.uint8), "lengths": np.dtype(np.int32)}
     with contextlib.ExitStack() as stack:
         parts = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in _ARRAYS}
         for block in blocks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import mmap
 from collections.abc import Iterator
 
 import numpy as np
@@ -49,8 +50,8 @@ class Tokens:
 
     @functools.cached_property
     def starts(self) -> np.ndarray:
-        """int64[N], the place of each example's first token."""
-        starts = np.zeros(len(self.lengths), np.int64)
+        """int[N], the place of each example's first token."""
+        starts = np.zeros(len(self.lengths), np.uint32 if len(self.flat_ids) < 2**32 else np.int64)
         np.cumsum(self.lengths[:-1], out=starts[1:])
         return starts
 
@@ -86,13 +87,23 @@ class Tokens:
     def used_ids(self) -> np.ndarray:
         """All different tokens, ascending."""
         blocks = range(0, len(self.flat_ids), _BLOCK)
-        return np.unique(np.concatenate([np.unique(self.flat_ids[start : start + _BLOCK]) for start in blocks]))
+        used = np.unique(np.concatenate([np.unique(self.flat_ids[start : start + _BLOCK]) for start in blocks]))
+        _let_go(self.flat_ids)
+        return used
 
     def padded_blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`ids` and `types` in blocks of rows, for splits of any size."""
         rows = max(1, _BLOCK // self.longest)
         for start in range(0, len(self), rows):
             yield self.padded(slice(start, start + rows), self.longest)
+        _let_go(self.flat_ids)
+        _let_go(self.flat_types)
+
+
+def _let_go(array: np.ndarray) -> None:
+    """Takes a mapped file's pages out of the process's memory. The system keeps them as long as it has room."""
+    if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def hash_tokens(tokens: Tokens) -> str:
