@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import collections
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
@@ -29,6 +32,7 @@ class StoredTexts:
         self._kept: dict[str, list[str]] | None = {} if _size(table) <= KEPT_BYTES else None
         self._places: list[Place] = []
         self._starts = [0]
+        self._digests: dict[str, Any] = collections.defaultdict(hashlib.sha256)
         self._block = functools.lru_cache(maxsize=2)(self._read)
 
     def add(self, block: Block) -> None:
@@ -37,6 +41,8 @@ class StoredTexts:
             for column, texts in block.columns.values.items():
                 self._kept.setdefault(column, []).extend(texts)
             return
+        for column in self._table.required:
+            self._digests[column].update(json.dumps(block.columns.values[column]).encode())
         self._places.append(block.place)
         self._starts.append(self._starts[-1] + len(block.columns))
 
@@ -46,6 +52,10 @@ class StoredTexts:
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    def digest(self, name: str) -> str:
+        """A hash of a column's texts, which needs no second reading."""
+        return self._digests[name].hexdigest()
 
     def rows(self, name: str, start: int, stop: int) -> list[str]:
         """A column's texts of the rows from start to stop."""
@@ -74,6 +84,10 @@ class _Column(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self._texts)
+
+    @property
+    def digest(self) -> str:
+        return self._texts.digest(self._name)
 
     @overload
     def __getitem__(self, index: int) -> str: ...

@@ -21,7 +21,7 @@ import tempfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -109,11 +109,17 @@ def _key(examples: Examples, tokenizer: Any, max_length: int) -> str:
         backend, tokenizer.pad_token_id, tokenizer.truncation_side, tokenizer.padding_side, max_length,
         type(tokenizer).__name__, version("tokenizers"), version("transformers"),
     ]  # fmt: skip
-    digest = hashlib.sha256(json.dumps([settings, len(examples), examples.second is None]).encode())
-    for start in range(0, len(examples), BLOCK):
-        rows = slice(start, start + BLOCK)
-        texts = [examples.first[rows], None if examples.second is None else examples.second[rows]]
-        digest.update(json.dumps(texts).encode())
+    content = [settings, len(examples), *map(_digest, (examples.first, examples.second))]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _digest(texts: Sequence[str] | None) -> str | None:
+    """A hash of the texts; those of a large file bring their own."""
+    if texts is None or hasattr(texts, "digest"):
+        return getattr(texts, "digest", None)
+    digest = hashlib.sha256()
+    for start in range(0, len(texts), BLOCK):
+        digest.update(json.dumps(texts[start : start + BLOCK]).encode())
     return digest.hexdigest()
 
 

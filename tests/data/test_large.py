@@ -179,3 +179,15 @@ def test_dealing_many_is_dealing_there_and_back():
         dealt = np.where(turns % 2, number - 1 - places, places)
         found = dealt_evenly(lengths, number)
         assert [batch.tolist() for batch in found] == [order[dealt == n].tolist() for n in range(number)]
+
+
+def test_a_text_that_changes_in_a_large_file_makes_other_tokens(small):
+    first = large(small)
+    cached_tokens(first, demo_tokenizer(), 20)
+    text = (small / "train.tsv").read_text(encoding="utf-8")
+    (small / "train.tsv").write_text(text.replace("é350", "è350"), encoding="utf-8")
+    second = load_custom(custom_task(["a", "b"], "label", ["0", "1"]), str(small), "train")
+    cached_tokens(second, demo_tokenizer(), 20)
+    assert len(list((small / "cache").iterdir())) == 2
+    assert first.first.digest != second.first.digest
+    assert first.second.digest == second.second.digest
