@@ -115,12 +115,15 @@ class Table:
 
     @functools.cached_property
     def columns(self) -> list[str]:
-        """Those of the required and optional columns that are there."""
-        if not self._is_json:
-            return [column for column in (*self.required, *self.optional) if column in self.names]
-        objects = (row for _, rows in row_blocks(self.path) for _, row in rows if isinstance(row, dict))
-        found = {column for row in objects for column in self.optional if column in row} if self.optional else ()
-        return [*self.required, *(column for column in self.optional if column in found)]
+        """Those of the required and optional columns that are there; in JSON those of the first object."""
+        there = self._first[1] if self._is_json else self.names
+        return [*self.required, *(column for column in self.optional if column in there)]
+
+    @functools.cached_property
+    def _first(self) -> Row:
+        """The first object of a JSON file."""
+        rows = (row for _, rows in row_blocks(self.path) for row in rows)
+        return next((row for row in rows if isinstance(row[1], dict)), (0, {}))
 
     @property
     def _is_json(self) -> bool:
@@ -130,15 +133,19 @@ class Table:
         """The rows of each block, without header and without empty lines at the end of a table of cells."""
         blocks = row_blocks(self.path)
         if self._is_json:
-            yield from ((place, rows) for place, rows in blocks if rows)
+            for place, rows in blocks:
+                if objects := [row for row in rows if isinstance(row[1], dict)]:
+                    self.__dict__.setdefault("_first", objects[0])  # not read again
+                if rows:
+                    yield place, rows
             return
-        skipped = 0 if self.header is not None else 1
-        several = len(self.names) > 1
-        seen, held = 0, list[Row]()
+        seen, held, begins = 0, list[Row](), self.header is None
         for place, rows in blocks:
-            rows, skipped = rows[skipped:], max(0, skipped - len(rows))
+            if begins and rows:
+                self.__dict__.setdefault("names", rows[0][1])  # not read again
+                rows, begins = rows[1:], False
             end = len(rows)
-            while several and end and rows[end - 1][1] == [""]:
+            while end and len(self.names) > 1 and rows[end - 1][1] == [""]:
                 end -= 1
             if end:
                 yield place, [*held, *rows[:end]]
@@ -197,10 +204,14 @@ class Table:
         values: dict[str, list[str]] = {column: [] for column in self.columns}
         lines: list[int] = []
         problems: list[Problem] = []
+        later = [column for column in self.optional if column not in self.columns]
         for line, row in rows:
             if wrong := row if isinstance(row, str) else _wrong_values(row, self.columns):
                 problems.append((line, wrong))
                 continue
+            if late := [column for column in later if column in row]:
+                problems.append((self._first[0], f"it lacks {late} and has {list(self._first[1])}"))
+                later = []
             lines.append(line)
             for column, texts in values.items():
                 value = row[column]
