@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -35,6 +36,8 @@ Array = jax.Array
 
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes over which the leading (batch) dimension of an array may be divided."""
+
+_AXES = ("data", "fsdp", "tensor")
 
 MESH_AXES: dict[str, tuple[str, ...]] = {
     "embed": ("fsdp",),
@@ -58,14 +61,18 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Makes a mesh of these devices.
 
+    Of several TPU slices each holds whole copies of the model: `data` goes over the slow network between slices, `fsdp`
+    and `tensor` stay on the fast one inside.
+
     Args:
       data, fsdp, tensor: sizes of the axes; one of them may be -1 and takes what is left.
       devices: the devices; None means all.
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices.
+      ValueError: if the sizes do not multiply to the number of devices, or the slices do not divide `data`.
     """
     sizes = [data, fsdp, tensor]
-    count = jax.device_count() if devices is None else len(devices)
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     known = math.prod(size for size in sizes if size != -1)
     if count % known or (-1 not in sizes and known != count):
         raise ValueError(
@@ -73,8 +80,28 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequen
             "number, and one of them may be -1. Correct the mesh section."
         )
     shape = tuple(count // known if size == -1 else size for size in sizes)
+    slices = number_of_slices(devices)
+    if shape[0] % slices:
+        raise ValueError(
+            f"mesh data={shape[0]}, fsdp={shape[1]}, tensor={shape[2]} does not fit {slices} slices of {count // slices} "
+            f"devices; data must be a multiple of {slices}, since fsdp and tensor stay inside a slice. Correct the mesh section."
+        )
+    if len({getattr(device, "slice_index", 0) for device in devices}) > 1:  # jax.make_mesh refuses these
+        inside = (shape[0] // slices, *shape[1:])
+        if slices > 1:
+            arranged = mesh_utils.create_hybrid_device_mesh(
+                inside, (slices, 1, 1), devices, allow_split_physical_axes=True
+            )
+        else:
+            arranged = mesh_utils.create_device_mesh(shape, devices)
+        return Mesh(arranged, _AXES, axis_types=(AxisType.Auto,) * 3)
     # The default of make_mesh, Explicit axes, forbids what propagation does for us with Auto axes.
-    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(shape, _AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def number_of_slices(devices: Sequence[jax.Device]) -> int:
+    """Number of TPU slices. Elsewhere it is 1: JAX calls GPU hosts slices too, but any axis may go over those."""
+    return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"} or {0})
 
 
 def check_batch(mesh: Mesh, name: str, batch_size: int) -> None:

@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import svt_jax
+from svt_jax.data.demo import load_demo
 from svt_jax.embeddings.embed import Pooling
 from svt_jax.evaluation.layer_measures import ALL
 
@@ -76,3 +78,19 @@ def test_the_table_of_scores_is_that_of_its_runs():
     made = script.table(json.loads(script.RUNS.read_text(encoding="utf-8")))
     assert made.count("\n| ") > 10
     assert made in (ROOT / "docs" / "scores.md").read_text(encoding="utf-8"), "run docs/make_scores.py"
+
+
+def test_what_the_page_on_pods_shows_is_what_the_software_prints(tmp_path):
+    from svt_jax.mesh import make_mesh
+    from svt_jax.run.command_line import parse_config
+    from svt_jax.run.distributed import describe
+
+    page = (ROOT / "docs" / "first-hour-on-a-pod.md").read_text(encoding="utf-8")
+    assert describe(make_mesh()) in page
+    for command in re.findall(r"(?:svt-jax train|tpu-vm-slice.sh) ((?:.*\\\n)*.*)", page):
+        options = shlex.split(command.replace("\\\n", " "))
+        assert parse_config([*options, *([] if "demo" in options else ["--model.path", "m"])]).run.seed == 0
+    task = load_demo("train")
+    config = parse_config(["--config", "demo"])
+    steps = -(-len(task) // config.optim.batch_size) * config.optim.epochs
+    assert f"the whole demo takes {steps}" in page

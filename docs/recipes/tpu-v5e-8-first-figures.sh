@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The figures to take first on one host with eight TPU v5e chips, about 40 minutes. NOT RUN by the project: it had no TPU.
-# Run it in a clone, in an environment with `pip install -e . 'jax[tpu]'`. Weights and tokens are random, but for the last part.
+# Run it in a clone, in an environment with `pip install -e '.[tpu]'`. Weights and tokens are random, but for the last part.
 #
 #   OUT=~/figures ./docs/recipes/tpu-v5e-8-first-figures.sh
 #   OUT=~/figures MODEL=/data/MiniLM GLUE=/data/glue ./docs/recipes/tpu-v5e-8-first-figures.sh

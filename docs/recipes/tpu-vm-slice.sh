@@ -1,38 +1,63 @@
 #!/usr/bin/env bash
 # Fine-tunes on a Cloud TPU slice, from a machine with gcloud. NOT RUN by the project: it had no TPU. The commands follow
-# Google's documentation of TPU VMs and JAX's of jax.distributed; tests/run/test_distributed.py tests many processes on CPUs.
+# Google's documentation of TPU VMs and JAX's of jax.distributed. tests/test_recipes.py runs this script with a gcloud that
+# runs the hosts' commands on one machine; tests/run/test_distributed.py tests many processes on CPUs.
 #
-# Every host of the slice runs the same command. JAX finds the others from the TPU's metadata, so it needs no --distributed.* keys.
-# All hosts must share the output folder, and its file system must rename a folder as one act. NFS does (here Filestore), a
-# bucket does not. Each host reads its own rows of each batch; the first writes the folder, Orbax saves from all.
+#   PROJECT=... ZONE=us-west4-a BUCKET=gs://my-bucket ./tpu-vm-slice.sh --config rte --data.source gs://my-bucket/glue
 #
-# A spot slice that is taken away sends SIGTERM first: the run saves and exits with 143. Run the script again to resume.
+# All that follows the script's name goes to `svt-jax train` as it is: lists in quotes, '[-1,-2]', and names with spaces too.
+# Every host runs the same command. JAX finds the others from the TPU's metadata, so it needs no --distributed.* keys.
 #
-#   PROJECT=... ZONE=us-west4-a NFS=10.0.0.2:/runs ./tpu-vm-slice.sh --config configs/rte.yaml --data.source /mnt/runs/glue
+# Where it lands: $BUCKET/runs/<name>/ with metrics.jsonl, checkpoints, results.json and report.html. The hosts' output
+# comes here, and is added to $NAME.log.
+#
+# A spot slice may be taken away at any time. Its processes get SIGTERM, save, and exit with 143; without a signal the last
+# checkpoint stays. Then this script makes a new slice and starts the same command, which resumes.
 set -euo pipefail
-: "${PROJECT:?}" "${ZONE:?}" "${NFS:?}"
-NAME=${NAME:-svt-jax} TYPE=${TYPE:-v5litepod-16} VERSION=${VERSION:-v2-alpha-tpuv5-lite} REPOSITORY=${REPOSITORY:-$(git remote get-url origin)}
-COMMIT=${COMMIT:-$(git rev-parse HEAD)}
+: "${PROJECT:?}" "${ZONE:?}" "${BUCKET:?a bucket, as gs://name}"
+NAME=${NAME:-svt-jax} TYPE=${TYPE:-v5litepod-16} VERSION=${VERSION:-v2-alpha-tpuv5-lite} PYTHON=${PYTHON:-3.12}
+REPOSITORY=${REPOSITORY:-$(git remote get-url origin)} COMMIT=${COMMIT:-$(git rev-parse HEAD)}
+TRIES=${TRIES:-20}
+place=(--project "$PROJECT" --zone "$ZONE")
 
 on_all_hosts() {
-  gcloud compute tpus tpu-vm ssh "$NAME" --project "$PROJECT" --zone "$ZONE" --worker=all --command "$1"
+  gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" --worker=all --command "$1"
 }
 
-if ! gcloud compute tpus tpu-vm describe "$NAME" --project "$PROJECT" --zone "$ZONE" > /dev/null 2>&1; then
-  gcloud compute tpus tpu-vm create "$NAME" --project "$PROJECT" --zone "$ZONE" --accelerator-type "$TYPE" \
-    --version "$VERSION" --spot
-fi
+make_slice() {
+  local state
+  state=$(gcloud compute tpus tpu-vm describe "$NAME" "${place[@]}" --format='value(state)' 2> /dev/null) || state=
+  case $state in
+    READY) return ;;
+    '') ;;
+    *) gcloud compute tpus tpu-vm delete "$NAME" "${place[@]}" --quiet ;;   # PREEMPTED, TERMINATED
+  esac
+  # the scope lets the hosts write to the bucket
+  gcloud compute tpus tpu-vm create "$NAME" "${place[@]}" --accelerator-type "$TYPE" --version "$VERSION" --spot \
+    --scopes https://www.googleapis.com/auth/cloud-platform
+}
 
-on_all_hosts "set -e
-  test -d svt_jax || git clone '$REPOSITORY' svt_jax
-  cd svt_jax && git fetch -q && git checkout -q '$COMMIT'
-  python3 -c 'import sys; assert sys.version_info >= (3, 11), \"the image needs Python 3.11 or later\"'
-  python3 -m venv ~/venv && ~/venv/bin/pip install -q -e . 'jax[tpu]'
-  sudo mkdir -p /mnt/runs
-  sudo apt-get -q install -y nfs-common > /dev/null
-  mountpoint -q /mnt/runs || sudo mount -t nfs '$NFS' /mnt/runs"
+# uv brings a Python of its own: the images have 3.10 to 3.12
+install=$(printf 'set -e
+test -x ~/.local/bin/uv || curl -LsSf https://astral.sh/uv/install.sh | sh
+test -d svt_jax || git clone %q svt_jax
+cd svt_jax && git fetch -q && git checkout -q %q
+test -x ~/venv/bin/python || ~/.local/bin/uv venv -q --python %q ~/venv
+~/.local/bin/uv pip install -q --python ~/venv/bin/python -e ".[tpu,gcs]"' "$REPOSITORY" "$COMMIT" "$PYTHON")
 
 # --mesh.data 1 --mesh.fsdp -1 divides the parameters over all chips; the default copies them, which is faster while they fit.
-on_all_hosts "cd svt_jax && exec ~/venv/bin/python train.py --run.output_dir /mnt/runs --checkpoint.every_steps 500 $*"
+train=$(printf '%q ' train --run.output_dir "$BUCKET/runs" --checkpoint.every_steps 500 "$@")
+
+for ((try = 1; try <= TRIES; try++)); do
+  status=0
+  { make_slice && on_all_hosts "$install" && on_all_hosts "exec ~/venv/bin/svt-jax $train"; } 2>&1 \
+    | tee -a "$NAME.log" || status=$?
+  case $status in
+    0) break ;;
+    2 | 3) exit "$status" ;;   # bad input, or a number that is not finite: the next try would end the same way
+  esac
+  echo "try $try of $TRIES ended with status $status" | tee -a "$NAME.log"
+done
 
 echo "delete the slice when you are done: gcloud compute tpus tpu-vm delete $NAME --project $PROJECT --zone $ZONE"
+exit "$status"

@@ -32,7 +32,7 @@ from flax import nnx
 from svt_jax.data.batching import Batch
 from svt_jax.data.packed_rows import pack
 from svt_jax.data.packing import choose_even_shape
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.evaluation.glue import State
 from svt_jax.evaluation.layer_measures import MEASURES as MEASURES
 from svt_jax.evaluation.layer_measures import OF_ATTENTION, LayerState, measure

@@ -54,16 +54,18 @@ def through_layers(
         if stop - start > 1:
             shared = all(layer.attention is layers[start].attention for layer in layers[start:stop])
             some = None if bits is None else bits[start:stop]
-            x, inner, maps = _scan(
-                parts[start:stop], x, layout, some, size, call, shared=shared, keep=keep, keep_maps=keep_maps
-            )
+            with jax.named_scope(f"layers_{start}_to_{stop - 1}"):
+                x, inner, maps = _scan(
+                    parts[start:stop], x, layout, some, size, call, shared=shared, keep=keep, keep_maps=keep_maps
+                )
             states += inner
             attentions += maps
         else:
             some = None if bits is None else bits[start]
-            x, found, maps_of_one = call(
-                *parts[start], x, layout, some, size, first_token_only and start == last, keep_maps
-            )
+            with jax.named_scope(f"layer_{start}"):  # around the call, whose trace all layers share
+                x, found, maps_of_one = call(
+                    *parts[start], x, layout, some, size, first_token_only and start == last, keep_maps
+                )
             states.append(x)
             attentions += [] if maps_of_one is None else [maps_of_one]
             if found is not None:

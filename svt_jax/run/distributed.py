@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from svt_jax.mesh import number_of_slices
 from svt_jax.run.config import DistributedConfig
 
 T = TypeVar("T")
@@ -79,9 +80,11 @@ def _on_cluster() -> bool:
 def describe(mesh: Mesh) -> str:
     """Devices and mesh in a line, as in "platform cpu, 8 devices (cpu), 1 process; mesh data 8, fsdp 1, tensor 1"."""
     device, count = mesh.devices.flat[0], jax.process_count()
+    slices = number_of_slices(list(mesh.devices.flat))
     return (
         f"platform {device.platform}, {mesh.size} device{'s' * (mesh.size > 1)} ({device.device_kind}), "
-        f"{count} process{'es' * (count > 1)}; mesh " + ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        f"{f'{slices} slices, ' * (slices > 1)}{count} process{'es' * (count > 1)}; mesh "
+        + ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     )
 
 

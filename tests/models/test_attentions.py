@@ -9,7 +9,7 @@ from flax import nnx
 
 from svt_jax.data.packed_rows import pack
 from svt_jax.data.packing import Shape
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.packed import read_batch
@@ -49,7 +49,7 @@ def test_the_other_results_keep_their_bits_and_without_asking_there_are_none(fam
 def test_packed_rows_have_the_maps_of_one_example_in_each_row():
     lengths = np.array([5, 3, 4, 2], np.int32)
     ids = np.random.default_rng(0).integers(3, 40, (4, 5)).astype(np.int32)
-    tokens = Tokens(ids, np.zeros_like(ids), lengths, None, 0)
+    tokens = Tokens.of_padded(ids, np.zeros_like(ids), lengths, None, 0)
     shape = Shape(rows=1, row_length=8, examples=3, longest=6, shortest=2, groups=2)
     batch = pack(tokens, np.arange(4), shape)
     arrays = {name: jnp.asarray(values) for name, values in batch.items() if name not in ("index", "labels")}
