@@ -80,7 +80,7 @@ def test_a_run_from_python_has_folder_results_and_config(finished):
     assert run.results == json.loads((run.folder / "results.json").read_text())
     assert (run.results["steps"], run.config.optim.max_steps, run.state) == (5, 5, None)
     assert run.results["train"]["time_to_first_step_s"] > run.results["train"]["compile_time_s"] / 2
-    assert run.results["platform"] == {"name": "cpu", "kind": "cpu", "devices": 8}
+    assert run.results["platform"] == {"name": "cpu", "kind": "cpu", "devices": 8, "processes": 1}
     assert (run.folder / "report.html").is_file()
 
 
