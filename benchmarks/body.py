@@ -47,7 +47,7 @@ from benchmarks.timing import (
 from svt_jax.data.batching import Batch
 from svt_jax.data.packed_rows import pack
 from svt_jax.data.packing import Shape
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.host import compiler_options, keep_freed_memory
 from svt_jax.mesh import make_mesh
 from svt_jax.models.config import EncoderConfig
@@ -94,7 +94,7 @@ def packed_batch(batch: Batch) -> tuple[Batch, dict[str, int]]:
     """The examples of `make_batch` as packed rows, and what `read_batch` must know beside them."""
     number, length = batch["input_ids"].shape
     lengths = np.full(number, length, np.int32)
-    tokens = Tokens(batch["input_ids"], batch["token_type_ids"], lengths, batch["labels"], pad_id=0)
+    tokens = Tokens.of_padded(batch["input_ids"], batch["token_type_ids"], lengths, batch["labels"], pad_id=0)
     shape = Shape(number, length, number, longest=length, shortest=max(1, length // _MOST_IN_A_ROW))
     arrays = pack(tokens, np.arange(number), shape)
     del arrays["index"]

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from svt_jax.data import layouts
 from svt_jax.data.packing import Shape
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.evaluation.glue import make_forward
 from svt_jax.mesh import batch_sharding, replicated
 from svt_jax.models.config import EncoderConfig
@@ -132,7 +132,7 @@ def abstract_batch(
 def _uniform(number: int, length: int) -> Tokens:
     """Examples of this many tokens each."""
     ids = np.zeros((number, length), np.int32)
-    return Tokens(ids, ids, np.full(number, length, np.int32), np.zeros(number, np.int32), pad_id=0)
+    return Tokens.of_padded(ids, ids, np.full(number, length, np.int32), np.zeros(number, np.int32), pad_id=0)
 
 
 @dataclasses.dataclass(frozen=True)

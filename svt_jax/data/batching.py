@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 import numpy as np
 
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 
 Batch = dict[str, np.ndarray]
 """input_ids, token_type_ids, attention_mask: int32[B, L]; labels [B]; weights float32[B]; index int32[B]. Packed batches
@@ -95,18 +95,14 @@ def collate(
     real = len(rows)
     length = next(b for b in buckets if b >= tokens.lengths[rows].max())
     rows = np.concatenate([rows, np.full(batch_size - real, rows[0])])
-    width = min(length, tokens.ids.shape[1])
     held = rows if part is None else rows[part]
-
-    def padded(values: np.ndarray, fill: int) -> np.ndarray:
-        return np.pad(values[held, :width], ((0, 0), (0, length - width)), constant_values=fill)
-
+    ids, types = tokens.padded(held, length)
     mask = (np.arange(length) < tokens.lengths[held, None]).astype(np.int32)
     labels = np.zeros(len(held), np.int32) if tokens.labels is None else tokens.labels[held]
     weights = (np.arange(batch_size) < real).astype(np.float32)
     return {
-        "input_ids": padded(tokens.ids, tokens.pad_id),
-        "token_type_ids": padded(tokens.types, 0),
+        "input_ids": ids,
+        "token_type_ids": types,
         "attention_mask": mask,
         "labels": labels,
         "weights": weights,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from svt_jax.data.glue import Examples, Split, Task, make_examples
-from svt_jax.data.tables import ENDINGS, name_lines, read_columns, refuse
+from svt_jax.data.tables import ENDINGS, Problem, Table, name_lines, refuse
 
 
 def custom_task(text: Sequence[str], label: str, labels: Sequence[str] | None) -> Task:
@@ -38,13 +38,19 @@ def find_classes(source: str, label: str) -> tuple[str, ...]:
         are the same number, as 1 and 1.0.
     """
     path = _file(source, "train")
-    columns = read_columns(path, [label])
-    names = set(columns.values[label])
-    missing = [
-        (line, f"{label} is {name!r}; allowed is the name of a class")
-        for line, name in zip(columns.lines, columns.values[label], strict=True)
-        if name.strip().lower() == "nan"  # many programs write this for a missing value
-    ]
+    names: set[str] = set()
+    problems: list[Problem] = []
+    missing: list[Problem] = []
+    for block in Table(path, [label]).blocks():
+        names.update(block.columns.values[label])
+        problems += block.problems
+        missing += [
+            (line, f"{label} is {name!r}; allowed is the name of a class")
+            for line, name in zip(block.columns.lines, block.columns.values[label], strict=True)
+            if name.strip().lower() == "nan"  # many programs write this for a missing value
+        ]
+    if problems:
+        refuse(name_lines(path, problems))
     if missing:
         refuse(
             name_lines(path, missing), "Fill them in, or take the rows out. A class of that name goes into data.labels."
@@ -75,10 +81,8 @@ def load_custom(task: Task, source: str, split: Split) -> Examples:
     """
     path = _file(source, split)
     if split == "test":
-        columns = read_columns(path, task.text, optional=[task.label])
-    else:
-        columns = read_columns(path, [*task.text, task.label])
-    return make_examples(task, columns, path)
+        return make_examples(task, Table(path, task.text, optional=[task.label]))
+    return make_examples(task, Table(path, [*task.text, task.label]))
 
 
 def _file(source: str, split: Split) -> Path:

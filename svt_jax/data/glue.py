@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from svt_jax.data.tables import Columns, name_lines, read_columns, refuse
+from svt_jax.data.stored_texts import KEPT_ROWS, StoredTexts, read_parts
+from svt_jax.data.tables import Columns, Problem, Table, name_lines, refuse
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +32,13 @@ class Examples:
     """Texts and labels of one split, in file order.
 
     Attributes:
-      first: the sentence, or the first sentence of each pair.
+      first: the sentence, or the first sentence of each pair: a list, or texts that stay on disk (`data.stored_texts`).
       second: the second sentence of each pair; None for single sentences.
       labels: int32 class numbers, or float32 scores for regression; None for an unlabelled test set.
     """
 
-    first: list[str]
-    second: list[str] | None
+    first: Sequence[str]
+    second: Sequence[str] | None
     labels: np.ndarray | None
 
     def __len__(self) -> int:
@@ -147,30 +148,46 @@ def _from_file(task: Task, source: Path, split: Split) -> Examples:
         have = ", ".join(sorted(p.name for p in source.iterdir())) or "nothing"
         raise ValueError(f"{path} does not exist; {source} holds {have}. Download the task, or correct data.source.")
     labelled = not split.startswith("test")
-    columns = read_columns(
+    table = Table(
         path,
         (*task.text, *([task.label] if labelled else [])),
         header=task.headerless if labelled else None,
         skip_short=task.broken_rows and labelled,
         may_be_empty=task.text,
     )
-    return make_examples(task, columns, path)
+    return make_examples(task, table)
 
 
-def make_examples(task: Task, columns: Columns, path: Path) -> Examples:
-    """Examples from the columns of a file; without labels if the file lacks the label's column.
+def make_examples(task: Task, table: Table) -> Examples:
+    """Examples from a file; without labels if the file lacks the label's column.
+
+    The texts of a large file stay there, and are read again in blocks.
 
     Raises:
-      ValueError: for labels that do not belong to the task.
+      ValueError: as `Table.blocks`, for malformed rows and missing values, and for labels that do not belong to the task.
     """
-    texts = [columns.values[column] for column in task.text]
-    labels = _parse_labels(task, columns, path) if task.label in columns.values else None
-    if columns.left_out:  # warn only if nothing failed: an error must be one line
-        log.warning("%s: left out %d rows with too few columns", path, columns.left_out)
-    return Examples(texts[0], texts[1] if len(texts) > 1 else None, labels)
+    texts = StoredTexts(table)
+    labels: list[np.ndarray] = []
+    problems: list[Problem] = []
+    left_out = 0
+    for block in table.blocks():
+        texts.add(block)
+        left_out += block.columns.left_out
+        problems += block.problems
+        if task.label in block.columns.values:
+            found, wrong = _parse_labels(task, block.columns)
+            labels.append(found)
+            problems += wrong
+    if problems:
+        refuse(name_lines(table.path, sorted(problems)))
+    if left_out:  # warn only if nothing failed: an error must be one line
+        log.warning("%s: left out %d rows with too few columns", table.path, left_out)
+    first, second = [*(texts.column(name) for name in task.text), None][:2]
+    assert first is not None
+    return Examples(first, second, np.concatenate(labels) if labels else None)
 
 
-def _parse_labels(task: Task, columns: Columns, path: Path) -> np.ndarray:
+def _parse_labels(task: Task, columns: Columns) -> tuple[np.ndarray, list[Problem]]:
     numbers: dict[str, int] = {} if task.labels is None else {name: n for n, name in enumerate(task.labels)}
     labels: list[float] = []
     problems = []
@@ -179,12 +196,11 @@ def _parse_labels(task: Task, columns: Columns, path: Path) -> np.ndarray:
             number = float(value) if task.regression else numbers[value]
         except (ValueError, KeyError):
             number = math.nan
-        labels.append(number)
         if not _allowed(task, number):
             problems.append((line, f"label {value!r}; allowed is {_allowed_labels(task)}"))
-    if problems:
-        refuse(name_lines(path, problems))
-    return np.asarray(labels, np.float32 if task.regression else np.int32)
+            number = 0
+        labels.append(number)
+    return np.asarray(labels, np.float32 if task.regression else np.int32), problems
 
 
 def _allowed(task: Task, number: float) -> bool:
@@ -212,22 +228,28 @@ def _from_hub(task: Task, split: Split) -> Examples:
             f"the hub does not give nyu-mll/glue {task.name} ({type(error).__name__}). Check the network, or give a folder "
             "in the official GLUE layout as data.source."
         ) from error
-    texts = {column: list(data[column][:]) for column in task.hub_text or task.text}
-    labels = None if split.startswith("test") else list(data["label"][:])
-    problems = [
-        (row, f"{column} is {value!r}; allowed is text")
-        for column, values in texts.items()
-        for row, value in enumerate(values)
-        if not isinstance(value, str)
-    ]
-    for row, label in enumerate(labels or []):
-        if not isinstance(label, int | float) or not _allowed(task, label):
-            allowed = _allowed_labels(task) if task.regression else f"a number from 0 to {task.num_labels - 1}"
-            problems.append((row, f"label {label!r}; allowed is {allowed}"))
+    columns = task.hub_text or task.text
+    labelled = not split.startswith("test")
+    labels: list[np.ndarray] = []
+    problems: list[Problem] = []
+    for part in read_parts(data, [*columns, *(["label"] if labelled else [])]):
+        problems += [
+            (row, f"{column} is {value!r}; allowed is text")
+            for column in columns
+            for row, value in enumerate(part.values[column], start=part.first)
+            if not isinstance(value, str)
+        ]
+        wrong = [
+            (row, label)
+            for row, label in enumerate(part.values.get("label", ()), start=part.first)
+            if not isinstance(label, int | float) or not _allowed(task, label)
+        ]
+        allowed = _allowed_labels(task) if task.regression else f"a number from 0 to {task.num_labels - 1}"
+        problems += [(row, f"label {label!r}; allowed is {allowed}") for row, label in wrong]
+        if labelled and not wrong:
+            labels.append(np.asarray(part.values["label"], np.float32 if task.regression else np.int32))
     if problems:
         where = f"nyu-mll/glue {task.name} {hub_split}"
         refuse([f"{where}, row {row}: {what}" for row, what in sorted(problems)], "Download it again.")
-    first, second = [*texts.values(), None][:2]
-    assert first is not None
-    dtype = np.float32 if task.regression else np.int32
-    return Examples(first, second, None if labels is None else np.asarray(labels, dtype))
+    first, second = [*(data[column] if len(data) > KEPT_ROWS else data[column][:] for column in columns), None][:2]
+    return Examples(first, second, np.concatenate(labels) if labelled else None)

@@ -20,7 +20,7 @@ from svt_jax.data.batching import (
 from svt_jax.data.packed_rows import pack
 from svt_jax.data.packing import Shape, choose_even_shape
 from svt_jax.data.shards import rows_here
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)

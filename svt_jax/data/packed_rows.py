@@ -6,7 +6,7 @@ import numpy as np
 
 from svt_jax.data.batching import Batch
 from svt_jax.data.packing import Shape, place
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 
 
 def pack(tokens: Tokens, rows: np.ndarray, shape: Shape, parts: np.ndarray | None = None) -> Batch:
@@ -48,10 +48,10 @@ def pack(tokens: Tokens, rows: np.ndarray, shape: Shape, parts: np.ndarray | Non
     position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     first = (part * shape.rows + row) * shape.row_length + start
     target = np.repeat(first, lengths) + position
-    example = np.repeat(rows, lengths)
+    token = np.repeat(tokens.starts[rows], lengths) + position
     values = {
-        "ids": tokens.ids[example, position],
-        "token_types": tokens.types[example, position],
+        "ids": tokens.flat_ids[token],
+        "token_types": tokens.flat_types[token],
         "segment": np.repeat(number + 1, lengths),
         "position": position,
     }

@@ -9,16 +9,21 @@ A missing value is an error: an empty cell, a short row, an absent key, null, Na
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
+import functools
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-ENDINGS = (".tsv", ".csv", ".jsonl")
-"""Endings of tables. A .txt is read as a .tsv only where its reader says so, as MRPC's msr_paraphrase_train.txt."""
+from svt_jax.data.table_rows import ENDINGS, Place, Row, cannot_be_read, kind_of, row_blocks
+
+__all__ = [
+    "ENDINGS", "Block", "Columns", "Problem", "Table", "name_lines", "read_columns", "read_header", "read_lines", "refuse",
+    "scan_columns",
+]  # fmt: skip
+
 _SHOWN = 5  # an error lists this many problems and counts the others
 
 Problem = tuple[int, str]
@@ -43,64 +48,188 @@ class Columns:
         return len(self.lines)
 
 
-def read_columns(
-    path: Path,
-    required: Sequence[str],
-    *,
-    optional: Sequence[str] = (),
-    header: Sequence[str] | None = None,
-    skip_short: bool = False,
-    may_be_empty: Sequence[str] = (),
-) -> Columns:
-    """Columns of a .tsv, .csv or .jsonl file.
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Some rows of a table, one after another.
 
-    Args:
+    Attributes:
+      place: where the block begins.
+      columns: the complete rows.
+      problems: what is wrong with the others.
+    """
+
+    place: Place
+    columns: Columns
+    problems: list[Problem]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Columns of a .tsv, .csv or .jsonl file, read in blocks. Nothing of the file is kept.
+
+    Attributes:
       path: the file; its ending decides the format. A .txt is read as a .tsv.
       required: columns that must be there.
       optional: columns that may be there, in all rows or in none.
       header: names of a TSV's columns if the file has no header line.
       skip_short: leave out a TSV's rows that have too few columns.
       may_be_empty: columns whose empty cells are text.
-    Raises:
-      ValueError: if the file is missing, is not UTF-8, has another ending or no rows, lacks a column or names it twice,
-        a row is malformed, or a value is missing. The error names up to five lines.
     """
-    columns, problems = scan_columns(
-        path, required, optional=optional, header=header, skip_short=skip_short, may_be_empty=may_be_empty
-    )
+
+    path: Path
+    required: Sequence[str]
+    optional: Sequence[str] = ()
+    header: Sequence[str] | None = None
+    skip_short: bool = False
+    may_be_empty: Sequence[str] = ()
+
+    def blocks(self) -> Iterator[Block]:
+        """All blocks in order.
+
+        Raises:
+          ValueError: if the file is missing, is not UTF-8, has another ending or no rows, lacks a column or names it
+            twice. Malformed rows and missing values are problems of their block.
+        """
+        number = left_out = 0
+        for place, rows in self._rows():
+            if not number:
+                self._check_names()
+            number += len(rows)
+            block = self._block(place, rows)
+            left_out += block.columns.left_out
+            yield block
+        if not number:
+            raise ValueError(f"{self.path} has no rows. Correct the file.")
+        if left_out == number:
+            names = self.names
+            raise ValueError(f"{self.path} has no row of {len(names)} columns ({', '.join(names)}). Correct the file.")
+
+    def block_at(self, place: Place) -> Block:
+        """The block that begins there."""
+        return self._block(*next(row_blocks(self.path, place) if place.offset or self._is_json else self._rows()))
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """All columns of a table of cells."""
+        return list(self.header) if self.header is not None else read_header(self.path)
+
+    @functools.cached_property
+    def columns(self) -> list[str]:
+        """Those of the required and optional columns that are there."""
+        if not self._is_json:
+            return [column for column in (*self.required, *self.optional) if column in self.names]
+        objects = (row for _, rows in row_blocks(self.path) for _, row in rows if isinstance(row, dict))
+        found = {column for row in objects for column in self.optional if column in row} if self.optional else ()
+        return [*self.required, *(column for column in self.optional if column in found)]
+
+    @property
+    def _is_json(self) -> bool:
+        return kind_of(self.path) == ".jsonl"
+
+    def _rows(self) -> Iterator[tuple[Place, list[Row]]]:
+        """The rows of each block, without header and without empty lines at the end of a table of cells."""
+        blocks = row_blocks(self.path)
+        if self._is_json:
+            yield from ((place, rows) for place, rows in blocks if rows)
+            return
+        skipped = 0 if self.header is not None else 1
+        several = len(self.names) > 1
+        seen, held = 0, list[Row]()
+        for place, rows in blocks:
+            rows, skipped = rows[skipped:], max(0, skipped - len(rows))
+            end = len(rows)
+            while several and end and rows[end - 1][1] == [""]:
+                end -= 1
+            if end:
+                yield place, [*held, *rows[:end]]
+                seen, held = seen + end, rows[end:]
+            else:
+                held += rows
+        if held and not seen:
+            yield Place(), held[:1]
+
+    def _check_names(self) -> None:
+        if self._is_json:
+            return
+        missing = [column for column in self.required if column not in self.names]
+        if missing:
+            raise ValueError(
+                f"{self.path} lacks the columns {missing}; it has {self.names}. Correct the file or the names."
+            )
+        twice = [column for column in self.columns if self.names.count(column) > 1]
+        if twice:
+            raise ValueError(
+                f"{self.path} names the columns {twice} more than once; a name stands for one. Rename one of them."
+            )
+
+    def _block(self, place: Place, rows: list[Row]) -> Block:
+        columns, problems = (self._of_objects if self._is_json else self._of_cells)(rows)
+        filled = [column for column in columns.values if column not in self.may_be_empty]
+        empty = {
+            n: f"{column} is empty"
+            for column in reversed(filled)
+            for n, value in enumerate(columns.values[column])
+            if not value.strip()
+        }
+        if empty:
+            problems = sorted([*problems, *((columns.lines[n], what) for n, what in empty.items())])
+            whole = [n for n in range(len(columns)) if n not in empty]
+            values = {column: [texts[n] for n in whole] for column, texts in columns.values.items()}
+            columns = Columns(values, [columns.lines[n] for n in whole], columns.left_out)
+        return Block(place, columns, problems)
+
+    def _of_cells(self, rows: list[Row]) -> tuple[Columns, list[Problem]]:
+        names, number = self.names, len(rows)
+        if self.skip_short:
+            rows = [row for row in rows if len(row[1]) >= len(names)]
+        left_out = number - len(rows)
+        problems = [
+            (line, f"{len(row)} columns where {len(names)} are expected ({', '.join(names)})")
+            for line, row in rows
+            if len(row) != len(names)
+        ]
+        if problems:
+            rows = [row for row in rows if len(row[1]) == len(names)]
+        values = {column: [row[n] for _, row in rows] for column in self.columns for n in [names.index(column)]}
+        return Columns(values, [line for line, _ in rows], left_out), problems
+
+    def _of_objects(self, rows: list[Row]) -> tuple[Columns, list[Problem]]:
+        values: dict[str, list[str]] = {column: [] for column in self.columns}
+        lines: list[int] = []
+        problems: list[Problem] = []
+        for line, row in rows:
+            if wrong := row if isinstance(row, str) else _wrong_values(row, self.columns):
+                problems.append((line, wrong))
+                continue
+            lines.append(line)
+            for column, texts in values.items():
+                value = row[column]
+                texts.append(value if isinstance(value, str) else json.dumps(value))
+        return Columns(values, lines), problems
+
+
+def read_columns(path: Path, required: Sequence[str], **options: Any) -> Columns:
+    """Columns of a whole file; the arguments are those of `Table`.
+
+    Raises:
+      ValueError: as `Table.blocks`, or if a row is malformed or a value is missing. The error names up to five lines.
+    """
+    columns, problems = scan_columns(path, required, **options)
     if problems:
         refuse(name_lines(path, problems))
     return columns
 
 
-def scan_columns(
-    path: Path,
-    required: Sequence[str],
-    *,
-    optional: Sequence[str] = (),
-    header: Sequence[str] | None = None,
-    skip_short: bool = False,
-    may_be_empty: Sequence[str] = (),
-) -> tuple[Columns, list[Problem]]:
+def scan_columns(path: Path, required: Sequence[str], **options: Any) -> tuple[Columns, list[Problem]]:
     """As `read_columns`: the complete rows, and the problems of the others."""
-    text = _read_text(path)
-    if _kind(path) == ".jsonl":
-        columns, problems = _from_json(path, text, required, optional)
-    else:
-        columns, problems = _from_cells(path, text, required, optional, header, skip_short)
-    filled = [column for column in columns.values if column not in may_be_empty]
-    empty = {
-        n: f"{column} is empty"
-        for column in reversed(filled)
-        for n, value in enumerate(columns.values[column])
-        if not value.strip()
+    blocks = list(Table(path, required, **options).blocks())
+    values = {
+        column: list(itertools.chain.from_iterable(block.columns.values[column] for block in blocks))
+        for column in blocks[0].columns.values
     }
-    if not empty:
-        return columns, problems
-    problems = sorted([*problems, *((columns.lines[n], what) for n, what in empty.items())])
-    whole = [n for n in range(len(columns)) if n not in empty]
-    values = {column: [texts[n] for n in whole] for column, texts in columns.values.items()}
-    return Columns(values, [columns.lines[n] for n in whole], columns.left_out), problems
+    lines = list(itertools.chain.from_iterable(block.columns.lines for block in blocks))
+    left_out = sum(block.columns.left_out for block in blocks)
+    return Columns(values, lines, left_out), [problem for block in blocks for problem in block.problems]
 
 
 def read_header(path: Path) -> list[str]:
@@ -109,10 +238,10 @@ def read_header(path: Path) -> list[str]:
     Raises:
       ValueError: if the file is missing, is not UTF-8, or has an ending that is not a table's.
     """
-    text = _read_text(path)
-    if _kind(path) == ".jsonl":
-        return list(next((row for _, row in _json_rows(text) if isinstance(row, dict)), {}))
-    return next(_cell_rows(path, text), (0, []))[1]
+    rows = (row for _, rows in row_blocks(path) for _, row in rows)
+    if kind_of(path) == ".jsonl":
+        return list(next((row for row in rows if isinstance(row, dict)), {}))
+    return next(rows, [])
 
 
 def read_lines(path: Path) -> list[str]:
@@ -121,10 +250,13 @@ def read_lines(path: Path) -> list[str]:
     Raises:
       ValueError: if the file is missing or is not UTF-8.
     """
-    return _split_lines(_read_text(path))
+    lines = _read_text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()  # the empty text after the last newline
+    return [line.removesuffix("\r") for line in lines]
 
 
-def name_lines(path: Path, problems: Sequence[Problem]) -> list[str]:
+def name_lines(path: Path, problems: Iterable[Problem]) -> list[str]:
     """The problems as lines of an error, each with its file and line number."""
     return [f"{path}, line {line}: {what}" for line, what in problems]
 
@@ -135,135 +267,12 @@ def refuse(problems: Sequence[str], advice: str = "Correct the file.") -> NoRetu
     raise ValueError(f"{'; '.join(problems[:_SHOWN])}{more}. {advice}")
 
 
-def _kind(path: Path) -> str:
-    kind = path.suffix.lower()
-    if kind not in (*ENDINGS, ".txt"):
-        raise ValueError(
-            f"{path} ends in {path.suffix!r}; allowed are {', '.join(ENDINGS)} and .txt. Convert it, or correct its name."
-        )
-    return kind
-
-
 def _read_text(path: Path) -> str:
     try:
         # read bytes: text mode would end a line at a lone carriage return
         return path.read_bytes().decode("utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); allowed is UTF-8 text. Correct the file.") from error
-
-
-def _split_lines(text: str) -> list[str]:
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()  # the empty text after the last newline
-    return [line.removesuffix("\r") for line in lines]
-
-
-def _cell_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    if _kind(path) == ".csv":
-        yield from _csv_rows(path, text)
-    else:
-        for number, line in enumerate(_split_lines(text), start=1):
-            yield number, line.split("\t")
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
-    limit = csv.field_size_limit(2**31 - 1)  # applies to all readers; by default csv rejects a long cell
-    try:
-        for row in reader:
-            if row:  # csv yields an empty row for an empty line
-                yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {line}: {error}; allowed is CSV with double quotes. Correct the file."
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _from_cells(
-    path: Path,
-    text: str,
-    required: Sequence[str],
-    optional: Sequence[str],
-    header: Sequence[str] | None,
-    skip_short: bool,
-) -> tuple[Columns, list[Problem]]:
-    rows = _cell_rows(path, text)
-    names = list(header) if header is not None else next(rows, (0, []))[1]
-    table = list(rows)
-    while len(table) > 1 and len(names) > 1 and table[-1][1] == [""]:
-        table.pop()  # empty lines at the end
-    if not table:
-        raise ValueError(f"{path} has no rows. Correct the file.")
-    missing = [column for column in required if column not in names]
-    if missing:
-        raise ValueError(f"{path} lacks the columns {missing}; it has {names}. Correct the file or the names.")
-    wanted = [column for column in (*required, *optional) if column in names]
-    twice = [column for column in wanted if names.count(column) > 1]
-    if twice:
-        raise ValueError(f"{path} names the columns {twice} more than once; a name stands for one. Rename one of them.")
-    number = len(table)
-    if skip_short:
-        table = [row for row in table if len(row[1]) >= len(names)]
-    if not table:
-        raise ValueError(f"{path} has no row of {len(names)} columns ({', '.join(names)}). Correct the file.")
-    left_out = number - len(table)
-    problems = [
-        (line, f"{len(row)} columns where {len(names)} are expected ({', '.join(names)})")
-        for line, row in table
-        if len(row) != len(names)
-    ]
-    if problems:
-        table = [row for row in table if len(row[1]) == len(names)]
-    values = {column: [row[n] for _, row in table] for column in wanted for n in [names.index(column)]}
-    return Columns(values, [line for line, _ in table], left_out), problems
-
-
-def _from_json(
-    path: Path, text: str, required: Sequence[str], optional: Sequence[str]
-) -> tuple[Columns, list[Problem]]:
-    rows = list(_json_rows(text))
-    if not rows:
-        raise ValueError(f"{path} has no rows. Correct the file.")
-    objects = [row for _, row in rows if isinstance(row, dict)]
-    wanted = [*required, *(column for column in optional if any(column in row for row in objects))]
-    values: dict[str, list[str]] = {column: [] for column in wanted}
-    lines: list[int] = []
-    problems: list[Problem] = []
-    for line, row in rows:
-        if wrong := row if isinstance(row, str) else _wrong_values(row, wanted):
-            problems.append((line, wrong))
-            continue
-        lines.append(line)
-        for column in wanted:
-            value = row[column]
-            values[column].append(value if isinstance(value, str) else json.dumps(value))
-    return Columns(values, lines), problems
-
-
-def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
-    """Line number and object of each row, numbers as written; for a line that is not an object, what is wrong."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_int=str, parse_float=str, object_pairs_hook=_distinct)
-        except (ValueError, RecursionError) as error:
-            yield number, f"this is not JSON ({error})"
-        else:
-            yield number, row if isinstance(row, dict) else "allowed is an object with named values"
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands more than once")
-    return found
+        raise cannot_be_read(path, error) from error
 
 
 def _wrong_values(row: dict[str, Any], wanted: Sequence[str]) -> str:

@@ -2,9 +2,11 @@
 
 A file's name is the hash of all that decides its content: texts, tokenizer, maximum length, versions. The folder is
 SVT_JAX_CACHE, else svt_jax under XDG_CACHE_HOME or ~/.cache; a user may delete it at any time. Above one GiB, the least
-recently used files are deleted. Files are plain arrays (npz, never pickled) and are first written under another name.
-The umask decides who may read them, so several users can share a folder. A file that cannot be read, or whose arrays do
-not fit, is written again.
+recently used files are deleted. Files are plain arrays (npz, not compressed, never pickled) and are first written under
+another name. The umask decides who may read them, so several users can share a folder. A file that cannot be read, or
+whose arrays do not fit, is written again.
+
+A large split never lies in memory: its tokens are written in blocks, and then mapped from the file.
 """
 
 from __future__ import annotations
@@ -14,17 +16,30 @@ import hashlib
 import json
 import logging
 import os
+import shutil
+import tempfile
 import uuid
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from svt_jax.data.glue import Examples
-from svt_jax.data.tokenizer import Tokens, largest_id, padding_id, tokenize
+from svt_jax.data.tokenizer import (
+    BLOCK,
+    Advance,
+    TokenBlock,
+    id_dtype,
+    largest_id,
+    padding_id,
+    token_blocks,
+    tokenize,
+)
+from svt_jax.data.tokens import Tokens
 from svt_jax.host import cache_folder
 
 log = logging.getLogger(__name__)
@@ -41,24 +56,33 @@ def token_folder() -> Path:
     return Path(named) if named else cache_folder()
 
 
-def cached_tokens(examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 0) -> Tokens:
+def cached_tokens(
+    examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 0, advance: Advance | None = None
+) -> Tokens:
     """As `tokenize`, but reads the file of an earlier call if there is one."""
     if not getattr(tokenizer, "is_fast", False):  # a slow tokenizer has no text form to hash
-        return tokenize(examples, tokenizer, max_length, pad_id)
+        return tokenize(examples, tokenizer, max_length, pad_id, advance)
     path = token_folder() / f"tokens-{_key(examples, tokenizer, max_length)}.npz"
+
+    def read() -> Tokens:
+        arrays = _read(path, len(examples), max_length, tokenizer)
+        return Tokens(*arrays, examples.labels, padding_id(tokenizer, pad_id))
+
     unusable = ""
     try:
-        ids, types, lengths = _read(path, len(examples), max_length, largest_id(tokenizer))
+        return read()
     except FileNotFoundError:
         pass
-    # what NumPy and zipfile raise for damaged bytes; NotImplementedError for an unknown compression method
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
+    except _DAMAGED as error:
         unusable = f"{path} cannot be used ({error})"
-    else:
-        return Tokens.from_flat(ids, types, lengths, examples.labels, padding_id(tokenizer, pad_id))
-    tokens = tokenize(examples, tokenizer, max_length, pad_id)
+    tokens = None
     try:
-        _write(path, tokens)
+        if len(examples) > LARGE:
+            _write_blocks(path, token_blocks(examples, tokenizer, max_length, advance), id_dtype(tokenizer))
+            tokens = read()
+        else:
+            tokens = tokenize(examples, tokenizer, max_length, pad_id, advance)
+            _write(path, tokens)
     except OSError as error:  # training goes on with a full or read-only disk
         if path.parent not in _told:  # once, not for every split
             _told.add(path.parent)
@@ -66,7 +90,15 @@ def cached_tokens(examples: Examples, tokenizer: Any, max_length: int, pad_id: i
     else:
         if unusable:
             log.warning("%s, and was made anew", unusable)
-    return tokens
+    return tokenize(examples, tokenizer, max_length, pad_id, advance) if tokens is None else tokens
+
+
+LARGE = 200_000
+"""A split with more examples is written in blocks."""
+_MAPPED = 2**24
+"""Bytes from which an array of a file is mapped. Smaller ones are read."""
+# what NumPy and zipfile raise for damaged bytes; NotImplementedError for an unknown compression method
+_DAMAGED = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
 
 
 def _key(examples: Examples, tokenizer: Any, max_length: int) -> str:
@@ -77,38 +109,100 @@ def _key(examples: Examples, tokenizer: Any, max_length: int) -> str:
         backend, tokenizer.pad_token_id, tokenizer.truncation_side, tokenizer.padding_side, max_length,
         type(tokenizer).__name__, version("tokenizers"), version("transformers"),
     ]  # fmt: skip
-    content = json.dumps([settings, examples.first, examples.second])
-    return hashlib.sha256(content.encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([settings, len(examples), examples.second is None]).encode())
+    for start in range(0, len(examples), BLOCK):
+        rows = slice(start, start + BLOCK)
+        texts = [examples.first[rows], None if examples.second is None else examples.second[rows]]
+        digest.update(json.dumps(texts).encode())
+    return digest.hexdigest()
 
 
-def _read(path: Path, number: int, max_length: int, largest: int) -> list[np.ndarray]:
-    """The file's arrays in the form that `Tokens.from_flat` takes."""
-    with path.open("rb") as handle:
-        file = np.load(handle, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile) or sorted(file.files) != sorted(_ARRAYS):
+def _read(path: Path, number: int, max_length: int, tokenizer: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The file's arrays: ids, types, lengths."""
+    with path.open("rb") as handle, zipfile.ZipFile(handle) as file:
+        if sorted(file.namelist()) != sorted(f"{name}.npy" for name in _ARRAYS):
             raise ValueError("it holds something else")
-        ids, types, lengths = arrays = [file[name] for name in _ARRAYS]  # this verifies the zip's checksums
+        # all of each array is read, which verifies the zip's checksum
+        found = [_read_array(path, file, f"{name}.npy") for name in _ARRAYS]
+    (ids, low, high), (types, _, _), (lengths, shortest, longest) = found
     fits = (
-        [(a.dtype, a.ndim) for a in arrays] == [(np.int32, 1), (np.uint8, 1), (np.int32, 1)]
+        [(a.dtype, a.ndim) for a in (ids, types, lengths)] == [(id_dtype(tokenizer), 1), (np.uint8, 1), (np.int32, 1)]
         and len(lengths) == number
         and len(ids) == len(types) == lengths.sum(dtype=np.int64)
-        and 1 <= lengths.min() <= lengths.max() <= max_length
-        and 0 <= ids.min() <= ids.max() <= largest
+        and 1 <= shortest <= longest <= max_length
+        and 0 <= low <= high <= largest_id(tokenizer)
     )
     if not fits:
         raise ValueError("its arrays do not fit")
     with contextlib.suppress(OSError):  # a read-only folder
         os.utime(path)  # marks it as used now
-    return arrays
+    return ids, types, lengths
+
+
+def _read_array(path: Path, file: zipfile.ZipFile, name: str) -> tuple[np.ndarray, int, int]:
+    """An array, and its smallest and largest number. A large one is mapped, and does not lie in memory."""
+    with file.open(name) as member:
+        if np.lib.format.read_magic(member) != (1, 0):
+            raise ValueError("it is of another format")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        if dtype.hasobject or len(shape) != 1:
+            raise ValueError("it holds something else")
+        header = member.tell()
+        blocks, low, high = [], np.iinfo(np.int64).max, 0
+        mapped = shape[0] * dtype.itemsize > _MAPPED
+        while content := member.read(_READ_BYTES):
+            block = np.frombuffer(content, dtype)
+            low, high = min(low, int(block.min())), max(high, int(block.max()))
+            if not mapped:
+                blocks.append(block)
+    if not mapped:
+        return np.concatenate(blocks), low, high
+    info = file.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("it is compressed")
+    with path.open("rb") as handle:  # the member's bytes come after a header of 30 bytes, its name and a field
+        handle.seek(info.header_offset + 26)
+        names, extra = np.frombuffer(handle.read(4), "<u2").tolist()
+    offset = info.header_offset + 30 + names + extra + header
+    return np.memmap(path, dtype, "r", offset, shape), low, high
+
+
+_READ_BYTES = 2**22
 
 
 def _write(path: Path, tokens: Tokens) -> None:
+    with _new(path) as file:
+        np.savez(file, ids=tokens.flat_ids, types=tokens.flat_types, lengths=tokens.lengths)
+
+
+def _write_blocks(path: Path, blocks: Iterable[TokenBlock], dtype: np.dtype) -> None:
+    """Writes what `_write` writes. The blocks gather in a file for each array, since a zip holds one after another."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    real = tokens.real
+    types = dict(zip(_ARRAYS, (dtype, np.dtype(np.uint8), np.dtype(np.int32)), strict=True))
+    with contextlib.ExitStack() as stack:
+        parts = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in _ARRAYS}
+        for block in blocks:
+            for name, part in parts.items():
+                part.write(np.ascontiguousarray(getattr(block, name), types[name]).data)
+        archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(_new(path)), "w"))
+        for name, part in parts.items():
+            shape = (part.tell() // types[name].itemsize,)
+            part.seek(0)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(
+                    member, {"descr": types[name].str, "fortran_order": False, "shape": shape}
+                )
+                shutil.copyfileobj(part, member, _READ_BYTES)
+
+
+@contextlib.contextmanager
+def _new(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"unfinished-{uuid.uuid4().hex}")  # only this user could read a file of mkstemp
     try:
         with unfinished.open("xb") as file:
-            np.savez(file, ids=tokens.ids[real], types=tokens.types[real].astype(np.uint8), lengths=tokens.lengths)
+            yield file
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +13,13 @@ import numpy as np
 
 from svt_jax.data.demo import vocabulary
 from svt_jax.data.glue import Examples
+from svt_jax.data.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-_PART = 10_000
+BLOCK = 10_000
+"""Examples that are tokenised at a time."""
 _PROBE = "The people in the house saw a dog and a cat."
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokens:
-    """Token arrays of one split, padded to its longest example.
-
-    Attributes:
-      ids: int32[N, L].
-      types: int32[N, L], 1 in the second sentence of a pair.
-      lengths: int32[N], number of real tokens of each example.
-      labels: as in `Examples`.
-      pad_id: the token that fills up shorter rows.
-    """
-
-    ids: np.ndarray
-    types: np.ndarray
-    lengths: np.ndarray
-    labels: np.ndarray | None
-    pad_id: int
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @classmethod
-    def from_flat(
-        cls, ids: np.ndarray, types: np.ndarray, lengths: np.ndarray, labels: np.ndarray | None, pad_id: int
-    ) -> Tokens:
-        """Builds from the tokens of all examples one after another, [sum of lengths]."""
-        padded_ids = np.full((len(lengths), lengths.max()), pad_id, np.int32)
-        padded_types = np.zeros_like(padded_ids)
-        tokens = cls(padded_ids, padded_types, lengths, labels, pad_id)
-        real = tokens.real
-        padded_ids[real], padded_types[real] = ids, types
-        return tokens
-
-    @property
-    def real(self) -> np.ndarray:
-        """bool[N, L], true for a real token, false for padding."""
-        return np.arange(self.ids.shape[1]) < self.lengths[:, None]
-
-
-def hash_tokens(tokens: Tokens) -> str:
-    """SHA-256 of every example's tokens and label, in order."""
-    digest = hashlib.sha256()
-    for array in (tokens.ids, tokens.types, tokens.lengths, tokens.labels):
-        if array is not None:
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Any:
@@ -120,42 +73,70 @@ def demo_tokenizer() -> Any:
     return BertTokenizer(vocab={word: n for n, word in enumerate(vocabulary())})
 
 
-def tokenize(examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 0) -> Tokens:
+Advance = Callable[[int], None]
+"""Is told how many more examples are done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenBlock:
+    """The tokens of some examples, one after another: `flat_ids`, `flat_types` and `lengths` of `Tokens`."""
+
+    ids: np.ndarray
+    types: np.ndarray
+    lengths: np.ndarray
+
+
+def tokenize(
+    examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 0, advance: Advance | None = None
+) -> Tokens:
     """Token arrays of the examples, each cut to max_length tokens (the longer sentence of a pair is cut first).
 
     Args:
       pad_id: the model's pad_token_id, which fills up shorter rows if the tokenizer has no padding token.
+      advance: is told of each block.
     Raises:
       ValueError: if max_length is too small, or the tokenizer knows neither most of the texts nor plain English.
     """
+    blocks = list(token_blocks(examples, tokenizer, max_length, advance))
+    ids, types, lengths = (np.concatenate([getattr(block, name) for block in blocks]) for name in _ARRAYS)
+    return Tokens(ids, types, lengths, examples.labels, padding_id(tokenizer, pad_id))
+
+
+_ARRAYS = ("ids", "types", "lengths")
+
+
+def token_blocks(
+    examples: Examples, tokenizer: Any, max_length: int, advance: Advance | None = None
+) -> Iterator[TokenBlock]:
+    """The same in blocks of `BLOCK` examples, which need a tenth of the memory of Python's lists of numbers."""
     texts = 1 if examples.second is None else 2
     special = tokenizer.num_special_tokens_to_add(pair=texts == 2)
     if max_length < special + texts:  # the tokenizer would silently not cut
         raise ValueError(
             f"max_length is {max_length}; these texts need at least {special + texts}. Choose a larger one."
         )
-
-    def encode(rows: slice) -> dict[str, list[list[int]]]:
+    dtype = id_dtype(tokenizer)
+    words = unknown = 0
+    for start in range(0, len(examples), BLOCK):
+        rows = slice(start, start + BLOCK)
         pairs = () if examples.second is None else (examples.second[rows],)
-        return tokenizer(
+        encoded = tokenizer(
             examples.first[rows], *pairs, truncation=True, max_length=max_length, return_token_type_ids=True,
             return_attention_mask=False,
         )  # fmt: skip
+        lengths = np.asarray([len(row) for row in encoded["input_ids"]], np.int32)
+        ids = np.fromiter(itertools.chain.from_iterable(encoded["input_ids"]), dtype)
+        types = np.fromiter(itertools.chain.from_iterable(encoded["token_type_ids"]), np.uint8)
+        words, unknown = words + len(ids) - special * len(lengths), unknown + _unknown(tokenizer, ids)
+        yield TokenBlock(ids, types, lengths)
+        if advance is not None:
+            advance(len(lengths))
+    _check_known(tokenizer, words, unknown, examples)
 
-    # in parts: Python's lists of numbers need ten times the memory of arrays
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
-    lengths: list[np.ndarray] = []
-    for start in range(0, len(examples), _PART):
-        encoded = encode(slice(start, start + _PART))
-        lengths.append(np.asarray([len(row) for row in encoded["input_ids"]], np.int32))
-        for flat, name in ((ids, "input_ids"), (types, "token_type_ids")):
-            flat.append(np.fromiter(itertools.chain.from_iterable(encoded[name]), np.int32))
-    all_ids = np.concatenate(ids)
-    _check_known(tokenizer, all_ids, len(all_ids) - special * len(examples), examples)
-    return Tokens.from_flat(
-        all_ids, np.concatenate(types), np.concatenate(lengths), examples.labels, padding_id(tokenizer, pad_id)
-    )
+
+def id_dtype(tokenizer: Any) -> np.dtype:
+    """The type of token numbers: two bytes where the vocabulary allows it."""
+    return np.dtype(np.uint16 if largest_id(tokenizer) < 2**16 else np.int32)
 
 
 def padding_id(tokenizer: Any, pad_id: int) -> int:
@@ -163,14 +144,13 @@ def padding_id(tokenizer: Any, pad_id: int) -> int:
     return pad_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def _check_known(tokenizer: Any, ids: np.ndarray, words: int, examples: Examples) -> None:
+def _check_known(tokenizer: Any, words: int, unknown: int, examples: Examples) -> None:
     """Rejects, or warns of, a tokenizer that makes unknown tokens, or none, from most of the texts.
 
     Args:
-      ids: int32[all tokens], the tokens of all examples.
-      words: number of tokens that are not special.
+      words: number of tokens that are not special; `unknown` of them are.
     """
-    known = words - _unknown(tokenizer, ids)
+    known = words - unknown
     if 2 * known >= words > 0 or not any(
         text.strip() for text in itertools.chain(examples.first, examples.second or ())
     ):

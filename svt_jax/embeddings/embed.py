@@ -27,7 +27,8 @@ import numpy as np
 from flax import nnx
 
 from svt_jax.data.glue import Examples
-from svt_jax.data.tokenizer import Tokens, check_vocabulary, load_tokenizer, tokenize
+from svt_jax.data.tokenizer import check_vocabulary, load_tokenizer, tokenize
+from svt_jax.data.tokens import Tokens
 from svt_jax.embeddings.sentence_modules import SentenceModules, normalized, read_modules
 from svt_jax.host import compiler_options, same_settings
 from svt_jax.models.encoder import Encoder

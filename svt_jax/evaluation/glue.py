@@ -15,7 +15,7 @@ from flax import nnx
 from svt_jax.data.batching import Batch
 from svt_jax.data.layouts import for_evaluation
 from svt_jax.data.shards import global_batch
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.evaluation.metrics import compute_metrics
 from svt_jax.host import compiler_options, same_settings
 from svt_jax.mesh import batch_sharding, replicated

@@ -29,7 +29,7 @@ from flax import nnx
 
 from svt_jax.data.packed_rows import pack
 from svt_jax.data.packing import choose_even_shape
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.evaluation.glue import State
 from svt_jax.host import compiler_options
 from svt_jax.mesh import batch_sharding, replicated

@@ -262,7 +262,8 @@ class Encoder(nnx.Module):
             draw_rows = functools.partial(draw, rows=len(input_ids), size=size)
             bits = keys if self.remat else jax.vmap(draw_rows)(keys)
             first = DropoutBits(shard_batch(draw_rows(keys[0]) if self.remat else bits[0]))
-        x = shard_batch(self.embeddings(input_ids, token_type_ids, layout, bits=first))
+        with jax.named_scope("embeddings"):
+            x = shard_batch(self.embeddings(input_ids, token_type_ids, layout, bits=first))
         embedded = x
         x, states, transformed = through_layers(
             self.layers,

@@ -138,7 +138,8 @@ class EncoderLayer(nnx.Module):
         if self.svt is None:
             out, transformed = self.output_norm(h + x), None
         else:
-            out, transformed = self._transform(self.svt, h, x, layout, first_token_only, bits)
+            with jax.named_scope("svt"):
+                out, transformed = self._transform(self.svt, h, x, layout, first_token_only, bits)
         return shard_batch(out.astype(x.dtype)), transformed
 
     def _transform(

@@ -60,6 +60,7 @@ class Classifier(nnx.Module):
         out = self.encoder.encode(input_ids, token_type_ids, layout, rngs=rngs, first_token_only=True)
         return self._logits(out, rngs), out.svt_failures
 
+    @jax.named_scope("head")
     def _logits(self, out: EncoderOutput, rngs: nnx.Rngs | None) -> Array:
         key = None if rngs is None else rngs.dropout()
         if self.dense is None:

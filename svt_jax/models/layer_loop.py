@@ -51,11 +51,13 @@ def through_layers(
         if stop - start > 1:
             shared = all(layer.attention is layers[start].attention for layer in layers[start:stop])
             some = None if bits is None else bits[start:stop]
-            x, inner = _scan(parts[start:stop], x, layout, some, size, call, shared=shared, keep=keep)
+            with jax.named_scope(f"layers_{start}_to_{stop - 1}"):
+                x, inner = _scan(parts[start:stop], x, layout, some, size, call, shared=shared, keep=keep)
             states += inner
         else:
             some = None if bits is None else bits[start]
-            x, found = call(*parts[start], x, layout, some, size, first_token_only and start == last)
+            with jax.named_scope(f"layer_{start}"):  # around the call, whose trace all layers share
+                x, found = call(*parts[start], x, layout, some, size, first_token_only and start == last)
             states.append(x)
             if found is not None:
                 transformed[start] = found

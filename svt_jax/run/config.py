@@ -215,6 +215,9 @@ class LogConfig:
         tensorboard: Also write events to the run's folder tensorboard/; needs the package tensorboardX.
         wandb: Also send the numbers to Weights & Biases; needs the package wandb, whose environment variables apply.
         progress: Show a progress bar; without a terminal, print a line each minute.
+        profile_steps: Trace these steps, first:last as in 10:15, into the run's folder profile/ for TensorBoard and
+            Perfetto. null traces none.
+        memory: Also log the memory in use: the fullest device's, or on CPUs the process's resident set.
     """
 
     every_steps: int = 10
@@ -223,9 +226,25 @@ class LogConfig:
     tensorboard: bool = False
     wandb: bool = False
     progress: bool = True
+    profile_steps: str | None = None
+    memory: bool = False
 
     def __post_init__(self) -> None:
         positive("log", self, "every_steps", "evaluate_every_steps", "spectrum_every_steps")
+        found = re.fullmatch(r"(\d+):(\d+)", "1:1" if self.profile_steps is None else self.profile_steps)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise ValueError(
+                f"log.profile_steps is {printable(repr(self.profile_steps))}; allowed are two steps from 1, first:last, as "
+                "in '10:15', or null. Correct it."
+            )
+
+    @property
+    def traced_steps(self) -> tuple[int, int] | None:
+        """The first and the last step of `profile_steps`."""
+        if self.profile_steps is None:
+            return None
+        first, last = self.profile_steps.split(":")
+        return int(first), int(last)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ model/           config.json and tokenizer; with a checkpoint, all that evaluati
 metrics.jsonl    a line after each log.every_steps steps
 spectrum.jsonl   a reading of the probe (evaluation.probe) after the last step, and each log.spectrum_every_steps steps
 tensorboard/     the same for TensorBoard, with log.tensorboard
+profile/         a trace of some steps, with log.profile_steps
 checkpoints/     Orbax's checkpoints
 results.json     scores, once the run is complete
 report.html      the same as a page
@@ -66,6 +67,10 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
 
     @property
     def checkpoints(self) -> Path:

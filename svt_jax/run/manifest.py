@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from svt_jax.data.glue import Split, Task
 from svt_jax.data.packing import Shape
-from svt_jax.data.tokenizer import Tokens, hash_tokens
+from svt_jax.data.tokens import Tokens, hash_tokens
 from svt_jax.models.files import hash_weights
 from svt_jax.run.config import TrainConfig
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from svt_jax.data import demo
 from svt_jax.data.custom import custom_task, find_classes, load_custom
 from svt_jax.data.glue import TASKS, Examples, Split, Task, load_examples
 from svt_jax.data.token_cache import cached_tokens
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokenizer import Advance
+from svt_jax.data.tokens import Tokens
 from svt_jax.models.config import EncoderConfig
 from svt_jax.run.config import DataConfig
 
@@ -45,12 +46,21 @@ def load_split(task: Task, config: DataConfig, split: Split) -> Examples:
     return load_examples(task, config.source, split)
 
 
-def load_tokens(task: Task, config: DataConfig, tokenizer: Any, encoder: EncoderConfig, split: Split) -> Tokens:
-    """The token arrays of a split, cut to the model's number of positions."""
+def load_tokens(
+    task: Task,
+    config: DataConfig,
+    tokenizer: Any,
+    encoder: EncoderConfig,
+    split: Split,
+    begin: Callable[[str, int], Advance] | None = None,
+) -> Tokens:
+    """The token arrays of a split, cut to the model's number of positions; `begin` as in `TaskModel.tokens`."""
     if config.max_length > encoder.max_tokens and config.task != "demo":
         raise ValueError(
             f"data.max_length is {config.max_length} and the model has {encoder.max_tokens} positions. "
             "Choose a smaller data.max_length."
         )
     length = min(config.max_length, encoder.max_tokens)
-    return cached_tokens(load_split(task, config, split), tokenizer, length, encoder.pad_token_id)
+    examples = load_split(task, config, split)
+    advance = None if begin is None else begin(split, len(examples))
+    return cached_tokens(examples, tokenizer, length, encoder.pad_token_id, advance)

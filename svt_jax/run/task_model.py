@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from jax.sharding import Mesh
 
 from svt_jax.data import demo
 from svt_jax.data.glue import TASKS, Split, Task
-from svt_jax.data.tokenizer import Tokens, demo_tokenizer, load_tokenizer
+from svt_jax.data.tokenizer import Advance, demo_tokenizer, load_tokenizer
+from svt_jax.data.tokens import Tokens
 from svt_jax.mesh import make_mesh, parameter_shardings
 from svt_jax.models.config import EncoderConfig, read_config
 from svt_jax.models.encoder import Encoder
@@ -166,8 +168,15 @@ class TaskModel:
         )
         try:  # the run's own mesh reproduces its score to the last bit; another mesh may round differently
             mesh = make_mesh(**config["mesh"])
-        except ValueError:
+        except ValueError as error:
             mesh = make_mesh()
+            log.warning(
+                "the mesh of %s is not used (%s); the scores are those of %d copies of the model, and may differ in the last "
+                "digits",
+                run,
+                str(error).partition(";")[0],
+                mesh.size,
+            )
         model = cls.of(module, mesh, task=task, data=data, tokenizer=load_tokenizer(folder.model, encoder.vocab_size))
         shardings = TrainState(
             parameter_shardings(model.params, mesh), parameter_shardings(model.constants, mesh), None
@@ -216,10 +225,14 @@ class TaskModel:
         tokenizer = load_tokenizer(folder, read_config(folder).vocab_size)
         return cls.of(module, mesh, task=found, data=data, tokenizer=tokenizer, weights=folder)
 
-    def tokens(self, split: Split) -> Tokens:
-        """The token arrays of a split of the model's task."""
+    def tokens(self, split: Split, begin: Callable[[str, int], Advance] | None = None) -> Tokens:
+        """The token arrays of a split of the model's task.
+
+        Args:
+          begin: is called with what is tokenised and the number of examples; what it returns is told how many are done.
+        """
         assert self.task is not None and self.data is not None, "it has no examples"  # noqa: PT018
-        return load_tokens(self.task, self.data, self.tokenizer, self.encoder, split)
+        return load_tokens(self.task, self.data, self.tokenizer, self.encoder, split, begin)
 
     def module(self) -> Classifier | Encoder:
         """Graph definition and state as one module."""

@@ -27,6 +27,7 @@ from svt_jax.run.config import TrainConfig
 from svt_jax.run.folder import write_results
 from svt_jax.training.callbacks import Callbacks
 from svt_jax.training.clock import Clock
+from svt_jax.training.profiling import Profiler
 from svt_jax.training.results import make_results, worse_in_a_row
 from svt_jax.training.setup import Experiment
 from svt_jax.training.signals import StopSignals
@@ -84,6 +85,8 @@ def train(experiment: Experiment, callbacks: Sequence[Any] = ()) -> Run:
         stack.enter_context(jax.set_mesh(experiment.model.mesh))
         call.on_start(run)
         signals = stack.enter_context(StopSignals())
+        profiler = Profiler(experiment.folder, log.traced_steps if distributed.is_first() else None, programs.texts)
+        stack.callback(profiler.close)
         stack.enter_context(run.clock.running())
 
         if log.spectrum_every_steps and run.step == 0:
@@ -93,11 +96,18 @@ def train(experiment: Experiment, callbacks: Sequence[Any] = ()) -> Run:
 
         stream, over = experiment.batches.from_batch(run.step), _is_over(experiment, run)
         while not over:
-            batch = next(stream)
-            run.state, found = programs.step(run.state, batch, run.step)
+            profiler.before(run.step + 1)
+            with jax.profiler.StepTraceAnnotation("train", step_num=run.step + 1):
+                batch = next(stream)
+                run.state, found = programs.step(run.state, batch, run.step)
             run.step += 1
             run.clock.count(batch, experiment.lengths)
             metrics.add(run.step, found, _svt(experiment, run.state) if metrics.logs(run.step) else {})
+
+            if profiler.ends_after(run.step):
+                jax.block_until_ready(run.state)
+                with run.clock.paused():
+                    profiler.finish()
 
             over, stopped_by = run.step == run.num_steps, signals.stops_after(run.step)
             evaluates = _every(log.evaluate_every_steps or experiment.steps_per_epoch, run.step) or over
@@ -170,6 +180,10 @@ class _Programs:
         self._experiment, self._run, self._metrics, self._call = experiment, run, metrics, call
         self._sharding = batch_sharding(experiment.model.mesh)
         self._compiled: dict[Any, Any] = {}
+
+    def texts(self) -> list[str]:
+        """The compiled programs, as XLA writes them."""
+        return [program.as_text() for program in self._compiled.values()]
 
     def step(self, state: TrainState, batch: Batch, number: int) -> tuple[TrainState, dict[str, jax.Array]]:
         arrays = {name: values for name, values in batch.items() if name != "index"}

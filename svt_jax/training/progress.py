@@ -78,6 +78,7 @@ class TrainingProgress(Callback):
     def on_start(self, run: Run) -> None:
         self._run = run
         self._say(distributed.describe(jax.sharding.get_mesh()))
+        self._say(f"writing to {run.folder}")
         if run.step:
             self._say(f"resuming {run.folder} after step {run.step} of {run.num_steps}")
         self._bar.start()
@@ -106,6 +107,45 @@ class TrainingProgress(Callback):
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class TokenizingProgress:
+    """A bar while many texts are tokenised; without a terminal a line each minute. Few texts take no time to speak of."""
+
+    _FEW = 50_000
+
+    def __init__(self, console: Console, *, enabled: bool):
+        self._console, self._enabled = console, enabled
+
+    def begin(self, split: str, total: int) -> Callable[[int], None]:
+        """Returns a function to call with the number of examples done since the last call."""
+        if not self._enabled or total <= self._FEW:
+            return lambda _: None
+        bar = Progress(
+            TextColumn(f"tokenising {split}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("examples  left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        task, done, said = bar.add_task("", total=total), 0, time.monotonic()
+        bar.start()
+
+        def advance(examples: int) -> None:
+            nonlocal done, said
+            done += examples
+            bar.update(task, completed=done)
+            if done >= total:
+                bar.stop()
+            elif bar.disable and time.monotonic() - said >= _MINUTE:
+                said = time.monotonic()
+                self._console.print(
+                    f"tokenising {split}: {done} of {total} examples", highlight=False, markup=False, soft_wrap=True
+                )
+
+        return advance
 
 
 class EncodingProgress:

@@ -74,5 +74,6 @@ def make_results(experiment: Experiment, run: Run) -> dict[str, Any]:
             "name": jax.default_backend(),
             "kind": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
+            "processes": jax.process_count(),
         },
     }

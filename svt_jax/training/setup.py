@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,8 @@ from svt_jax.data.batching import TrainingBatches, epoch_batches, training_bucke
 from svt_jax.data.glue import Split
 from svt_jax.data.layouts import Plan
 from svt_jax.data.packing import Shape, choose_shape, random_batches
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokenizer import Advance
+from svt_jax.data.tokens import Tokens
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.evaluation.probe import Probe
 from svt_jax.mesh import batch_sharding, check_batch, make_mesh
@@ -83,12 +85,15 @@ class Experiment:
         return self.config.optim.batch_size * self.config.optim.accumulate
 
 
-def setup(config: TrainConfig, started: float | None = None) -> Experiment:
+def setup(
+    config: TrainConfig, started: float | None = None, tokenizing: Callable[[str, int], Advance] | None = None
+) -> Experiment:
     """Reads the model and the data, plans the run, and takes its folder.
 
     Args:
       config: the run's config.
       started: when the run was asked for, by time.perf_counter(); None is now.
+      tokenizing: is called with a split and its number of examples; what it returns is told how many are done.
 
     Raises:
       ValueError: if the config cannot be satisfied, or the folder holds another run or is in use.
@@ -106,7 +111,7 @@ def setup(config: TrainConfig, started: float | None = None) -> Experiment:
     task = model.task
     assert task is not None, "a config names one"
     splits: list[Split] = ["train", *task.parts("validation")]
-    tokens = {split: model.tokens(split) for split in splits}
+    tokens = {split: model.tokens(split, tokenizing) for split in splits}
     train_tokens = tokens["train"]
     if not distributed.agree(folder.has_checkpoint):  # a checkpoint has its own weights
         model = model.with_weights(config)

@@ -88,8 +88,9 @@ def make_train_step(
 
             ((loss, failures), grads), _ = jax.lax.scan(add, zeros, (micro, jnp.arange(accumulate)))
         squared_norms = jnp.stack([squared_norm(leaf, whole=model.mesh.size == 1) for leaf in jax.tree.leaves(grads)])
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, trained)
-        trained = optax.apply_updates(trained, updates)
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = optimizer.update(grads, state.optimizer, trained)
+            trained = optax.apply_updates(trained, updates)
         params = trained if used is None else used.put(state.params, trained)
         metrics = {
             "loss": loss,

@@ -14,6 +14,7 @@ from svt_jax.models.slot import plain_parameters
 from svt_jax.run.checkpoint import last_good
 from svt_jax.training.callbacks import Callbacks
 from svt_jax.training.optimizer import named_paths
+from svt_jax.training.profiling import memory_in_use
 from svt_jax.training.setup import Experiment
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class StepMetrics:
                 "examples_per_second": clock.examples_per_second,
                 "tokens_per_second": clock.tokens_per_second,
                 "compiles": clock.compiles,
+                **(memory_in_use() if self._run.config.log.memory else {}),
             }
             self._call.on_log(step, line)
 

@@ -16,7 +16,7 @@ from svt_jax.training.callbacks import Callback
 from svt_jax.training.logs import JsonLines, Report, SaveCheckpoints, TensorBoard, WeightsAndBiases, check_packages
 from svt_jax.training.loop import Run
 from svt_jax.training.loop import train as train_experiment
-from svt_jax.training.progress import PlainConsole, TrainingProgress
+from svt_jax.training.progress import PlainConsole, TokenizingProgress, TrainingProgress
 from svt_jax.training.setup import Experiment, setup
 
 
@@ -60,7 +60,7 @@ def train(
         distributed.on_first(Report(folder).on_end, results)
         return run
     check_packages(config.log)
-    experiment = setup(config, started)
+    experiment = setup(config, started, TokenizingProgress(console, enabled=config.log.progress).begin)
     return train_experiment(experiment, [*own_callbacks(experiment, console), *callbacks])
 
 

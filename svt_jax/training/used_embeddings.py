@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.models.config import EncoderConfig
 from svt_jax.run.config import OptimConfig
 
@@ -75,5 +75,5 @@ def used_embeddings(tokens: Tokens, encoder: EncoderConfig, optim: OptimConfig) 
     # A bucket may be longer than every example, so padding is always used. RoBERTa recognises padding by its token's
     # number, which must stay, so all rows up to it are kept.
     padding = np.append(np.arange(encoder.pad_token_id + 1), tokens.pad_id)
-    used = UsedEmbeddings.of(np.union1d(tokens.ids, padding), encoder.vocab_size)
+    used = UsedEmbeddings.of(np.union1d(tokens.used_ids(), padding), encoder.vocab_size)
     return used if optim.weight_decay == 0 and 2 * len(used.rows) < encoder.vocab_size else None

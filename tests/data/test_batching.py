@@ -17,7 +17,7 @@ from svt_jax.data.batching import (
     sorted_batches,
     training_buckets,
 )
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 
 
 def tokens(n=103, longest=40, seed=0):
@@ -25,7 +25,7 @@ def tokens(n=103, longest=40, seed=0):
     lengths = rng.integers(3, longest + 1, n).astype(np.int32)
     ids = rng.integers(5, 99, (n, longest)).astype(np.int32)
     ids[np.arange(longest) >= lengths[:, None]] = 7  # this tokenizer's padding is not zero
-    return Tokens(ids, ids % 2, lengths, rng.integers(0, 2, n).astype(np.int32), pad_id=7)
+    return Tokens.of_padded(ids, ids % 2, lengths, rng.integers(0, 2, n).astype(np.int32), pad_id=7)
 
 
 DATA = tokens()
@@ -181,7 +181,7 @@ def test_training_batches_of_every_epoch_and_seed_fit_the_few_buckets(grouped):
     buckets = training_buckets(lengths, 8, 400, 768, group_by_length=grouped, longest=300)
     assert len(buckets) <= MAX_BUCKETS
     assert buckets[-1] == -(-lengths.max() // 2) * 2
-    data = Tokens(np.ones((900, 200), np.int32), np.zeros((900, 200), np.int32), lengths, None, 0)
+    data = Tokens.of_padded(np.ones((900, 200), np.int32), np.zeros((900, 200), np.int32), lengths, None, 0)
     made = itertools.islice(stream(data, 8, 5, buckets, grouped).from_batch(113 * 3), 113)
     assert {b["input_ids"].shape for b in made} <= {(8, length) for length in buckets}
 

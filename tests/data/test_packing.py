@@ -16,12 +16,12 @@ from svt_jax.data.packing import (
     place,
     random_batches,
 )
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 
 RNG = np.random.default_rng(0)
 LENGTHS = RNG.geometric(0.08, 1003).clip(3, 60).astype(np.int32)
 IDS = RNG.integers(5, 99, (1003, 60)).astype(np.int32)
-DATA = Tokens(IDS, IDS % 2, LENGTHS, RNG.integers(0, 2, 1003).astype(np.int32), pad_id=7)
+DATA = Tokens.of_padded(IDS, IDS % 2, LENGTHS, RNG.integers(0, 2, 1003).astype(np.int32), pad_id=7)
 SHAPES = {
     f"{groups} groups, {accumulate} micro-batches": choose_shape(LENGTHS, 32, groups=groups, accumulate=accumulate)
     for groups, accumulate in ((1, 1), (4, 1), (2, 4))

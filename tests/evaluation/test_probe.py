@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.evaluation.probe import BINS, MEASURES, Probe, measure
 from svt_jax.mesh import make_mesh
 from svt_jax.models.svt_config import SVTConfig
@@ -16,7 +16,7 @@ from svt_jax.run.task_model import DEMO_ENCODER, TaskModel, random_classifier
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([9, 4, 7, 9, 5], np.int32)
-TOKENS = Tokens(RNG.integers(5, 30, (5, 9)).astype(np.int32), np.zeros((5, 9), np.int32), LENGTHS, None, 0)
+TOKENS = Tokens.of_padded(RNG.integers(5, 30, (5, 9)).astype(np.int32), np.zeros((5, 9), np.int32), LENGTHS, None, 0)
 
 
 def reference(x):
@@ -108,7 +108,7 @@ def test_the_sample_is_spread_over_the_split_and_its_programs_compile_once(model
     lengths = np.full(count, 9, np.int32)
     lengths[-1] = 3  # the last one is in the sample
     encoder = TaskModel.of(model.encoder, make_mesh())
-    probe = Probe(encoder, Tokens(ids, np.zeros_like(ids), lengths, None, 0))
+    probe = Probe(encoder, Tokens.of_padded(ids, np.zeros_like(ids), lengths, None, 0))
     first = probe.read(encoder)
     programs = [jitted._cache_size() for jitted in (probe._forward, probe._measure)]
     second = probe.read(dataclasses.replace(encoder, params=jax.tree.map(lambda p: p * 1.01, encoder.params)))

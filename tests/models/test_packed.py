@@ -12,7 +12,7 @@ from flax import nnx
 from svt_jax.data.batching import collate
 from svt_jax.data.packed_rows import pack
 from svt_jax.data.packing import Shape
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.packed import OneInEachRow, read_batch
 from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
@@ -20,7 +20,8 @@ from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([7, 3, 5, 2, 4, 6, 1, 3], np.int32)
 IDS = RNG.integers(3, 40, (8, 8)).astype(np.int32)
-TOKENS = Tokens(IDS, (RNG.random((8, 8)) < 0.5).astype(np.int32), LENGTHS, RNG.integers(0, 3, 8), 0)
+TYPES = (RNG.random((8, 8)) < 0.5).astype(np.int32)
+TOKENS = Tokens.of_padded(IDS, TYPES, LENGTHS, RNG.integers(0, 3, 8), 0)
 SHAPES = {
     "one group": Shape(rows=4, row_length=12, examples=10, longest=8),
     "two groups": Shape(rows=2, row_length=12, examples=4, longest=8, groups=2),
@@ -61,7 +62,7 @@ def logits_and_gradient(model, ids, types, layout, order):
 def assert_same(model, family, shape, tolerance=1e-5):
     ids, types, layout = padded_inputs(family)
     logits, gradient = logits_and_gradient(model, ids, types, layout, ROWS)
-    tokens = Tokens(TOKENS.ids, TOKENS.types, LENGTHS, TOKENS.labels, {"roberta": 1}.get(family, 0))
+    tokens = Tokens.of_padded(IDS, TYPES, LENGTHS, TOKENS.labels, {"roberta": 1}.get(family, 0))
     packed, order = inputs(shape, tokens=tokens)
     ours, our_gradient = logits_and_gradient(model, *packed, order)
     np.testing.assert_allclose(ours, logits, atol=tolerance)
@@ -122,7 +123,7 @@ def hidden_states(shape, rows=tuple(ROWS), seed=0, mask_padding=True):
     """Each layer's token matrices [E, L, D] in the order of `rows`, of neighbours drawn by `seed`."""
     ids = IDS.copy()
     ids[1:] = np.random.default_rng(seed).integers(3, 40, ids[1:].shape) if seed else ids[1:]
-    tokens = Tokens(ids, TOKENS.types, LENGTHS, None, 0)
+    tokens = Tokens.of_padded(ids, TYPES, LENGTHS, None, 0)
     (ids, types, layout), order = inputs(SHAPES[shape], np.array(rows), tokens)
     model = tiny.encoder("bert", SVTConfig("soft_decay", layers=(0, -1), mask_padding=mask_padding))
     out = model.encode(ids, types, layout, output_hidden_states=True)

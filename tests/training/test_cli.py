@@ -429,6 +429,17 @@ def test_jax_is_heard_on_devices_that_are_not_used(caplog, name, level, message,
     assert (message in caplog.messages) == heard
 
 
+@pytest.mark.parametrize("card", ["NVIDIA GPU", "Google TPU"])
+def test_jax_itself_tells_of_a_card_that_it_does_not_use(monkeypatch, caplog, card):
+    from jax._src import hardware_utils, xla_bridge
+
+    monkeypatch.setattr(hardware_utils, "has_visible_nvidia_gpu", lambda: card == "NVIDIA GPU")
+    monkeypatch.setattr(hardware_utils, "num_available_tpu_chips_and_device_id", lambda: (8, None))
+    entry._be_quiet()
+    xla_bridge._suggest_missing_backends()
+    assert f"A{'n' * (card[0] == 'N')} {card} may be present on this machine" in caplog.text
+
+
 def test_no_memory_is_one_line_and_status_2(monkeypatch, capsys):
     def allocate(*_, **__):
         raise MemoryError("Unable to allocate 9 PiB")

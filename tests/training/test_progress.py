@@ -10,7 +10,7 @@ from svt_jax.mesh import make_mesh
 from svt_jax.run.distributed import describe
 from svt_jax.training import progress
 from svt_jax.training.clock import Clock
-from svt_jax.training.progress import PlainConsole, TrainingProgress, results_table
+from svt_jax.training.progress import PlainConsole, TokenizingProgress, TrainingProgress, results_table
 
 NAME = "runs/[/b]/[red]:smile:"
 
@@ -59,3 +59,40 @@ def test_platform_devices_processes_and_mesh_are_one_line():
     mesh = jax.make_mesh((4, 2), ("data", "tensor"))
     assert describe(mesh) == "platform cpu, 8 devices (cpu), 1 process; mesh data 4, tensor 2"
     assert describe(jax.make_mesh((1,), ("data",))) == "platform cpu, 1 device (cpu), 1 process; mesh data 1"
+
+
+def test_where_a_run_is_written_is_told_with_the_devices():
+    shown = io.StringIO()
+    started(PlainConsole(file=shown, width=40)).close()
+    assert shown.getvalue().splitlines() == [
+        "platform cpu, 8 devices (cpu), 1 process; mesh data 8, fsdp 1, tensor 1",
+        "writing to runs/a",
+    ]
+
+
+def test_tokenising_many_texts_is_told_each_minute(monkeypatch):
+    clock = iter(range(0, 1000, 25))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    shown = io.StringIO()
+    advance = TokenizingProgress(PlainConsole(file=shown, width=40), enabled=True).begin("train", 100_000)
+    for _ in range(10):
+        advance(10_000)
+    assert shown.getvalue().splitlines() == [
+        f"tokenising train: {done} of 100000 examples" for done in (30_000, 60_000, 90_000)
+    ]
+
+
+def test_few_texts_are_tokenised_without_a_word():
+    for options, total in (({"enabled": True}, 20_000), ({"enabled": False}, 100_000)):
+        shown = io.StringIO()
+        TokenizingProgress(PlainConsole(file=shown, force_terminal=True), **options).begin("train", total)(total)
+        assert shown.getvalue() == ""
+
+
+def test_a_bar_of_texts_ends_with_the_last_one():
+    shown = io.StringIO()
+    advance = TokenizingProgress(PlainConsole(file=shown, width=100, force_terminal=True), enabled=True).begin(
+        "train", 60_000
+    )
+    advance(60_000)
+    assert "60000/60000" in shown.getvalue()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from svt_jax.data.tokenizer import Tokens
+from svt_jax.data.tokens import Tokens
 from svt_jax.mesh import make_mesh
 from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import OptimConfig
@@ -39,7 +39,7 @@ BATCH = {
 
 
 def tokens(ids, pad_id=ENCODER.pad_token_id):
-    return Tokens(ids, np.zeros_like(ids), np.full(len(ids), ids.shape[-1]), None, pad_id)
+    return Tokens.of_padded(ids, np.zeros_like(ids), np.full(len(ids), ids.shape[-1]), None, pad_id)
 
 
 ROWS = used_embeddings(tokens(IDS), ENCODER, OptimConfig())
