@@ -21,7 +21,7 @@ from svt_jax.run import distributed
 from svt_jax.training.callbacks import Callback
 
 if TYPE_CHECKING:
-    from svt_jax.training.loop import Run
+    from svt_jax.training.session import Run
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from svt_jax.run.config import TrainConfig
 from svt_jax.run.folder import find_run, run_path
 from svt_jax.training.callbacks import Callback
 from svt_jax.training.logs import JsonLines, Report, SaveCheckpoints, TensorBoard, WeightsAndBiases, check_packages
-from svt_jax.training.loop import Run
 from svt_jax.training.loop import train as train_experiment
 from svt_jax.training.progress import PlainConsole, TokenizingProgress, TrainingProgress
+from svt_jax.training.session import Run
 from svt_jax.training.setup import Experiment, setup
 
 
