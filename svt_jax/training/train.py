@@ -64,8 +64,12 @@ def train(
     return train_experiment(experiment, [*own_callbacks(experiment, console), *callbacks])
 
 
-def own_callbacks(experiment: Experiment, console: Console) -> list[Callback]:
-    """The callbacks that write a run's folder: all processes save checkpoints; the first runs the others."""
+def own_callbacks(experiment: Experiment, console: Console, label: str = "") -> list[Callback]:
+    """The callbacks that write a run's folder: all processes save checkpoints; the first runs the others.
+
+    Args:
+      label: begins each line of progress, for one of several runs; there is no bar then.
+    """
     config, folder = experiment.config, experiment.folder
     saves: list[Callback] = [SaveCheckpoints(experiment)]
     if not distributed.is_first():
@@ -75,7 +79,7 @@ def own_callbacks(experiment: Experiment, console: Console) -> list[Callback]:
         *([WeightsAndBiases(folder)] if config.log.wandb else ()),
     ]
     return [
-        TrainingProgress(console, enabled=config.log.progress),
+        TrainingProgress(console, enabled=config.log.progress, label=label),
         *saves,
         JsonLines(folder),
         *optional,
