@@ -39,7 +39,8 @@ from svt_jax.host import keep_freed_memory
 from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import DataConfig, LogConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from svt_jax.run.task_model import TaskModel
-from svt_jax.training.loop import Run, train
+from svt_jax.training.loop import train
+from svt_jax.training.session import Run
 from svt_jax.training.setup import setup
 from svt_jax.training.train import own_callbacks
 

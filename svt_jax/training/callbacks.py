@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from svt_jax.training.loop import Run
+    from svt_jax.training.session import Run
 
 
 class Callback:

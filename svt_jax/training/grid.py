@@ -1,11 +1,13 @@
-"""A grid of configs and seeds, one run after another; it keeps finished runs and resumes stopped ones.
+"""A grid of configs and seeds; it keeps finished runs and resumes stopped ones.
 
 Seeds are the outer loop, so that a stopped grid leaves runs that can be compared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +16,13 @@ from rich.console import Console
 from svt_jax.errors import NonFiniteError
 from svt_jax.run.command_line import parse_config
 from svt_jax.run.config import TrainConfig
-from svt_jax.run.folder import find_run
-from svt_jax.training.train import train
+from svt_jax.run.folder import find_run, run_path
+from svt_jax.training.logs import check_packages
+from svt_jax.training.session import Run
+from svt_jax.training.setup import Experiment, setup
+from svt_jax.training.side_by_side import together, train_side_by_side
+from svt_jax.training.stacked import compile_what_fits
+from svt_jax.training.train import own_callbacks, train
 
 
 def setting_names(configs: Sequence[str]) -> list[str]:
@@ -74,25 +81,85 @@ def grid_configs(
     return sorted(runs, key=lambda run: seeds.index(run[1].run.seed))  # stable: configs keep their order
 
 
-def run_grid(runs: Sequence[tuple[str, TrainConfig]], console: Console) -> list[Path]:
+def run_grid(runs: Sequence[tuple[str, TrainConfig]], console: Console, side_by_side: int | None = None) -> list[Path]:
     """Trains every unfinished run; returns the runs' folders in order.
+
+    Runs that differ only in numbers are trained side by side, as many at a time as the memory has room for; the others
+    one after another.
 
     Args:
       runs: names and configs from `grid_configs`.
       console: receives the output.
+      side_by_side: the most runs at a time; None is as many as fit, 1 trains each by itself.
     Raises:
       NonFiniteError: if a run's numbers were not finite; raised after all other runs are done.
     """
-    folders, failed = [], []
-    for number, (_, config) in enumerate(runs, start=1):
-        console.print(f"run {number} of {len(runs)}: {config.run.name}", highlight=False, soft_wrap=True)
-        try:
-            folders.append(train(config, console=console).folder)
-        except NonFiniteError as error:
-            console.print(f"{config.run.name}: {error}", highlight=False, soft_wrap=True)
-            failed.append(f"{config.run.name} ({error})")
+    configs = [config for _, config in runs]
+    failed: dict[str, NonFiniteError] = {}
+    done = 0
+    for group in _groups(configs, side_by_side):
+        waiting = list(group)
+        while waiting:
+            if len(waiting) == 1:
+                now = waiting
+                _say(console, f"run {done + 1} of {len(configs)}: {now[0].run.name}")
+                found: list[Run | NonFiniteError] = [_one(now[0], console)]
+            else:
+                now, found = _several(waiting, console, done, len(configs))
+            for config, each in zip(now, found, strict=True):
+                if isinstance(each, NonFiniteError):
+                    _say(console, f"{config.run.name}: {each}")
+                    failed[config.run.name or ""] = each
+            waiting, done = waiting[len(now) :], done + len(now)
     if failed:
         raise NonFiniteError(
-            f"{len(failed)} of {len(runs)} runs have no result: {'; '.join(failed)}. Compare the others with --runs."
+            f"{len(failed)} of {len(runs)} runs have no result: {'; '.join(f'{n} ({e})' for n, e in failed.items())}. "
+            "Compare the others with --runs."
         )
-    return folders
+    return [run_path(config).path for config in configs]
+
+
+def _groups(configs: Sequence[TrainConfig], most: int | None) -> list[list[TrainConfig]]:
+    """Configs that may share a program, in the order of their first ones; what is complete goes by itself."""
+    groups: dict[str, list[TrainConfig]] = {}
+    for number, config in enumerate(configs):
+        key = None if most == 1 or run_path(config).results.is_file() else together(config)
+        groups.setdefault(str(number) if key is None else key, []).append(config)
+    size = most or len(configs)
+    return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+
+
+def _one(config: TrainConfig, console: Console) -> Run | NonFiniteError:
+    try:
+        return train(config, console=console)
+    except NonFiniteError as error:
+        return error
+
+
+def _several(
+    configs: list[TrainConfig], console: Console, done: int, total: int
+) -> tuple[list[TrainConfig], list[Run | NonFiniteError]]:
+    """Trains the first of these configs side by side, as many as fit; returns these and what became of them."""
+    check_packages(configs[0].log)
+    started = time.perf_counter()
+    with contextlib.ExitStack() as failing:
+
+        def prepared(config: TrainConfig) -> Experiment:
+            experiment = setup(config, started, one_device=True)
+            if experiment.lock is not None:
+                failing.callback(experiment.lock.release)
+            return experiment
+
+        experiments = [prepared(configs[0])]
+        program = compile_what_fits(experiments[0], len(configs))
+        now = configs[: program.number]
+        if len(now) > 1:
+            names = ", ".join(str(config.run.name) for config in now)
+            _say(console, f"runs {done + 1} to {done + len(now)} of {total}, side by side: {names}")
+        experiments += [prepared(config) for config in now[1:]]
+        callbacks = [own_callbacks(each, console, str(each.config.run.name)) for each in experiments]
+        return now, train_side_by_side(experiments, callbacks, program)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

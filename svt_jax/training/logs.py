@@ -21,7 +21,7 @@ from svt_jax.training.results import best_evaluation
 from svt_jax.writing import write_whole, writing
 
 if TYPE_CHECKING:
-    from svt_jax.training.loop import Run
+    from svt_jax.training.session import Run
     from svt_jax.training.setup import Experiment
 
 log = logging.getLogger(__name__)

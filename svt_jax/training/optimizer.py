@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import optax
 from flax import nnx
@@ -28,7 +30,7 @@ def check_sizes(config: OptimConfig, num_examples: int, num_steps: int) -> None:
         )
 
 
-def learning_rate_schedule(config: OptimConfig, num_steps: int, peak: float | None = None) -> optax.Schedule:
+def learning_rate_schedule(config: OptimConfig, num_steps: int, peak: Any = None) -> optax.Schedule:
     """Rate by step: from 0 to the peak over warmup_ratio of the steps, then to 0 at step num_steps (or constant).
 
     Example:
@@ -52,20 +54,39 @@ def learning_rate_schedule(config: OptimConfig, num_steps: int, peak: float | No
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
+class Rates(NamedTuple):
+    """Peak learning rates: of the weights, and of the parameters of a spectral function or remedy."""
+
+    weights: Any
+    svt: Any
+
+    @classmethod
+    def of(cls, config: OptimConfig) -> Rates:
+        svt = config.svt_learning_rate
+        return cls(config.learning_rate, config.learning_rate if svt is None else svt)
+
+
+def make_optimizer(config: OptimConfig, num_steps: int, rates: Rates | None = None) -> optax.GradientTransformation:
     """AdamW (beta 0.9, 0.999, eps 1e-8; Loshchilov and Hutter, arXiv 1711.05101) over an nnx parameter state.
+
+    Args:
+      config: decay, clipping and the rates' schedule.
+      num_steps: the schedule's length.
+      rates: peak rates in place of the config's; they may be traced.
 
     Its state holds plain arrays: an nnx variable costs Python time in every call of a compiled step. `optax.partition`
     would hold two for each parameter and group, most of them empty.
     """
 
-    def adamw(peak: float | None, weight_decay: float) -> optax.GradientTransformation:
+    peaks = Rates.of(config) if rates is None else rates
+
+    def adamw(peak: Any, weight_decay: float) -> optax.GradientTransformation:
         return optax.adamw(learning_rate_schedule(config, num_steps, peak), weight_decay=weight_decay)
 
     groups = {
-        "decayed": adamw(None, config.weight_decay),
-        "plain": adamw(None, 0.0),
-        "svt": adamw(config.svt_learning_rate, 0.0),
+        "decayed": adamw(peaks.weights, config.weight_decay),
+        "plain": adamw(peaks.weights, 0.0),
+        "svt": adamw(peaks.svt, 0.0),
     }
 
     def of_arrays(params: nnx.State) -> optax.GradientTransformation:

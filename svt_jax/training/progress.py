@@ -21,7 +21,7 @@ from svt_jax.run import distributed
 from svt_jax.training.callbacks import Callback
 
 if TYPE_CHECKING:
-    from svt_jax.training.loop import Run
+    from svt_jax.training.session import Run
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ _MINUTE = 60.0
 class TrainingProgress(Callback):
     """A bar with loss, rate and time left on a terminal; elsewhere a line each minute. A line for each evaluation."""
 
-    def __init__(self, console: Console, *, enabled: bool):
-        self._console, self._enabled = console, enabled
+    def __init__(self, console: Console, *, enabled: bool, label: str = ""):
+        self._console, self._enabled, self._label = console, enabled, label
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -71,7 +71,7 @@ class TrainingProgress(Callback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
-            disable=not (enabled and console.is_terminal),
+            disable=bool(label) or not (enabled and console.is_terminal),  # a console shows one bar at a time
         )
         self._said = time.monotonic()
 
@@ -106,6 +106,7 @@ class TrainingProgress(Callback):
         self._bar.stop()
 
     def _say(self, line: str) -> None:
+        line = f"{self._label}: {line}" if self._label else line
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from svt_jax.run.manifest import device_description
 from svt_jax.training.setup import Experiment
 
 if TYPE_CHECKING:
-    from svt_jax.training.loop import Run
+    from svt_jax.training.session import Run
 
 
 def best_evaluation(task: Task, evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:

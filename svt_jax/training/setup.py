@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from svt_jax.data import layouts
 from svt_jax.data.batching import TrainingBatches, epoch_batches, training_buckets
@@ -86,7 +87,11 @@ class Experiment:
 
 
 def setup(
-    config: TrainConfig, started: float | None = None, tokenizing: Callable[[str, int], Advance] | None = None
+    config: TrainConfig,
+    started: float | None = None,
+    tokenizing: Callable[[str, int], Advance] | None = None,
+    *,
+    one_device: bool = False,
 ) -> Experiment:
     """Reads the model and the data, plans the run, and takes its folder.
 
@@ -94,6 +99,8 @@ def setup(
       config: the run's config.
       started: when the run was asked for, by time.perf_counter(); None is now.
       tokenizing: is called with a split and its number of examples; what it returns is told how many are done.
+      one_device: whether the run stays on one device, as several runs side by side do. Its groups, and so its numbers,
+        are those of the config's own mesh.
 
     Raises:
       ValueError: if the config cannot be satisfied, or the folder holds another run or is in use.
@@ -102,7 +109,8 @@ def setup(
     folder = run_folder.run_path(config)
     distributed.on_first(run_folder.find_run, config)
 
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    own = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = make_mesh(devices=jax.local_devices()[:1]) if one_device else own
     batch_size = config.optim.batch_size * config.optim.accumulate
     check_batch(mesh, "optim.batch_size", config.optim.batch_size)
     check_batch(mesh, "data.eval_batch_size", config.data.eval_batch_size)
@@ -119,7 +127,7 @@ def setup(
     steps_per_epoch = -(-len(train_tokens) // batch_size)
     num_steps = min(config.optim.epochs * steps_per_epoch, config.optim.max_steps or 2**62)
     check_sizes(config.optim, len(train_tokens), num_steps)
-    shape = _packed_shape(config, model, train_tokens, folder)
+    shape = _packed_shape(config, model, train_tokens, folder, own)
     batches, plan = _batches(config, model, train_tokens, num_steps, shape)
 
     optimizer = make_optimizer(config.optim, num_steps)
@@ -167,8 +175,12 @@ def setup(
     )
 
 
-def _packed_shape(config: TrainConfig, model: TaskModel, tokens: Tokens, folder: RunFolder) -> Shape | None:
-    """The shape of packed batches, which a resumed run keeps; None for padded ones."""
+def _packed_shape(config: TrainConfig, model: TaskModel, tokens: Tokens, folder: RunFolder, own: Mesh) -> Shape | None:
+    """The shape of packed batches, which a resumed run keeps; None for padded ones.
+
+    Args:
+      own: the mesh of the config; the model's may be smaller.
+    """
     data = config.data
     if data.layout == "padded":
         return None
@@ -177,7 +189,7 @@ def _packed_shape(config: TrainConfig, model: TaskModel, tokens: Tokens, folder:
     if kept is not None:
         shape = Shape(*kept)
     else:
-        groups = shards if data.groups == "auto" else data.groups
+        groups = own.shape["data"] * own.shape["fsdp"] if data.groups == "auto" else data.groups
         row_length = None if data.row_length == "auto" else data.row_length
         rows = None if data.rows == "auto" else data.rows
         shape = choose_shape(

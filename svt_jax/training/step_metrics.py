@@ -18,7 +18,7 @@ from svt_jax.training.profiling import memory_in_use
 from svt_jax.training.setup import Experiment
 
 if TYPE_CHECKING:
-    from svt_jax.training.loop import Run
+    from svt_jax.training.session import Run
 
 ADVICE = "Lower optim.learning_rate or set optim.grad_clip."
 _LAG = 2

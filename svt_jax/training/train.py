@@ -14,9 +14,9 @@ from svt_jax.run.config import TrainConfig
 from svt_jax.run.folder import find_run, run_path
 from svt_jax.training.callbacks import Callback
 from svt_jax.training.logs import JsonLines, Report, SaveCheckpoints, TensorBoard, WeightsAndBiases, check_packages
-from svt_jax.training.loop import Run
 from svt_jax.training.loop import train as train_experiment
 from svt_jax.training.progress import PlainConsole, TokenizingProgress, TrainingProgress
+from svt_jax.training.session import Run
 from svt_jax.training.setup import Experiment, setup
 
 
@@ -64,8 +64,12 @@ def train(
     return train_experiment(experiment, [*own_callbacks(experiment, console), *callbacks])
 
 
-def own_callbacks(experiment: Experiment, console: Console) -> list[Callback]:
-    """The callbacks that write a run's folder: all processes save checkpoints; the first runs the others."""
+def own_callbacks(experiment: Experiment, console: Console, label: str = "") -> list[Callback]:
+    """The callbacks that write a run's folder: all processes save checkpoints; the first runs the others.
+
+    Args:
+      label: begins each line of progress, for one of several runs; there is no bar then.
+    """
     config, folder = experiment.config, experiment.folder
     saves: list[Callback] = [SaveCheckpoints(experiment)]
     if not distributed.is_first():
@@ -75,7 +79,7 @@ def own_callbacks(experiment: Experiment, console: Console) -> list[Callback]:
         *([WeightsAndBiases(folder)] if config.log.wandb else ()),
     ]
     return [
-        TrainingProgress(console, enabled=config.log.progress),
+        TrainingProgress(console, enabled=config.log.progress, label=label),
         *saves,
         JsonLines(folder),
         *optional,

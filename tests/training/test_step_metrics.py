@@ -10,7 +10,7 @@ from flax import nnx
 from svt_jax.errors import NonFiniteError
 from svt_jax.run.config import LogConfig, RunConfig, TrainConfig
 from svt_jax.training.callbacks import Callback, Callbacks
-from svt_jax.training.loop import Run
+from svt_jax.training.session import Run
 from svt_jax.training.step_metrics import StepMetrics
 
 PARAMETERS = nnx.State({name: {"kernel": nnx.Param(0)} for name in "abc"})

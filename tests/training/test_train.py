@@ -23,7 +23,7 @@ from svt_jax.run.checkpoint import Checkpoints
 from svt_jax.run.command_line import parse_config
 from svt_jax.run.folder import RunFolder, find_run, read_lines, read_run
 from svt_jax.run.task_model import TaskModel
-from svt_jax.training import loop
+from svt_jax.training import session
 from svt_jax.training.setup import setup
 
 ROOT = Path(__file__).parents[2]
@@ -441,7 +441,7 @@ def test_a_start_that_failed_leaves_the_folder_to_the_corrected_command(tmp_path
         raise OutOfMemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_start", fail)
+        patch.setattr(session, "_start", fail)
         for size in ("48", "96"):
             with pytest.raises(OutOfMemoryError):
                 train(tmp_path, "--optim.batch_size", size)

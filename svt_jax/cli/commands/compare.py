@@ -30,6 +30,12 @@ def options() -> ArgumentParser:
         "--runs", nargs="+", type=path, help="folders that train.py has completed; the first is the baseline's"
     )
     parser.add_argument("--seeds", help="seeds of the grid, as in 0,1,2")
+    parser.add_argument(
+        "--side_by_side",
+        default="auto",
+        help="how many runs that differ only in seed, alpha or rates one program trains at a time; auto is as many as the "
+        "memory has room for, 1 trains one after another",
+    )
     parser.add_argument("--output", type=path, help="folder of table, CSV and pictures, and of the grid's runs")
     return parser
 
@@ -63,7 +69,7 @@ def run(arguments: list[str], *, started: float) -> None:
             raise ValueError(f"--seeds is {chosen.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
         seeds = list(dict.fromkeys(int(seed) for seed in chosen.seeds.split(",")))
         grid = grid_configs(chosen.settings, seeds, overrides, output)
-        runs, names = run_grid(grid, console), [name for name, _ in grid]
+        runs, names = run_grid(grid, console, side_by_side(chosen.side_by_side)), [name for name, _ in grid]
         if not is_first():
             return
     elif chosen.seeds:
@@ -83,6 +89,19 @@ def run(arguments: list[str], *, started: float) -> None:
         for row in rows:
             shown.add_row(*row)
         show(console, [shown], paths)
+
+
+def side_by_side(text: str) -> int | None:
+    """How many runs at a time; None where the memory decides.
+
+    Raises:
+      ValueError: for anything but "auto" and whole numbers from 1.
+    """
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise ValueError(f"--side_by_side is {text!r}; allowed are auto and whole numbers from 1. Correct it.")
+    return int(text)
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -9,8 +9,8 @@ from svt_jax.run.command_line import parse_config, train_parser
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from svt_jax.training.loop import Run
     from svt_jax.training.progress import PlainConsole
+    from svt_jax.training.session import Run
 
 
 def options() -> ArgumentParser:
