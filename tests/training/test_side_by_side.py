@@ -85,15 +85,27 @@ def numbers(run):
     return {"step": step, **found, **arrays}
 
 
-def assert_same(ours, theirs, tolerance=0.0):
+def assert_same(ours, theirs):
+    """Equal numbers, as far as two programs of the same operations round alike.
+
+    (With all of XLA's optimizations, which tests do without, the demo's are the same bits.) Adam turns the sign of a
+    gradient that is nothing but rounding into a whole step, so a few parameters may differ more.
+    """
     ours, theirs = numbers(ours), numbers(theirs)
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        np.testing.assert_allclose(value, theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
+        value, other = np.asarray(value, np.float64), np.asarray(theirs[name], np.float64)
+        if value.ndim == 0:
+            rtol = 3e-6 if name.startswith("spectrum.jsonl") else 1e-6
+            np.testing.assert_allclose(value, other, rtol=rtol, atol=1e-6, err_msg=name)
+        else:
+            off = np.abs(value - other)
+            assert off.max() < 1e-4, name
+            assert np.mean(off > 1e-6 * (1 + np.abs(other))) < 1e-3, name
 
 
 @pytest.mark.parametrize("name", ["first", "second", "third"])
-def test_each_run_has_the_bits_and_files_of_a_single_run(both, name):
+def test_each_run_has_the_numbers_and_files_of_a_single_run(both, name):
     ours, theirs = (folder / name for folder in both)
     assert_same(ours, theirs)
     assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
@@ -114,10 +126,7 @@ def test_vmapped_as_on_accelerators_the_numbers_are_the_same(both, tmp_path, mon
     monkeypatch.setattr(stacked, "loops", lambda: False)
     side_by_side(settings(tmp_path)[:2])  # on two devices
     for name in ("first", "second"):
-        ours, theirs = numbers(tmp_path / name), numbers(both[1] / name)
-        for place, value in ours.items():
-            if place.startswith(("metrics.jsonl", "spectrum.jsonl", "results")):
-                np.testing.assert_allclose(value, theirs[place], rtol=2e-5, atol=1e-6, err_msg=place)
+        assert_same(tmp_path / name, both[1] / name)
 
 
 class StopsAfter(Callback):
@@ -132,7 +141,7 @@ class StopsAfter(Callback):
 
 
 @pytest.mark.slow
-def test_stopped_together_they_go_on_together_or_alone_to_the_same_bits(both, tmp_path):
+def test_stopped_together_they_go_on_together_or_alone_to_the_same_numbers(both, tmp_path):
     configs = settings(tmp_path)
     with pytest.raises(StoppedBySignalError, match="the state is saved"):
         side_by_side(configs, [StopsAfter(1)])
