@@ -20,6 +20,7 @@ import numpy as np
 
 from svt_jax.analysis.finished import read_finished
 from svt_jax.run.config import identity
+from svt_jax.stores import as_path
 
 _WILCOXON_LEAST = 6
 """With fewer seeds, the smallest two-sided p of Wilcoxon's test, 2 / 2^n, is above 0.05 whatever the data."""
@@ -115,7 +116,7 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
     """
     if isinstance(runs, str):
         raise ValueError(f"runs is {runs!r}; allowed is a list of folders. Put a single one into a list.")
-    folders = [Path(run) for run in runs]
+    folders = [as_path(run) for run in runs]
     names = None if names is None else list(names)
     unfinished = [str(folder) for folder in folders if not (folder / "results.json").is_file()]
     if unfinished or not folders:

@@ -5,12 +5,16 @@ SVT_JAX_CACHE, else svt_jax under XDG_CACHE_HOME or ~/.cache; a user may delete 
 recently used files are deleted. Files are plain arrays (npz, never pickled) and are first written under another name.
 The umask decides who may read them, so several users can share a folder. A file that cannot be read, or whose arrays do
 not fit, is written again.
+
+SVT_JAX_CACHE may lie in an object store (gs://bucket/cache). Then all hosts of a run share it, only the first process
+tokenises, and nothing is deleted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
@@ -26,6 +30,7 @@ import numpy as np
 from svt_jax.data.glue import Examples
 from svt_jax.data.tokenizer import Tokens, largest_id, padding_id, tokenize
 from svt_jax.host import cache_folder
+from svt_jax.stores import as_path, in_store
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +43,7 @@ _told: set[Path] = set()
 def token_folder() -> Path:
     """The folder of the cache files."""
     named = os.environ.get("SVT_JAX_CACHE")
-    return Path(named) if named else cache_folder()
+    return as_path(named) if named else cache_folder()
 
 
 def cached_tokens(examples: Examples, tokenizer: Any, max_length: int, pad_id: int = 0) -> Tokens:
@@ -97,18 +102,24 @@ def _read(path: Path, number: int, max_length: int, largest: int) -> list[np.nda
     )
     if not fits:
         raise ValueError("its arrays do not fit")
-    with contextlib.suppress(OSError):  # a read-only folder
+    with contextlib.suppress(OSError, TypeError):  # a read-only folder; a store
         os.utime(path)  # marks it as used now
     return arrays
 
 
 def _write(path: Path, tokens: Tokens) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     real = tokens.real
+    arrays = {"ids": tokens.ids[real], "types": tokens.types[real].astype(np.uint8), "lengths": tokens.lengths}
+    if in_store(path):
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        path.write_bytes(content.getvalue())
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"unfinished-{uuid.uuid4().hex}")  # only this user could read a file of mkstemp
     try:
         with unfinished.open("xb") as file:
-            np.savez(file, ids=tokens.ids[real], types=tokens.types[real].astype(np.uint8), lengths=tokens.lengths)
+            np.savez(file, **arrays)
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
