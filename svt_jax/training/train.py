@@ -76,8 +76,8 @@ def own_callbacks(experiment: Experiment, console: Console) -> list[Callback]:
     ]
     return [
         TrainingProgress(console, enabled=config.log.progress),
-        *saves,
         JsonLines(folder),
+        *saves,
         *optional,
         Report(folder),
     ]
