@@ -243,8 +243,12 @@ def check_reachable(path: Path) -> None:
     if not isinstance(path, StorePath):
         return
     bucket = StorePath(*path.parts[:2])
-    try:
-        bucket.call("ls", detail=False)
+    files, name, below = _file_system(path.scheme), path.parts[1], "/".join(path.parts[2:])
+    try:  # asks for one object, since a bucket may hold millions; below the path, as rights may end there
+        if path.scheme == "gs":
+            patiently(files.call, path, "GET", "b/{}/o", name, prefix=below, maxResults=1, json_out=True)
+        else:
+            patiently(files.call_s3, path, "list_objects_v2", Bucket=name, Prefix=below, MaxKeys=1)
     except FileNotFoundError as error:
         raise StoreError(path, f"there is no bucket {bucket}", "Make it, or correct the name.") from error
 
