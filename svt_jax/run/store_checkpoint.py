@@ -183,7 +183,7 @@ class StoreCheckpoints(Checkpoints):
 def _own_shards(part: Any) -> dict[str, np.ndarray]:
     """The shards that this process writes, by the leaf's name and the place where the shard begins.
 
-    They are copies: the next step takes over the buffers.
+    They are copies: a view would keep the next step from taking over the buffers.
     """
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(part):
