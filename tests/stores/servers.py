@@ -139,15 +139,17 @@ class _Handler(BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length") or 0)
         request = Request(self.command, self.path, size)
         server.seen.append(request)
+        chunked = self.headers.get("Transfer-Encoding") == "chunked"
+        body = self._chunks() if chunked else self.rfile.read(size // 2)
+        if request.path.startswith("/upload"):
+            request.name = _named(body)
         answer = server.fault(request) if server.fault is not None else None
         if answer == "cut":
-            self.rfile.read(size // 2)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        body = self._chunks() if self.headers.get("Transfer-Encoding") == "chunked" else self.rfile.read(size)
-        if request.path.startswith("/upload"):
-            request.name = _named(body)
+        if not chunked:
+            body += self.rfile.read(size - size // 2)
         if answer is not None:
             assert not isinstance(answer, str)
             self._answer(answer[0], {"Content-Type": "application/json"}, answer[1])

@@ -2,7 +2,7 @@
 
 import json
 import signal
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -15,7 +15,10 @@ from tests.stores.servers import BUCKET, running
 
 pytestmark = pytest.mark.slow
 STEPS = 12
-OPTIONS = [*SHORT, "--optim.max_steps", str(STEPS), "--checkpoint.every_steps", "2", "--data.eval_batch_size", "200"]
+OPTIONS = [
+    *SHORT, "--optim.max_steps", str(STEPS), "--checkpoint.every_steps", "2", "--data.eval_batch_size", "200",
+    "--mesh.data", "1", "--mesh.fsdp", "4",
+]  # fmt: skip
 
 
 def test_a_run_in_a_bucket_outlives_a_lost_host_and_goes_on_with_another_number(tmp_path, monkeypatch):
@@ -30,17 +33,25 @@ def test_a_run_in_a_bucket_outlives_a_lost_host_and_goes_on_with_another_number(
         command = [*OPTIONS, "--run.output_dir", str(runs)]
         two = Group("train.py", command, tmp_path / "b", processes=2, devices=2)
         two.wait_for_step(runs / "run", 4)
-        while not any("-1-params" in name for name in _unfinished(runs / "run")):  # the second process is saving
-            assert two.processes[1].poll() is None, "the run ended before the moment came"
-            time.sleep(0.005)
-        two.processes[1].kill()
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold(request):  # the last object of the second process's part of a checkpoint
+            if "-1.json" not in request.name or not request.writes:
+                return None
+            held.set()
+            go_on.wait(60)
+            return "cut"
+
+        with server.failing(hold):
+            assert held.wait(200), [output.read_text() for output in two.outputs]
+            two.processes[1].kill()
+            go_on.set()
+            assert any("-1-params" in name for name in _unfinished(runs / "run")), "it had begun to save"
         statuses, outputs = two.finish()
         assert statuses[1] == -signal.SIGKILL
         assert statuses[0] in (2, 4, -signal.SIGABRT), outputs[0]
-        # of train and validation, once, by one of the two processes
-        assert (
-            len([each for each in server.seen if each.writes and "tokens-" in each.name]) == len(cache.objects()) == 2
-        )
+        tokens = [each.name for each in server.seen if each.writes and "tokens-" in each.name]
+        assert len(tokens) == len(cache.objects()) == 2  # of train and validation, once, by one of the two processes
 
         steps = saved_steps(runs / "run" / "checkpoints")
         record = json.loads((runs / "run" / "checkpoints" / str(steps[-1]) / "record.json").read_bytes())
