@@ -26,7 +26,7 @@ from orbax.checkpoint import type_handlers
 
 from svt_jax.run import distributed
 from svt_jax.run.literal_path import LiteralPath
-from svt_jax.stores import move
+from svt_jax.stores import StoreError, move
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Checkpoints:
         for step in self.steps[::-1]:
             try:
                 best = self._read_record(step)["best"]
-            except MisplacedError:
+            except (MisplacedError, StoreError):
                 raise
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 log.warning("the checkpoint of step %d is damaged (%s)", step, error)
@@ -164,6 +164,7 @@ class Checkpoints:
         Raises:
           ValueError: if there is no checkpoint, or that of `step` is damaged.
           MisplacedError: if a checkpoint belongs to another step or another run.
+          StoreError: if the store does not give it.
         """
         candidates = [step] if step is not None else self.steps[::-1]
         problems = []
@@ -174,7 +175,7 @@ class Checkpoints:
                 raise ValueError(
                     f"{error}. Remove that folder, and start all processes again to go on from the checkpoint before it."
                 ) from error
-            except MisplacedError:  # this is no damage: going back to an older one would hide a mistake
+            except (MisplacedError, StoreError):  # no damage: going back to an older one would hide what is wrong
                 raise
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 problems.append(f"step {candidate}: {error}")

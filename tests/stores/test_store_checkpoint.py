@@ -128,6 +128,20 @@ def test_each_damaged_object_is_found_and_the_one_before_is_used(folder):
     assert restored(folder)[0] == 2
 
 
+def test_a_store_that_refuses_is_no_damage(folder, server):
+    saved(folder, 1, 2)
+    before = list(folder.objects())
+    checkpoints = open_checkpoints(folder)
+    with (
+        server.failing(lambda request: full(server) if "safetensors" in request.path and not request.writes else None),
+        pytest.raises(StoreError, match="the store refuses"),
+    ):
+        checkpoints.restore(like())
+    assert list(folder.objects()) == before
+    assert checkpoints.restore(like())[0] == 2
+    checkpoints.close()
+
+
 def test_a_damaged_checkpoint_is_put_aside_and_its_step_saved_again(folder):
     saved(folder, 1, 2)
     name = next(name for name in (folder / "2").objects() if "params" in name)
