@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from svt_jax.stores import in_store
+
 
 class WriteError(OSError):
     """A file could not be written. The message names it, and ends with what to do."""
@@ -31,6 +33,9 @@ def write_whole(path: Path, text: str, advice: str = "Make room, and start the s
     """
     temporary = path.with_name(path.name + ".tmp")
     with writing(path, advice):
+        if in_store(path):
+            path.write_text(text, encoding="utf-8")
+            return
         try:
             with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)

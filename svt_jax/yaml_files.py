@@ -8,13 +8,13 @@ JSON is read in the same way, because it is YAML.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
+from svt_jax.stores import as_path
 from svt_jax.text import printable
 
 MAX_DEPTH, MAX_VALUES = 20, 10_000
@@ -128,7 +128,7 @@ def read_table(path: str | Path, keys: Sequence[str] = ("keys",)) -> dict[str, A
       ValueError: if the file does not exist, is not UTF-8 or YAML, or holds no table. It names the line if there is
       one.
     """
-    path = Path(os.path.expanduser(path))
+    path = as_path(path)
     if not path.is_file():
         raise ValueError(f"--config {str(path)!r} does not exist; allowed is a YAML file. Check the path.")
     try:

@@ -25,7 +25,7 @@ def test_lowest_versions_are_the_lower_bounds():
 
 # A floor may import those before it.
 FLOORS = (
-    ("errors", "text", "host", "mesh", "writing", "yaml_files"),
+    ("errors", "text", "host", "mesh", "stores", "writing", "yaml_files"),
     ("spectral",),
     ("remedies",),
     ("models",),

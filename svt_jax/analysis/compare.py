@@ -19,6 +19,7 @@ import numpy as np
 from svt_jax.analysis.finished import read_finished
 from svt_jax.analysis.statistics import Difference, holm, paired_difference
 from svt_jax.run.config import identity
+from svt_jax.stores import as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
     """
     if isinstance(runs, str):
         raise ValueError(f"runs is {runs!r}; allowed is a list of folders. Put a single one into a list.")
-    folders = [Path(run) for run in runs]
+    folders = [as_path(run) for run in runs]
     names = None if names is None else list(names)
     unfinished = [str(folder) for folder in folders if not (folder / "results.json").is_file()]
     if unfinished or not folders:

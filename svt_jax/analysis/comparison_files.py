@@ -13,6 +13,7 @@ from svt_jax.analysis.compare import Comparison
 from svt_jax.analysis.csv_text import csv_text
 from svt_jax.analysis.finished import read_finished
 from svt_jax.host import only_warns
+from svt_jax.stores import make_folder, writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,13 +166,14 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
 
     If a picture cannot be made, it warns.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / f"compare.{ending}" for ending in ("md", "json", "csv")]
     paths[0].write_text(markdown(comparison), encoding="utf-8")
     paths[1].write_text(json.dumps(as_json(comparison), indent=2) + "\n", encoding="utf-8")
     paths[2].write_text(as_csv(comparison), encoding="utf-8")
     with only_warns("the picture of the scores"):
-        picture(comparison, folder / "compare.png")
+        with writable(folder) as local:
+            picture(comparison, local / "compare.png")
         paths.append(folder / "compare.png")
     with only_warns("the pictures of the runs"):
         from svt_jax.analysis.plots import save

@@ -14,6 +14,7 @@ import yaml
 from svt_jax.analysis import checks
 from svt_jax.evaluation.probe import MEASURES
 from svt_jax.run.config import identity
+from svt_jax.run.line_files import read_all
 from svt_jax.run.run_files import check_files, file_digests
 from svt_jax.yaml_files import load_values
 
@@ -129,10 +130,8 @@ _Places = dict[str, list[int | None]]
 
 def _lines(path: Path, check: checks.Check) -> tuple[_Numbered, list[str]]:
     """The valid lines with their numbers, and the problems of the others."""
-    if not path.is_file():
-        return [], []
     found, left_out = [], []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(read_all(path).split(b"\n"), start=1):
         if not line.strip():
             continue
         try:

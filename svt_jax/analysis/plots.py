@@ -27,6 +27,7 @@ from matplotlib.ticker import MaxNLocator
 
 from svt_jax.analysis.finished import parameters_of
 from svt_jax.evaluation.probe import MEASURES, Reading
+from svt_jax.stores import writable
 
 INK, GRID = "#1f2328", "#c9ced6"
 # Okabe and Ito's colours, in an order that alternates dark and light
@@ -217,13 +218,14 @@ def to_svg(figure: Figure) -> str:
 def save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
     """Writes NAME.svg and NAME.png for each figure that is not None; returns their paths."""
     paths = []
-    for name, figure in figures.items():
-        if figure is None:
-            continue
-        FigureCanvasAgg(figure)
-        paths += [folder / f"{name}.svg", folder / f"{name}.png"]
-        figure.savefig(paths[-2], metadata={"Date": None})
-        figure.savefig(paths[-1], dpi=150)
+    with writable(folder) as local:
+        for name, figure in figures.items():
+            if figure is None:
+                continue
+            FigureCanvasAgg(figure)
+            paths += [folder / f"{name}.svg", folder / f"{name}.png"]
+            figure.savefig(local / paths[-2].name, metadata={"Date": None})
+            figure.savefig(local / paths[-1].name, dpi=150)
     return paths
 
 

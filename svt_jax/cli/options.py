@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svt_jax.run.command_line import make_parser, parse
+from svt_jax.stores import as_path, check_reachable
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -77,9 +78,11 @@ def check_owner(options: Namespace) -> None:
 
 def output_folder(name: str) -> Path:
     """The folder. Raises ValueError if --output is a file."""
-    if Path(name).is_file():
+    folder = as_path(name)
+    check_reachable(folder)
+    if folder.is_file():
         raise ValueError(f"--output {name} is a file; allowed is a folder, which may not exist yet. Correct it.")
-    return Path(name)
+    return folder
 
 
 def show(console: PlainConsole, tables: Sequence[Any], paths: Sequence[Path]) -> None:

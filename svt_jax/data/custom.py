@@ -12,6 +12,7 @@ from pathlib import Path
 
 from svt_jax.data.glue import Examples, Split, Task, make_examples
 from svt_jax.data.tables import ENDINGS, Problem, Table, name_lines, refuse
+from svt_jax.stores import as_path, check_reachable
 
 
 def custom_task(text: Sequence[str], label: str, labels: Sequence[str] | None) -> Task:
@@ -86,7 +87,8 @@ def load_custom(task: Task, source: str, split: Split) -> Examples:
 
 
 def _file(source: str, split: Split) -> Path:
-    folder = Path(source)
+    folder = as_path(source)
+    check_reachable(folder)
     names = ", ".join(split + ending for ending in ENDINGS)
     if not folder.is_dir():
         raise ValueError(f"data.source {source!r} is not a folder; the task custom needs one with {names}. Set it.")

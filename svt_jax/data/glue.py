@@ -20,6 +20,7 @@ import numpy as np
 
 from svt_jax.data.stored_texts import KEPT_ROWS, StoredTexts, read_parts
 from svt_jax.data.tables import Columns, Problem, Table, name_lines, refuse
+from svt_jax.stores import as_path, check_reachable
 
 log = logging.getLogger(__name__)
 
@@ -134,10 +135,11 @@ def load_examples(task: Task, source: str, split: Split) -> Examples:
       ValueError: if the folder, file or a column is missing, a row is malformed or lacks a value, a label does not
         belong to the task, or there are no rows. It names the line. A text may be empty: in official files some are.
     """
-    return _from_hub(task, split) if source == "hub" else _from_file(task, Path(source), split)
+    return _from_hub(task, split) if source == "hub" else _from_file(task, as_path(source), split)
 
 
 def _from_file(task: Task, source: Path, split: Split) -> Examples:
+    check_reachable(source)
     path = source / task.folder / task.files[split]
     if not source.is_dir():
         raise ValueError(

@@ -13,6 +13,7 @@ from typing import Any, overload
 
 from svt_jax.data.table_rows import Place
 from svt_jax.data.tables import Block, Columns, Table
+from svt_jax.stores import readable_file
 
 KEPT_BYTES = 2**25
 """The texts of a smaller file are kept in memory, which takes a few times its size."""
@@ -122,6 +123,6 @@ def read_parts(data: Any, columns: Sequence[str]) -> Iterator[Part]:
 
 def _size(table: Table) -> int:
     try:
-        return table.path.stat().st_size
+        return readable_file(table.path).stat().st_size
     except OSError:  # reading it says what is wrong
         return 0

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from svt_jax.stores import readable_file
+
 ENDINGS = (".tsv", ".csv", ".jsonl")
 """Endings of tables. A .txt is read as a .tsv only where its reader says so, as MRPC's msr_paraphrase_train.txt."""
 BLOCK_BYTES = 2**20
@@ -48,7 +50,7 @@ def row_blocks(path: Path, begin: Place = Place()) -> Iterator[tuple[Place, list
     """
     kind = kind_of(path)
     try:
-        with path.open("rb") as file:
+        with readable_file(path).open("rb") as file:
             if kind == ".csv":
                 yield from _csv_blocks(path, file, begin)
                 return

@@ -7,6 +7,9 @@ another name. The umask decides who may read them, so several users can share a 
 whose arrays do not fit, is written again.
 
 A large split never lies in memory: its tokens are written in blocks, and then mapped from the file.
+
+SVT_JAX_CACHE may lie in an object store (gs://bucket/cache). Then all hosts of a run share it: only the first process
+tokenises, each host keeps a copy in its local cache, and nothing is deleted from the store.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from svt_jax.data.tokenizer import (
 )
 from svt_jax.data.tokens import Tokens
 from svt_jax.host import cache_folder
+from svt_jax.stores import as_path, in_store
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ _told: set[Path] = set()
 def token_folder() -> Path:
     """The folder of the cache files."""
     named = os.environ.get("SVT_JAX_CACHE")
-    return Path(named) if named else cache_folder()
+    return as_path(named) if named else cache_folder()
 
 
 def cached_tokens(
@@ -63,6 +67,46 @@ def cached_tokens(
     if not getattr(tokenizer, "is_fast", False):  # a slow tokenizer has no text form to hash
         return tokenize(examples, tokenizer, max_length, pad_id, advance)
     path = token_folder() / f"tokens-{_key(examples, tokenizer, max_length)}.npz"
+    if not in_store(path):
+        return _cached_in(path, examples, tokenizer, max_length, pad_id, advance)
+    copy = cache_folder() / path.name
+    if not copy.is_file():
+        with _warning(path), contextlib.suppress(FileNotFoundError), _new(copy) as file:
+            file.write(path.read_bytes())
+    before = _number(copy)
+    tokens = _cached_in(copy, examples, tokenizer, max_length, pad_id, advance)
+    made_here = _number(copy)
+    with _warning(path):
+        if made_here is not None and (made_here != before or not path.is_file()):
+            path.write_bytes(copy.read_bytes())
+    return tokens
+
+
+def _number(path: Path) -> int | None:
+    """The file system's number of a file: another one, if it has been replaced; None if there is none."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def _warning(path: Path) -> Iterator[None]:
+    """Warns, once for a folder, where it cannot be used."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if path.parent not in _told:
+            _told.add(path.parent)
+            log.warning("tokens are not shared: %s", error)
+
+
+def _cached_in(
+    path: Path, examples: Examples, tokenizer: Any, max_length: int, pad_id: int, advance: Advance | None
+) -> Tokens:
+    """As `cached_tokens`, with a local file."""
 
     def read() -> Tokens:
         arrays = _read(path, len(examples), max_length, tokenizer)

@@ -28,6 +28,7 @@ from svt_jax.host import open_to_umask
 from svt_jax.models.config import read_config
 from svt_jax.models.files import hash_weights, local_folder
 from svt_jax.models.hf import load_encoder
+from svt_jax.stores import local_path
 
 _MEANING = {
     "model": "another model",
@@ -67,7 +68,7 @@ def encode_cached(
             f"max_length is {max_length} and the model has {config.max_tokens} positions. Choose a smaller one."
         )
     tokens = tokenize_sentences(sentences, tokenizer, max_length, config.pad_token_id)
-    path = None if file is None else Path(file)
+    path = None if file is None else local_path(file)
     digests = {} if path is None else _digests(folder, tokens, sentences)
     kept = {} if path is None else _read(path, digests)
     missing = [pooling for pooling in dict.fromkeys(chosen) if str(pooling) not in kept]

@@ -32,6 +32,7 @@ from svt_jax.embeddings.moments import moments, one_blas_thread
 from svt_jax.spectral import functions
 from svt_jax.spectral.base import SpectralFunction
 from svt_jax.spectral.solvers import product
+from svt_jax.stores import local_path
 
 Array = jax.Array
 
@@ -149,7 +150,7 @@ class CorpusMap(abc.ABC):
           ValueError: if the folder holds anything but an earlier save of this kind of map, which is replaced; if it cannot
             be written; or for a map whose function is not svt_jax's own.
         """
-        kind, folder = type(self).__name__, Path(folder)
+        kind, folder = type(self).__name__, local_path(folder)
         saved = {"kind": kind, "settings": self._settings()}
         with replacing(folder, kind, saved_kind(folder), ("moments.npz", "map.json")):
             np.savez(folder / "moments.npz", gram=self._gram, sum=self._sum, count=self.count)
@@ -162,7 +163,7 @@ class CorpusMap(abc.ABC):
         Raises:
           ValueError: if the folder holds no map, or one of another kind.
         """
-        folder = Path(folder)
+        folder = local_path(folder)
         kind = saved_kind(folder)
         if kind is None:
             raise ValueError(f"{folder} holds no saved map (no map.json that names one). Check the path.")
@@ -198,7 +199,7 @@ class CorpusMap(abc.ABC):
           sentence_transformers/base/modules/dense.py, version 6.2.
         """
         matrix, offset = self._fitted()
-        write_dense(Path(folder), type(self).__name__, np.asarray(matrix), np.asarray(offset))
+        write_dense(local_path(folder), type(self).__name__, np.asarray(matrix), np.asarray(offset))
 
     def _covariance(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns eigenvalues (descending) and eigenvectors of the covariance, and the mean."""

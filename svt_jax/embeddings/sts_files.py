@@ -19,6 +19,7 @@ import numpy as np
 
 from svt_jax.data.glue import TASKS, Task
 from svt_jax.data.tables import name_lines, read_columns, read_header, read_lines, refuse, scan_columns
+from svt_jax.stores import as_path
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def load_sts(folder: str | Path) -> list[STSTask]:
       ValueError: if tasks.json or a file is missing or malformed (with its line), a score is outside [0, 5], a sentence
         is empty, or a file has another number of pairs than tasks.json says. Up to five problems are listed at once.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     tasks: list[STSTask] = []
     problems: list[str] = []
     for name, entries in _read_index(folder / "tasks.json").items():
@@ -85,7 +86,7 @@ def load_sts(folder: str | Path) -> list[STSTask]:
 
 def read_pairs(path: str | Path) -> PairFile:
     """Reads the pairs of one file; errors are as in `load_sts`."""
-    pairs, problems = _parse_pairs(Path(path))
+    pairs, problems = _parse_pairs(as_path(path))
     if problems:
         refuse(problems, _ADVICE)
     return pairs
@@ -104,7 +105,7 @@ def read_corpus(path: str | Path) -> list[str]:
     Raises:
       ValueError: if the file cannot be read, is none of these, has a malformed line, or holds no sentence.
     """
-    path = Path(path)
+    path = as_path(path)
     first = read_header(path)
     text, tabs = path.suffix.lower() == ".txt", path.suffix.lower() in (".tsv", ".txt")
     names = [] if text and len(first) == 1 else [name for name in TEXT_COLUMNS if name in first]

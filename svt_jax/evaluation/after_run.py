@@ -17,6 +17,7 @@ from svt_jax.models.export import export_hf
 from svt_jax.run import distributed
 from svt_jax.run.folder import save_tokenizer
 from svt_jax.run.task_model import TaskModel
+from svt_jax.stores import writable
 from svt_jax.writing import writing
 
 
@@ -85,7 +86,8 @@ def export(model: TaskModel, folder: Path, *, svt: Literal["drop", "keep"] | Non
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty, and nothing is overwritten. Choose another folder.")
     export_hf(model.module(), folder, svt=svt, labels=model.task.labels)
-    save_tokenizer(fit_tokenizer(model.tokenizer, model.encoder), folder)
+    with writable(folder) as local:
+        save_tokenizer(fit_tokenizer(model.tokenizer, model.encoder), local)
 
 
 def fit_tokenizer(tokenizer: Any, encoder: EncoderConfig) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from svt_jax.data.glue import TASKS, Split, Task
+from svt_jax.stores import make_folder
 
 log = logging.getLogger(__name__)
 _HEADER = "index\tprediction"
@@ -79,7 +80,7 @@ def write_submission(task: Task, split: Split, logits: np.ndarray, folder: Path)
         raise ValueError(f"no predictions were written: {'; '.join(problems[:3])}. Rename the classes.")
     if rules.rows not in (None, len(logits)):
         log.warning("%s has %d rows; the leaderboard takes exactly %d", rules.name, len(logits), rules.rows)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / rules.name).write_bytes(text.encode())
     return folder / rules.name
 

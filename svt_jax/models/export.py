@@ -20,6 +20,7 @@ from svt_jax.models.files import Tensors
 from svt_jax.models.heads import Classifier
 from svt_jax.models.slot import learned_values
 from svt_jax.models.weight_names import encoder_names, head_names, prefix
+from svt_jax.stores import as_path, make_folder, writable
 from svt_jax.text import listed
 
 
@@ -60,7 +61,7 @@ def export_hf(
             f"{len(labels)} labels ({listed(labels)}) for {classes} classes; allowed is a different one for each. "
             "Name each class once."
         )
-    folder = Path(folder)
+    folder = as_path(folder)
     files = [folder / "config.json", folder / "model.safetensors", folder / "model.safetensors.index.json"]
     if present := [file.name for file in files if file.exists()]:
         raise ValueError(
@@ -68,12 +69,13 @@ def export_hf(
         )
     keep = svt == "keep" and encoder.svt_config.enabled
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # the config last: a folder that has one is whole
-        save_file(_tensors(model), folder / "model.safetensors", metadata={"format": "pt"})
-        open_to_umask(folder / "model.safetensors")
-        text = json.dumps(_config(model, labels, keep_svt=keep), indent=2) + "\n"
-        (folder / "config.json").write_text(text, encoding="utf-8")
+        make_folder(folder)
+        with writable(folder) as local:
+            # the config last: a folder that has one is whole
+            save_file(_tensors(model), local / "model.safetensors", metadata={"format": "pt"})
+            open_to_umask(local / "model.safetensors")
+            text = json.dumps(_config(model, labels, keep_svt=keep), indent=2) + "\n"
+            (local / "config.json").write_text(text, encoding="utf-8")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder} cannot be written ({error}). Choose another folder.") from error
 

@@ -5,6 +5,7 @@ PyTorch is not needed, except for `pytorch_model.bin`, which only its weights-on
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import warnings
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from svt_jax.host import cache_folder
+from svt_jax.stores import StorePath, as_path, check_reachable, readable
 from svt_jax.text import listed, printable
 
 Tensors = dict[str, np.ndarray]
@@ -42,6 +45,8 @@ def local_folder(path_or_id: str | Path) -> Path:
     Raises:
       ValueError: if it is neither a folder nor a model that the hub (or its cache, when offline) has.
     """
+    if isinstance(path_or_id, StorePath) or "://" in str(path_or_id):
+        return _copy_of(as_path(path_or_id))
     if Path(path_or_id).is_dir():
         return Path(path_or_id)
     from huggingface_hub import constants, snapshot_download
@@ -66,6 +71,19 @@ def local_folder(path_or_id: str | Path) -> Path:
             f"the model {str(path_or_id)!r} is not a folder here, and {why}; "
             f"allowed are a folder with config.json, model.safetensors and a tokenizer, or a hub id. {what}."
         ) from error
+
+
+def _copy_of(folder: Path) -> Path:
+    """A copy of a model folder in an object store: PyTorch's weights only if there are no others."""
+    check_reachable(folder)
+    names = [name.relative_to(folder).as_posix() for name in folder.rglob("*")]
+    if not names:
+        raise ValueError(f"the model {folder} does not exist; allowed is a folder with config.json. Check the path.")
+    safe = any(fnmatch.fnmatch(name, pattern) for name in names for pattern in _SAFETENSORS)
+    patterns = _SMALL + (_SAFETENSORS if safe else _PICKLES)
+    return readable(
+        folder, cache_folder() / "models", lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    )
 
 
 def read_json(path: Path) -> Any:

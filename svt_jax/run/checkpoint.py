@@ -26,6 +26,7 @@ from orbax.checkpoint import type_handlers
 
 from svt_jax.run import distributed
 from svt_jax.run.literal_path import LiteralPath
+from svt_jax.stores import StoreError, move
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Checkpoints:
             # runs in the background, before the folder receives its name and older ones are removed
             async_options=ocp.AsyncOptions(post_finalization_callback=self._read_back),
         )
-        self._run, self._read_only = run, read_only
+        self._folder, self._run, self._read_only = folder, run, read_only
         self._written: _Written | None = None
         handlers = {name: ocp.PyTreeCheckpointHandler(type_handler_registry=_ARRAYS) for name in _PARTS}
         self._manager = ocp.CheckpointManager(
@@ -119,7 +120,7 @@ class Checkpoints:
         for step in self.steps[::-1]:
             try:
                 best = self._read_record(step)["best"]
-            except MisplacedError:
+            except (MisplacedError, StoreError):
                 raise
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 log.warning("the checkpoint of step %d is damaged (%s)", step, error)
@@ -139,17 +140,19 @@ class Checkpoints:
           CheckpointWriteError: if this one, or the previous one in the background, could not be written or read back.
         """
         self.wait()
-        self._kept.best = best
         parts = _parts(state)
-        sums = digests(parts)
-        record = {"step": step, "run": self._run, "progress": progress, "best": best, "digests": sums}
-        self._written = _Written(step, {name: _smallest(part) for name, part in parts.items()}, sums)
-        items = {name: ocp.args.PyTreeSave(part) for name, part in parts.items()}
-        items["record"] = ocp.args.JsonSave({**record, "sha256": _sha256(record)})
+        record = {"step": step, "run": self._run, "progress": progress, "best": best, "digests": digests(parts)}
         try:
-            saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            self._write(step, parts, record)
         except Exception as error:
             raise self._write_error(error) from error
+
+    def _write(self, step: int, parts: dict[str, Any], record: dict[str, Any]) -> None:
+        self._kept.best = record["best"]
+        self._written = _Written(step, {name: _smallest(part) for name, part in parts.items()}, record["digests"])
+        items = {name: ocp.args.PyTreeSave(part) for name, part in parts.items()}
+        items["record"] = ocp.args.JsonSave(sealed(record))
+        saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         assert saved, f"Orbax did not save step {step}; it has {self.steps}"
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[int, TrainState, dict[str, Any]]:
@@ -161,6 +164,7 @@ class Checkpoints:
         Raises:
           ValueError: if there is no checkpoint, or that of `step` is damaged.
           MisplacedError: if a checkpoint belongs to another step or another run.
+          StoreError: if the store does not give it.
         """
         candidates = [step] if step is not None else self.steps[::-1]
         problems = []
@@ -171,7 +175,7 @@ class Checkpoints:
                 raise ValueError(
                     f"{error}. Remove that folder, and start all processes again to go on from the checkpoint before it."
                 ) from error
-            except MisplacedError:  # this is no damage: going back to an older one would hide a mistake
+            except (MisplacedError, StoreError):  # no damage: going back to an older one would hide what is wrong
                 raise
             except Exception as error:  # Orbax raises bare Exception for truncated data
                 problems.append(f"step {candidate}: {error}")
@@ -182,7 +186,7 @@ class Checkpoints:
                 self._set_aside([step for step in self.steps if step > candidate])
             return found
         raise ValueError(
-            f"no readable checkpoint in {self._manager.directory} ({'; '.join(problems) or 'there is none'}). "
+            f"no readable checkpoint in {self._folder} ({'; '.join(problems) or 'there is none'}). "
             "Restore the folder from a copy, or train under another run.name."
         )
 
@@ -193,19 +197,21 @@ class Checkpoints:
         """
 
         def rename() -> None:
-            folder = Path(self._manager.directory)
             for step in steps:
-                names = (folder / f"unreadable-{step}-{n}" for n in itertools.count(1))
+                names = (self._folder / f"unreadable-{step}-{n}" for n in itertools.count(1))
                 aside = next(path for path in names if not path.exists())
-                (folder / str(step)).rename(aside)
+                move(self._folder / str(step), aside)
                 log.warning("put aside as %s", aside)
 
         if steps:
             distributed.on_first(rename)
-            self._manager.reload()
+            self._reload()
+
+    def _reload(self) -> None:
+        self._manager.reload()
 
     def _restore_step(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        unreadable = f"{self._manager.directory / str(step)} cannot be read"
+        unreadable = f"{self._folder / str(step)} cannot be read"
         try:
             record = self._read_record(step)
         except OSError as error:
@@ -213,31 +219,36 @@ class Checkpoints:
                 raise
             raise _UnreadableHereError(f"{unreadable} ({error})") from error
         targets = _parts(like)
-        args = {
-            name: ocp.args.PyTreeRestore(target, ocp.checkpoint_utils.construct_restore_args(target))
-            for name, target in targets.items()
-        }
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+            found = self._read_parts(step, targets, record)
         except Exception as error:
             if jax.process_count() == 1:
                 raise
             # each process reads its own part: the others may have read theirs, and wait
             raise _UnreadableHereError(f"{unreadable} ({error})") from error
-        found = {name: restored[name] for name in targets}
         for name, values in digests(found).items():
             if values != record["digests"][name]:
                 raise DamagedError(f"its {name} are not what was saved")
         return dataclasses.replace(like, **found), record["progress"]
 
+    def _read_parts(self, step: int, targets: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+        args = {
+            name: ocp.args.PyTreeRestore(target, ocp.checkpoint_utils.construct_restore_args(target))
+            for name, target in targets.items()
+        }
+        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        return {name: restored[name] for name in targets}
+
+    def _stored_record(self, step: int) -> Any:
+        return self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+
     def _read_record(self, step: int) -> dict[str, Any]:
-        restored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-        record = _checked(restored["record"])
+        record = checked(self._stored_record(step))
         their_step, their_run = record.get("step", step), record.get("run", self._run)  # earlier versions wrote neither
         if their_step != step or (self._run is not None and their_run != self._run):
             whose = "this run" if their_run == self._run else f"another run, {their_run}, and this is {self._run}"
             raise MisplacedError(
-                f"{self._manager.directory / str(step)} holds the checkpoint of step {their_step} of {whose}; allowed is "
+                f"{self._folder / str(step)} holds the checkpoint of step {their_step} of {whose}; allowed is "
                 f"that of step {step} of the run itself. Put back what was there, or move the folder away."
             )
         return record
@@ -248,7 +259,7 @@ class Checkpoints:
         written = self._written
         folder = self._manager.directory / f"{written.step}{ocp.utils.TMP_DIR_SUFFIX}"
         try:
-            record = _checked(ocp.JsonCheckpointHandler().restore(folder / "record"))
+            record = checked(ocp.JsonCheckpointHandler().restore(folder / "record"))
             read = record["step"] == written.step
             for name, (target, place) in written.samples.items():
                 arguments = ocp.args.PyTreeRestore(target, ocp.checkpoint_utils.construct_restore_args(target))
@@ -281,9 +292,9 @@ class Checkpoints:
     def _write_error(self, error: Exception) -> CheckpointWriteError:
         # keep the system's words from TensorStore's page of paths and addresses; keep other errors whole
         system = re.search(r"([^:]+) \[os_error_code=", str(error))
-        why = system[1].strip() if system else " ".join(str(error).split())
+        why = system[1].strip() if system else " ".join(str(getattr(error, "strerror", None) or error).split())
         return CheckpointWriteError(
-            f"a checkpoint could not be written to {self._manager.directory} ({why}); those before it are whole. Make "
+            f"a checkpoint could not be written to {self._folder} ({why}); those before it are whole. Make "
             "room, or mend what is wrong, and start the same command again to resume."
         )
 
@@ -347,7 +358,13 @@ def _digest(x: jax.Array) -> jax.Array:
     return jnp.sum(words * (place * np.uint32(2 * 0x9E3779B1 & 0xFFFFFFFF) + np.uint32(1)), dtype=jnp.uint32)
 
 
-def _checked(read: Any) -> dict[str, Any]:
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with its own digest, as it is stored."""
+    return {**record, "sha256": _sha256(record)}
+
+
+def checked(read: Any) -> dict[str, Any]:
+    """The record without its digest. Raises DamagedError if they do not fit."""
     record = dict(read)
     if record.pop("sha256", None) != _sha256(record):
         raise DamagedError("its record is not what was saved")

@@ -32,7 +32,7 @@ class RunConfig:
 
     Attributes:
         name: Folder of this run inside output_dir; null makes a name from task, model, function and seed.
-        output_dir: Folder of all runs.
+        output_dir: Folder of all runs; may lie in a bucket, gs://bucket/runs or s3://bucket/runs.
         seed: Decides the head's initialisation, the order of examples, and dropout.
         max_svt_failures: Failed decompositions, each of which skips its transformation, before the run stops.
     """
@@ -65,7 +65,8 @@ class ModelConfig:
     """The pretrained model.
 
     Attributes:
-        path: Folder with config.json, model.safetensors and a tokenizer, or a hub id; demo is a small random encoder.
+        path: Folder with config.json, model.safetensors and a tokenizer, here or in a bucket, or a hub id; demo is a
+            small random encoder.
         dtype: Type of the computation, float32 or bfloat16. Parameters, SVT and losses are float32.
         remat: Compute each layer's inner values again for the gradient instead of keeping them. This saves memory and
             costs another forward pass; an SVT's decomposition is kept.

@@ -19,7 +19,7 @@ class DataConfig:
     Attributes:
         task: demo, cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli or custom.
         source: hub, or a folder in the official GLUE download layout (<source>/RTE/train.tsv). For custom, a
-            folder with train, validation and optionally test as .tsv, .csv or .jsonl.
+            folder with train, validation and optionally test as .tsv, .csv or .jsonl. A folder may lie in a bucket.
         max_length: Longer examples are cut to this many tokens.
         layout: packed puts several examples into a row, so that one program serves all batches and there is next to
             no padding. padded gives each example a row of its own.

@@ -7,10 +7,11 @@ metrics.jsonl    a line after each log.every_steps steps
 spectrum.jsonl   a reading of the probe (evaluation.probe) after the last step, and each log.spectrum_every_steps steps
 tensorboard/     the same for TensorBoard, with log.tensorboard
 profile/         a trace of some steps, with log.profile_steps
-checkpoints/     Orbax's checkpoints
+checkpoints/     Orbax's checkpoints; in an object store, those of `store_checkpoint`
 results.json     scores, once the run is complete
 report.html      the same as a page
 before-1/        files of an attempt that ended before its first checkpoint, or whose checkpoints were removed
+.lock            the lock; in an object store, .lock-1, .lock-2, ...
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ from filelock import FileLock
 from svt_jax.data.packing import Shape
 from svt_jax.models.config import EncoderConfig, read_config
 from svt_jax.run.config import TrainConfig, identity
+from svt_jax.run.line_files import join_parts, read_lines
 from svt_jax.run.literal_path import check_storable
-from svt_jax.run.lock import LOCK_NAME, lock_folder
+from svt_jax.run.lock import is_lock, lock_folder
 from svt_jax.run.manifest import read_manifest, resumed
-from svt_jax.run.run_files import check_files, file_digests, put_aside
+from svt_jax.run.run_files import check_files, file_digests, put_aside, saved_steps
+from svt_jax.run.store_lock import StoreLock
+from svt_jax.stores import as_path, check_reachable, make_folder, writable
 from svt_jax.writing import write_whole, writing
 from svt_jax.yaml_files import load_values
 
@@ -87,9 +91,7 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from."""
-        return self.checkpoints.is_dir() and any(
-            path.name.isdigit() and path.is_dir() for path in self.checkpoints.iterdir()
-        )
+        return bool(saved_steps(self.checkpoints))
 
     def read_results(self) -> dict[str, Any]:
         return json.loads(self.results.read_text(encoding="utf-8"))
@@ -99,25 +101,18 @@ class RunFolder:
         return read_lines(self.metrics)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSON lines file, without a last line that a killed run left half written."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-
-
 def run_name(config: TrainConfig) -> str:
     """The folder's name: `run.name`, or a name made from task, model, function and seed."""
     if config.run.name is not None:
         return config.run.name
-    model = "" if config.model.path == "demo" else "-" + Path(config.model.path).resolve().name
+    model = "" if config.model.path == "demo" else "-" + as_path(config.model.path).resolve().name
     function = "plain" if not config.svt.enabled else config.svt.function
     return f"{config.data.task}{model}-{function}-seed{config.run.seed}"
 
 
 def run_path(config: TrainConfig) -> RunFolder:
     """The folder of this config's run, whatever it holds."""
-    return RunFolder(Path(config.run.output_dir) / run_name(config))
+    return RunFolder(as_path(config.run.output_dir) / run_name(config))
 
 
 def find_run(config: TrainConfig) -> RunFolder:
@@ -127,9 +122,11 @@ def find_run(config: TrainConfig) -> RunFolder:
 
     Raises:
       ValueError: if the folder holds another run or other files, or the run's own files have changed.
+      StoreError: if it lies in a store that cannot be reached.
     """
     folder = run_path(config)
     check_storable(folder.checkpoints)
+    check_reachable(folder.path)
     if folder.config.is_file():
         theirs, ours = _identity(_read_config(folder)), identity(_plain(config.to_dict()))
         if folder.has_checkpoint and folder.manifest.is_file():
@@ -139,7 +136,7 @@ def find_run(config: TrainConfig) -> RunFolder:
             for key in ours | theirs
             if theirs.get(key) != ours.get(key)
         ]
-        is_bound = folder.has_checkpoint or folder.results.is_file() or not (folder.path / LOCK_NAME).is_file()
+        is_bound = folder.has_checkpoint or folder.results.is_file() or not any(map(is_lock, folder.path.iterdir()))
         if differing and is_bound:
             raise ValueError(
                 f"{folder.path} holds another run's config ({'; '.join(differing)}); a folder holds one run. "
@@ -157,7 +154,7 @@ def find_run(config: TrainConfig) -> RunFolder:
 
 def create(
     folder: RunFolder, config: TrainConfig, manifest: dict[str, Any], encoder: EncoderConfig, tokenizer: Any
-) -> FileLock:
+) -> FileLock | StoreLock:
     """Writes config, manifest and model description of a new run, or notes in the manifest that it resumes.
 
     Returns:
@@ -167,11 +164,11 @@ def create(
         files of the run have changed, or the folder cannot be written.
     """
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         lock = lock_folder(folder.path)
     except OSError as error:
         raise ValueError(
-            f"{folder.path} cannot be written ({error.strerror}). Choose another --run.output_dir."
+            f"{folder.path} cannot be written ({error.strerror or error}). Choose another --run.output_dir."
         ) from error
     with contextlib.ExitStack() as failing, writing(folder.path, "Make room, or choose another --run.output_dir."):
         failing.callback(lock.release)
@@ -193,8 +190,10 @@ def create(
 def _put_aside(folder: RunFolder, config: TrainConfig) -> None:
     """Keeps the files of an attempt that this run cannot continue, and says so."""
     logs = [folder.metrics, folder.spectrum, folder.results, folder.report]
+    for lines in (folder.metrics, folder.spectrum):
+        join_parts(lines)
     is_other = folder.config.is_file() and _identity(_read_config(folder)) != identity(_plain(config.to_dict()))
-    if is_other or any(path.is_file() and path.stat().st_size for path in logs):
+    if is_other or any(path.is_file() and path.read_bytes() for path in logs):
         aside = put_aside(folder.path, [*logs, folder.tensorboard, folder.model], [folder.config, folder.manifest])
         log.warning(
             "%s has no checkpoint, so the run starts at step 0; what an earlier one left there is kept in %s",
@@ -204,8 +203,9 @@ def _put_aside(folder: RunFolder, config: TrainConfig) -> None:
 
 
 def _write_model(folder: RunFolder, encoder: EncoderConfig, tokenizer: Any) -> None:
-    folder.model.mkdir(exist_ok=True)
-    save_tokenizer(tokenizer, folder.model)
+    make_folder(folder.model)
+    with writable(folder.model) as local:
+        save_tokenizer(tokenizer, local)
     write_whole(folder.model / "config.json", _json(encoder.to_hf()))
 
 
@@ -226,7 +226,8 @@ def read_run(path: str | Path) -> tuple[RunFolder, dict[str, Any], EncoderConfig
     Raises:
       ValueError: if the folder holds no run, or its files have changed since the run wrote them.
     """
-    folder = RunFolder(Path(path))
+    folder = RunFolder(as_path(path))
+    check_reachable(folder.path)
     if not folder.config.is_file():
         raise ValueError(f"{path} holds no run (no config.yaml); allowed is a folder that train.py wrote. Check --run.")
     config = _read_config(folder)
@@ -272,7 +273,7 @@ def write_results(folder: RunFolder, results: dict[str, Any]) -> None:
 
 def _is_left_by_a_start(path: Path) -> bool:
     """Whether a run that was killed before it wrote its config can have left this file."""
-    return path.name in (LOCK_NAME, "config.yaml.tmp")
+    return is_lock(path) or path.name == "config.yaml.tmp"
 
 
 def _json(values: Any) -> str:

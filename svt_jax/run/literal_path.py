@@ -12,6 +12,8 @@ from typing import Any
 
 from etils import epath
 
+from svt_jax.stores import check_name, in_store
+
 _CLOUDS = ("gs", "s3", "az", "hf")
 
 
@@ -31,12 +33,16 @@ def check_storable(folder: Path) -> None:
       Traceback (most recent call last):
       ValueError: ... holds a backslash, which the checkpoint library takes for a slash; ...
     """
+    if in_store(folder):
+        check_name(folder)
+        return
     path = str(folder.absolute())
     shown = path.encode(errors="backslashreplace").decode()
     root, *_ = folder.absolute().parts[1:] or [""]
     reasons = {
         "holds a backslash, which the checkpoint library takes for a slash": "\\" in path,
-        "has a part 'gs:', which the checkpoint library takes for the cloud": "gs:" in folder.absolute().parts,
+        "has a part 'gs:', which the checkpoint library takes for the cloud (a bucket is gs://bucket)": "gs:"
+        in folder.absolute().parts,
         f"begins with /{root}, which the checkpoint library takes for the cloud": root in _CLOUDS,
         "is not UTF-8, and the checkpoint library takes no other": shown != path,
     }

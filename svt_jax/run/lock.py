@@ -8,14 +8,24 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from svt_jax.run.store_lock import PREFIX, StoreLock, lock_in_store
+from svt_jax.stores import StorePath
+
 log = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def lock_folder(folder: Path) -> FileLock:
+def is_lock(path: Path) -> bool:
+    """Whether this is the lock of a run's folder."""
+    return path.name == LOCK_NAME or path.name.startswith(PREFIX)
+
+
+def lock_folder(folder: Path) -> FileLock | StoreLock:
     """Locks a run's folder; the system releases the lock when the process ends, however it ends.
+
+    In an object store nothing does so: see `store_lock`.
 
     Args:
       folder: the run's folder, which must exist.
@@ -23,6 +33,8 @@ def lock_folder(folder: Path) -> FileLock:
       ValueError: if another process holds it.
       OSError: if the folder cannot be written.
     """
+    if isinstance(folder, StorePath):
+        return lock_in_store(folder)
     # the file stays: it marks the folder as a run's, even if the start failed
     lock = FileLock(folder / LOCK_NAME, preserve_lock_file=True)
     try:

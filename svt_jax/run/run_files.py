@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from svt_jax.stores import StorePath, make_folder, move
 
 CONFIG = "config.yaml"
 _PLACES = ("model.path", "data.source")
@@ -61,11 +62,25 @@ def put_aside(folder: Path, moved: list[Path], copied: list[Path]) -> Path:
       moved, copied: files and folders in it; those that do not exist are skipped.
     """
     aside = next(path for n in itertools.count(1) if not (path := folder / f"before-{n}").exists())
-    aside.mkdir()
+    make_folder(aside)
     for path in copied:
         if path.exists():
-            shutil.copy2(path, aside)
+            (aside / path.name).write_bytes(path.read_bytes())
     for path in moved:
         if path.exists():
-            path.rename(aside / path.name)
+            move(path, aside / path.name)
     return aside
+
+
+RECORD = "record.json"
+"""The last object of a checkpoint in a store: a checkpoint without it is unfinished, and does not count."""
+
+
+def saved_steps(checkpoints: Path) -> list[int]:
+    """The steps of the finished checkpoints in their folder, in order. Orbax gives a folder its name when it is whole."""
+    if isinstance(checkpoints, StorePath):
+        names = [name.split("/") for name in checkpoints.objects()]
+        return sorted(int(parts[0]) for parts in names if parts[1:] == [RECORD] and parts[0].isdigit())
+    if not checkpoints.is_dir():
+        return []
+    return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit() and path.is_dir())

@@ -29,6 +29,7 @@ from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.checkpoint import Checkpoints, TrainState, abstract
 from svt_jax.run.config import DataConfig, ModelConfig, TrainConfig
 from svt_jax.run.folder import read_classes, read_id, read_run
+from svt_jax.run.store_checkpoint import open_checkpoints
 from svt_jax.run.task_data import find_task, load_tokens
 from svt_jax.text import listed
 
@@ -160,7 +161,7 @@ class TaskModel:
                 f"{run} has no checkpoint; a run has one after its first epoch, and its scores need one. Put it back from a "
                 "copy, or train the run (to train a complete one again, choose another --run.name)."
             )
-        checkpoints = Checkpoints(folder.checkpoints, run=read_id(folder), read_only=True)
+        checkpoints = open_checkpoints(folder.checkpoints, run=read_id(folder), read_only=True)
         step = _choose_step(checkpoints, checkpoint)
         svt, settings = SVTConfig(**config["svt"]), ModelConfig(**config["model"])
         module = nnx.eval_shape(
@@ -177,7 +178,9 @@ class TaskModel:
                 str(error).partition(";")[0],
                 mesh.size,
             )
-        model = cls.of(module, mesh, task=task, data=data, tokenizer=load_tokenizer(folder.model, encoder.vocab_size))
+        model = cls.of(
+            module, mesh, task=task, data=data, tokenizer=load_tokenizer(local_folder(folder.model), encoder.vocab_size)
+        )
         shardings = TrainState(
             parameter_shardings(model.params, mesh), parameter_shardings(model.constants, mesh), None
         )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from svt_jax.stores import add_folder, in_store, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +34,11 @@ class Events:
 
         self._folder, self._event, self._flushed = folder, event_pb2.Event, time.monotonic()
         self._writer: Any = None
+        # tensorboardX writes to a disk only; a store gets the whole file anew each time
+        self._local = tempfile.TemporaryDirectory(prefix="svt_jax-") if in_store(folder) else None
         with self._warning():
-            folder.mkdir(exist_ok=True)
-            self._writer = EventsWriter(str(folder / "events"))
+            make_folder(folder)
+            self._writer = EventsWriter(str(Path(self._local.name) / "events" if self._local else folder / "events"))
             if start_step:
                 started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
                 self._write(start_step + 1, session_log=started)
@@ -54,6 +59,9 @@ class Events:
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
+                self._add()
+        if self._local is not None:
+            self._local.cleanup()
 
     def _write(self, step: int, **content: Any) -> None:
         with self._warning():
@@ -61,7 +69,12 @@ class Events:
                 self._writer.write_event(self._event(step=step, wall_time=time.time(), **content))
                 if time.monotonic() > self._flushed + _FLUSH_SECONDS:
                     self._writer.flush()
+                    self._add()
                     self._flushed = time.monotonic()
+
+    def _add(self) -> None:
+        if self._local is not None:
+            add_folder(Path(self._local.name), self._folder)
 
     @contextlib.contextmanager
     def _warning(self) -> Iterator[None]:

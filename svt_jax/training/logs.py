@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import logging
 import shlex
+import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svt_jax.evaluation.probe import MEASURES
 from svt_jax.host import only_warns
 from svt_jax.run.config import LogConfig
-from svt_jax.run.folder import RunFolder, read_id, read_lines
+from svt_jax.run.folder import RunFolder, read_id
+from svt_jax.run.line_files import LineFile
+from svt_jax.stores import in_store
 from svt_jax.training.callbacks import Callback
 from svt_jax.training.events import Events
 from svt_jax.training.results import best_evaluation
-from svt_jax.writing import write_whole, writing
 
 if TYPE_CHECKING:
     from svt_jax.training.session import Run
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ADVICE = "Make room, and start the same command again to resume."
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
@@ -74,12 +73,12 @@ class JsonLines(Callback):
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
-        self._metrics: _Lines | None = None
-        self._spectrum: _Lines | None = None
+        self._metrics: LineFile | None = None
+        self._spectrum: LineFile | None = None
 
     def on_start(self, run: Run) -> None:
-        self._metrics = _Lines(self._folder.metrics, run.step)
-        self._spectrum = _Lines(self._folder.spectrum, run.step)
+        self._metrics = LineFile(self._folder.metrics, run.step)
+        self._spectrum = LineFile(self._folder.spectrum, run.step)
 
     def on_log(self, step: int, metrics: dict[str, Any]) -> None:
         assert self._metrics is not None, "on_start comes first"
@@ -89,31 +88,20 @@ class JsonLines(Callback):
         assert self._spectrum is not None, "on_start comes first"
         self._spectrum.write({"step": step, **reading})
 
-    def close(self) -> None:
-        for lines in (self._metrics, self._spectrum):
-            if lines is not None:
-                lines.close()
+    def on_checkpoint(self, step: int) -> None:
+        for lines in self._files():  # before the checkpoint: the resumed run writes only lines of later steps
+            lines.flush()
 
-
-class _Lines:
-    """A file of JSON lines, each with its "step"."""
-
-    def __init__(self, path: Path, start_step: int):
-        # a run may have written a reading before its first step, and will do so again
-        kept = [line for line in read_lines(path) if 0 < start_step >= line["step"]]
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept), _ADVICE)
-        self._path = path
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Writes a line. Raises OSError if there is no room for it."""
-        with writing(self._path, _ADVICE):
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+    def on_end(self, results: dict[str, Any]) -> None:
+        for lines in self._files():
+            lines.join()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a line had no room; `write` has raised for it
-            self._file.close()
+        for lines in self._files():
+            lines.close()
+
+    def _files(self) -> list[LineFile]:
+        return [lines for lines in (self._metrics, self._spectrum) if lines is not None]
 
 
 def scalars_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,7 +180,7 @@ class WeightsAndBiases(_Numbers):
             import wandb
 
             self._run = wandb.init(
-                dir=str(self._folder.path),
+                dir=tempfile.mkdtemp(prefix="svt_jax-") if in_store(self._folder.path) else str(self._folder.path),
                 name=self._folder.path.name,
                 id=read_id(self._folder),
                 resume="allow",

@@ -19,6 +19,7 @@ from svt_jax.data.batching import TrainingBatches, epoch_batches, training_bucke
 from svt_jax.data.glue import Split
 from svt_jax.data.layouts import Plan
 from svt_jax.data.packing import Shape, choose_shape, random_batches
+from svt_jax.data.token_cache import token_folder
 from svt_jax.data.tokenizer import Advance
 from svt_jax.data.tokens import Tokens
 from svt_jax.evaluation.glue import Evaluator
@@ -30,7 +31,9 @@ from svt_jax.run.checkpoint import Checkpoints, TrainState
 from svt_jax.run.config import TrainConfig
 from svt_jax.run.folder import RunFolder
 from svt_jax.run.manifest import ID_LETTERS, make_manifest
+from svt_jax.run.store_checkpoint import open_checkpoints
 from svt_jax.run.task_model import TaskModel
+from svt_jax.stores import in_store
 from svt_jax.training.optimizer import check_sizes, learning_rate_schedule, make_optimizer
 from svt_jax.training.step import jit_step, state_shardings
 from svt_jax.training.used_embeddings import UsedEmbeddings, trained_part, used_embeddings
@@ -119,7 +122,7 @@ def setup(
     task = model.task
     assert task is not None, "a config names one"
     splits: list[Split] = ["train", *task.parts("validation")]
-    tokens = {split: model.tokens(split, tokenizing) for split in splits}
+    tokens = {split: _tokens(model, split, tokenizing) for split in splits}
     train_tokens = tokens["train"]
     if not distributed.agree(folder.has_checkpoint):  # a checkpoint has its own weights
         model = model.with_weights(config)
@@ -151,7 +154,8 @@ def setup(
         if lock is not None:
             failing.callback(lock.release)
         run_id = distributed.from_first(distributed.on_first(run_folder.read_id, folder), ID_LETTERS)
-        checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep, run=run_id)
+        fence = getattr(lock, "check", None)  # the system holds a lock on a disk; one in a store may be lost
+        checkpoints = open_checkpoints(folder.checkpoints, config.checkpoint.keep, run=run_id, fence=fence)
         failing.pop_all()
     return Experiment(
         config=config,
@@ -173,6 +177,14 @@ def setup(
         lock=lock,
         started=started,
     )
+
+
+def _tokens(model: TaskModel, split: Split, tokenizing: Callable[[str, int], Advance] | None) -> Tokens:
+    """The tokens of a split; where all processes share a cache, only the first one tokenises."""
+    if jax.process_count() > 1 and in_store(token_folder()):
+        found = distributed.on_first(model.tokens, split, tokenizing)
+        return model.tokens(split) if found is None else found
+    return model.tokens(split, tokenizing)
 
 
 def _packed_shape(config: TrainConfig, model: TaskModel, tokens: Tokens, folder: RunFolder, own: Mesh) -> Shape | None:

@@ -80,8 +80,8 @@ def own_callbacks(experiment: Experiment, console: Console, label: str = "") -> 
     ]
     return [
         TrainingProgress(console, enabled=config.log.progress, label=label),
-        *saves,
         JsonLines(folder),
+        *saves,
         *optional,
         Report(folder),
     ]

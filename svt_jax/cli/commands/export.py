@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from svt_jax.cli.options import eval_parser, path, read_options
@@ -34,9 +33,10 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.evaluation.after_run import export
     from svt_jax.run.folder import read_run
     from svt_jax.run.task_model import TaskModel
+    from svt_jax.stores import as_path
 
     if chosen.svt is not None and read_run(chosen.run)[1]["svt"]["function"] == "none":
         log.warning("--svt %s does nothing: the run has no SVT. Leave it out.", chosen.svt)
     model = TaskModel.from_run(chosen.run, checkpoint=chosen.checkpoint)
-    export(model, Path(chosen.output), svt=chosen.svt)
+    export(model, as_path(chosen.output), svt=chosen.svt)
     print(f"see {chosen.output}: the model after step {model.step}")

@@ -39,6 +39,7 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.host import only_warns
     from svt_jax.run import distributed
     from svt_jax.run.task_model import TaskModel
+    from svt_jax.stores import as_path
     from svt_jax.training.progress import PlainConsole, results_table
 
     distributed.join(parser.instantiate(chosen).distributed, saves=False)
@@ -47,13 +48,13 @@ def run(arguments: list[str], *, started: float) -> None:
         model = TaskModel.from_run(
             chosen.run, checkpoint=chosen.checkpoint or "last", source=source, eval_batch_size=batch_size
         )
-        whose, default = {"run": chosen.run, "step": model.step}, Path(chosen.run) / "submission"
+        whose, default = {"run": chosen.run, "step": model.step}, as_path(chosen.run) / "submission"
     else:
         model = TaskModel.from_pretrained(
             chosen.model, chosen.task, source=source, eval_batch_size=batch_size, max_length=chosen.data.max_length
         )
         whose, default = {"model": chosen.model}, Path("submission")
-    outcome = {**score(model, chosen.split, Path(chosen.output) if chosen.output else default), **whose}
+    outcome = {**score(model, chosen.split, as_path(chosen.output) if chosen.output else default), **whose}
     if not distributed.is_first():
         return
     rows = [

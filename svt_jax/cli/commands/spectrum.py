@@ -36,6 +36,7 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.evaluation.probe import MEASURES
     from svt_jax.host import only_warns
     from svt_jax.run.task_model import TaskModel
+    from svt_jax.stores import make_folder
     from svt_jax.training.progress import PlainConsole
     from svt_jax.writing import write_whole, writing
 
@@ -49,7 +50,7 @@ def run(arguments: list[str], *, started: float) -> None:
         )
         reading = {"model": chosen.model, **spectrum(model, names)}
     with writing(output, NO_ROOM):
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
     paths = [output / "spectrum.json"]
     write_whole(paths[0], json.dumps(reading, indent=2) + "\n", NO_ROOM)
     with only_warns("the pictures"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from svt_jax.cli.options import NO_ROOM, eval_parser, path, read_options, show
@@ -47,11 +46,13 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.embeddings.sts_maps import PostProcessing
     from svt_jax.embeddings.sts_tables import analysis_table, score_table
     from svt_jax.host import only_warns
+    from svt_jax.stores import as_path, check_reachable, in_store
     from svt_jax.training.progress import EncodingProgress, PlainConsole
     from svt_jax.writing import write_whole
 
-    output, console = Path(chosen.output), PlainConsole()
-    if output.is_dir() or not output.parent.is_dir():
+    output, console = as_path(chosen.output), PlainConsole()
+    check_reachable(output)
+    if output.is_dir() or not (in_store(output) or output.parent.is_dir()):
         raise ValueError(
             f"--output {output}: allowed is a file in a folder that exists. Make the folder, or correct it."
         )
