@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from svt_jax.stores import make_folder, writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from svt_jax.training.search import Search
 
 
 def table(comparison: Comparison) -> list[list[str]]:
@@ -46,12 +49,27 @@ def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else " to ".join(f"{100 * end:+.2f}" for end in ends)
 
 
-def markdown(comparison: Comparison) -> str:
-    """The table, how to read it, and what makes the runs less comparable."""
-    header, *rows = table(comparison)
-    lines = [f"# {comparison.task}: {', '.join(comparison.settings)}", ""]
+def search_table(searches: Mapping[str, Search]) -> list[list[str]]:
+    """Header and rows: each try of each setting, with its score on the held part."""
+    metric = next(iter(searches.values())).metric
+    rows = [["setting", "tried", f"held-out {metric}", "chosen"]]
+    for name, each in searches.items():
+        for values, score in zip(each.tried, each.scores, strict=True):
+            tried = ", ".join(f"{key} {value}" for key, value in values.items())
+            rows.append([name, tried, f"{100 * score:.2f}", "yes" if values == each.chosen else ""])
+    return rows
+
+
+def _rows(table: list[list[str]]) -> list[str]:
+    """A table in Markdown."""
+    header, *rows = table
     rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]  # a | in a name would start another column
-    lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def markdown(comparison: Comparison, searches: Mapping[str, Search] | None = None) -> str:
+    """The table, how to read it, what makes the runs less comparable, and what a search has chosen."""
+    lines = [f"# {comparison.task}: {', '.join(comparison.settings)}", "", *_rows(table(comparison))]
     lines += [
         "",
         "Validation scores x 100 after the last step, over seeds; ± is the standard deviation (n - 1). Differences are "
@@ -61,11 +79,14 @@ def markdown(comparison: Comparison) -> str:
         "tries, if the differences vary as they did here.",
         *(f"\nNote: {warning}." for warning in comparison.warnings),
     ]
+    if searches:
+        lines += ["", "Values were chosen on a part of the training set, before the runs above, with one seed:", ""]
+        lines += _rows(search_table(searches))
     return "\n".join(lines) + "\n"
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything in the table, as numbers."""
+def as_json(comparison: Comparison, searches: Mapping[str, Search] | None = None) -> dict[str, Any]:
+    """Everything in the table, as numbers; and with a search "search": what each setting tried and chose."""
     metrics: dict[str, Any] = {}
     for metric, by_setting in comparison.scores.items():
         for setting, by_seed in by_setting.items():
@@ -83,6 +104,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "baseline": comparison.settings[0],
         "metrics": metrics,
         "warnings": comparison.warnings,
+        **(
+            {"search": {n: {**dataclasses.asdict(s), "chosen": s.chosen} for n, s in searches.items()}}
+            if searches
+            else {}
+        ),
     }
 
 
@@ -161,15 +187,15 @@ def seed_bands(comparison: Comparison) -> dict[str, Figure]:
     return figures
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+def write_comparison(comparison: Comparison, folder: Path, searches: Mapping[str, Search] | None = None) -> list[Path]:
     """Writes compare.md, .json, .csv and .png, and the pictures of `seed_bands`; returns their paths.
 
     If a picture cannot be made, it warns.
     """
     make_folder(folder)
     paths = [folder / f"compare.{ending}" for ending in ("md", "json", "csv")]
-    paths[0].write_text(markdown(comparison), encoding="utf-8")
-    paths[1].write_text(json.dumps(as_json(comparison), indent=2) + "\n", encoding="utf-8")
+    paths[0].write_text(markdown(comparison, searches), encoding="utf-8")
+    paths[1].write_text(json.dumps(as_json(comparison, searches), indent=2) + "\n", encoding="utf-8")
     paths[2].write_text(as_csv(comparison), encoding="utf-8")
     with only_warns("the picture of the scores"):
         with writable(folder) as local:

@@ -95,11 +95,38 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], keys: list[str], oth
     parsed = None
     for path in files:
         table = read_table(find_config(path), [key for key in keys if "." not in key] or ("keys",))
+        table.pop(SEARCH, None)
         parsed = _parse_table(parser, table, parsed, keys, f"{path}: ")
     try:
         return parser.parse_args(join_negative_numbers(options), parsed)
     except argparse.ArgumentError as error:
         raise ValueError(explain(str(error), keys, otherwise)) from error
+
+
+SEARCH = "search"
+"""A config's section of values that `eval.py compare` tries; a run does not read it."""
+
+
+def read_search(files: Sequence[str]) -> dict[str, list[Any]]:
+    """The values to try for each key, from the configs' sections `search`; a later file overrides.
+
+    Raises:
+      ValueError: if a file cannot be read, names an unknown key, or has no list of values for one.
+    """
+    found: dict[str, list[Any]] = {}
+    for file in files:
+        table = read_table(find_config(file)).get(SEARCH, {})
+        if not isinstance(table, dict):
+            raise ValueError(
+                f"{file}: search is {table!r}; allowed is a table of keys and lists of values. Correct it."
+            )
+        for key, values in table.items():
+            if key not in (keys := _keys(TrainConfig)):
+                raise ValueError(f"{file}: search: {unknown_key(str(key), keys)}")
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"{file}: search: {key} is {values!r}; allowed is a list of values. Correct it.")
+            found[key] = values
+    return found
 
 
 def find_config(name: str) -> str:

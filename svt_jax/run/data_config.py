@@ -32,6 +32,8 @@ class DataConfig:
         group_by_length: For padded: make training batches of examples of similar length, in random order, to reduce
             padding.
         eval_batch_size: Largest number of examples in an evaluation batch.
+        holdout: Share of the training examples that is not trained on and is scored in place of the validation set, as
+            for a search of settings; 0 is none.
         text_columns: For custom: the column of the sentence, or the two columns of a pair.
         label_column: For custom: the column of the label.
         labels: For custom: regression, or the names of the classes in order of their numbers; null reads them from
@@ -48,6 +50,7 @@ class DataConfig:
     buckets: list[int] | Literal["auto"] = "auto"
     group_by_length: bool = True
     eval_batch_size: int = 64
+    holdout: float = 0.0
     text_columns: list[str] | None = None
     label_column: str | None = None
     labels: list[str] | Literal["regression"] | None = None
@@ -64,6 +67,10 @@ class DataConfig:
             value = getattr(self, name)
             if value != "auto" and not (type(value) is int and value > 0):
                 raise ValueError(f"data.{name} is {value!r}; allowed is a number from 1, or auto. Correct the config.")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(
+                f"data.holdout is {self.holdout}; allowed is a share from 0 to below 1. Correct the config."
+            )
         self._check_custom()
         if isinstance(self.buckets, list) and (
             not self.buckets or min(self.buckets) < 1 or max(self.buckets) < self.max_length

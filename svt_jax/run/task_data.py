@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from svt_jax.data import demo
 from svt_jax.data.custom import custom_task, find_classes, load_custom
 from svt_jax.data.glue import TASKS, Examples, Split, Task, load_examples
@@ -54,13 +56,39 @@ def load_tokens(
     split: Split,
     begin: Callable[[str, int], Advance] | None = None,
 ) -> Tokens:
-    """The token arrays of a split, cut to the model's number of positions; `begin` as in `TaskModel.tokens`."""
+    """The token arrays of a split, cut to the model's number of positions; `begin` as in `TaskModel.tokens`.
+
+    With `data.holdout` that share of the training examples stands in for the validation set.
+    """
     if config.max_length > encoder.max_tokens and config.task != "demo":
         raise ValueError(
             f"data.max_length is {config.max_length} and the model has {encoder.max_tokens} positions. "
             "Choose a smaller data.max_length."
         )
     length = min(config.max_length, encoder.max_tokens)
-    examples = load_split(task, config, split)
-    advance = None if begin is None else begin(split, len(examples))
-    return cached_tokens(examples, tokenizer, length, encoder.pad_token_id, advance)
+    source: Split = "train" if config.holdout and split != "test" else split
+    examples = load_split(task, config, source)
+    advance = None if begin is None else begin(source, len(examples))
+    tokens = cached_tokens(examples, tokenizer, length, encoder.pad_token_id, advance)
+    if source == "test" or not config.holdout:
+        return tokens
+    held = held_out(len(tokens), config.holdout)
+    return tokens.take(held if split != "train" else np.setdiff1d(np.arange(len(tokens)), held))
+
+
+def held_out(number: int, share: float) -> np.ndarray:
+    """Which of so many training examples are held out: a random part of this share, the same in every run.
+
+    Example:
+      >>> held_out(10, 0.2).tolist()
+      [4, 6]
+
+    Raises:
+      ValueError: if no example would be left on one side.
+    """
+    held = round(share * number)
+    if not 0 < held < number:
+        raise ValueError(
+            f"data.holdout {share:g} of {number} training examples are {held}; both parts need one. Choose another share."
+        )
+    return np.sort(np.random.default_rng(0).permutation(number)[:held])

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 
@@ -47,34 +48,48 @@ def setting_names(configs: Sequence[str]) -> list[str]:
     return names
 
 
+def read_setting(setting: str, overrides: Sequence[str]) -> TrainConfig:
+    """The checked config of a setting: a file, or several joined with +, in which a later one overrides.
+
+    Raises:
+      ValueError: if it is wrong, or an override sets what a grid sets.
+    """
+    taken = [o for o in overrides if o.split("=")[0] in ("--run.seed", "--run.name", "--run.output_dir", "--config")]
+    if taken:
+        raise ValueError(f"{taken[0]} cannot be given to a grid, which sets it. Use --config, --seeds and --output.")
+    return parse_config([*(f"--config={file}" for file in setting.split("+")), *overrides])
+
+
+def placed(config: TrainConfig, folder: Path, name: str, seed: int) -> TrainConfig:
+    """The config of one run of a grid. Raises ValueError if its folder holds another run."""
+    run = dataclasses.replace(config.run, name=name, output_dir=str(folder), seed=seed)
+    config = dataclasses.replace(config, run=run)
+    find_run(config)
+    return config
+
+
 def grid_configs(
     configs: Sequence[str],
     seeds: Sequence[int],
     overrides: Sequence[str],
     output: Path,
+    chosen: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[tuple[str, TrainConfig]]:
     """The setting's name and the checked config of every run of the grid.
 
     Args:
-      configs: one entry for each setting: a file, or several joined with +, in which a later one overrides.
+      configs: one entry for each setting, as for `read_setting`.
       seeds: the seeds of the runs.
       overrides: options applied after every file.
       output: the folder whose subfolder `runs` holds the runs.
+      chosen: options of a setting by its name, applied last.
     Raises:
-      ValueError: if a config is wrong, an override sets what the grid sets, or a folder holds another run.
+      ValueError: as `read_setting` and `placed`, or if the settings are of several tasks.
     """
-    taken = [o for o in overrides if o.split("=")[0] in ("--run.seed", "--run.name", "--run.output_dir", "--config")]
-    if taken:
-        raise ValueError(f"{taken[0]} cannot be given to a grid, which sets it. Use --config, --seeds and --output.")
     runs = []
     for name, config in zip(setting_names(configs), configs, strict=True):
-        parsed = parse_config([*(f"--config={file}" for file in config.split("+")), *overrides])
-        for seed in seeds:
-            run = dataclasses.replace(
-                parsed.run, name=f"{name}-seed{seed}", output_dir=str(output / "runs"), seed=seed
-            )  # fmt: skip
-            runs.append((name, dataclasses.replace(parsed, run=run)))
-            find_run(runs[-1][1])
+        parsed = read_setting(config, [*overrides, *chosen.get(name, ())])
+        runs += [(name, placed(parsed, output / "runs", f"{name}-seed{seed}", seed)) for seed in seeds]
     tasks = sorted({config.data.task for _, config in runs})
     if len(tasks) > 1:
         raise ValueError(f"the configs are of the tasks {', '.join(tasks)}; allowed is one. Compare each by itself.")

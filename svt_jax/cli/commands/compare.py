@@ -36,6 +36,12 @@ def options() -> ArgumentParser:
         help="how many runs that differ only in seed, alpha or rates one program trains at a time; auto is as many as the "
         "memory has room for, 1 trains one after another",
     )
+    parser.add_argument(
+        "--holdout",
+        type=float,
+        default=0.1,
+        help="share of the training set on which settings whose files have a section search choose their values",
+    )
     parser.add_argument("--output", type=path, help="folder of table, CSV and pictures, and of the grid's runs")
     return parser
 
@@ -58,25 +64,40 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.run.distributed import is_first
     from svt_jax.training.grid import grid_configs, run_grid
     from svt_jax.training.progress import PlainConsole
+    from svt_jax.training.search import declared, search
+    from svt_jax.training.search import options as options_of
     from svt_jax.writing import writing
 
     output = output_folder(chosen.output)
-    console, runs, names = PlainConsole(), chosen.runs, None
+    console, runs, names, found = PlainConsole(), chosen.runs, None, None
     if not console.is_terminal:
         console = PlainConsole(width=120)  # 80 columns, the default of a file, would cut headers
     if chosen.settings:
         if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds or ""):
             raise ValueError(f"--seeds is {chosen.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
         seeds = list(dict.fromkeys(int(seed) for seed in chosen.seeds.split(",")))
-        grid = grid_configs(chosen.settings, seeds, overrides, output)
-        runs, names = run_grid(grid, console, side_by_side(chosen.side_by_side)), [name for name, _ in grid]
+        grid, at_a_time = grid_configs(chosen.settings, seeds, overrides, output), side_by_side(chosen.side_by_side)
+        if tries := declared(chosen.settings):
+            found = search(
+                chosen.settings,
+                tries,
+                seed=seeds[0],
+                holdout=chosen.holdout,
+                overrides=overrides,
+                output=output,
+                console=console,
+                side_by_side=at_a_time,
+            )
+            best = {name: options_of(each.chosen) for name, each in found.items()}
+            grid = grid_configs(chosen.settings, seeds, overrides, output, best)
+        runs, names = run_grid(grid, console, at_a_time), [name for name, _ in grid]
         if not is_first():
             return
     elif chosen.seeds:
         raise ValueError("--seeds goes with --config; the runs of --runs have theirs. Leave it out.")
     comparison = compare(runs, names)
     with writing(output, NO_ROOM):
-        paths = write_comparison(comparison, output)
+        paths = write_comparison(comparison, output, found)
     for warning in comparison.warnings:
         log.warning(warning)
     header, *rows = table(comparison)
