@@ -76,7 +76,8 @@ def numbers(run):
     for name in ("metrics.jsonl", "spectrum.jsonl"):
         for line in (json.loads(line) for line in (run / name).read_text().splitlines()):
             for path, leaf in jax.tree_util.tree_leaves_with_path(line):
-                if not isinstance(leaf, str) and "per_second" not in (place := jax.tree_util.keystr(path)):
+                place = jax.tree_util.keystr(path)
+                if not isinstance(leaf, str) and "per_second" not in place and "compiles" not in place:
                     found[f"{name} {line['step']} {place}"] = leaf
     results = json.loads((run / "results.json").read_text())
     for path, leaf in jax.tree_util.tree_leaves_with_path([results["metrics"], results["evaluations"]]):
