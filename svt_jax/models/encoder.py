@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from svt_jax.models.encoder_layer import EncoderLayer
 from svt_jax.models.layer_loop import through_layers
 from svt_jax.models.layers import DropoutBits, LayerNorm, Linear, draw, dropout, first_token
 from svt_jax.models.packed import Layout, OneInEachRow
+from svt_jax.models.sites import loss_term
 from svt_jax.models.svt_config import SVTConfig
 
 Array = jax.Array
@@ -160,14 +162,17 @@ class Encoder(nnx.Module):
         scan_layers: bool = False,
     ):
         svt = svt or SVTConfig()
-        alphas = svt.alpha_by_layer(config.num_layers)
+        alphas = svt.slots(config.num_layers)
         self.config, self.svt_config = config, svt
         self.remat, self.scan_layers = remat, scan_layers
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
         self.layers: nnx.List[EncoderLayer] = nnx.List([])
         first: dict[tuple[int, int], EncoderLayer] = {}
         for n, group in enumerate(config.weight_groups):
-            layer = EncoderLayer(config, svt, alphas.get(n), shared=first.get(group), dtype=dtype, rngs=rngs)
+            hands_on = n == 0 and svt.enabled and svt.site == "value"
+            layer = EncoderLayer(
+                config, svt, alphas.get(n), shared=first.get(group), hands_on=hands_on, dtype=dtype, rngs=rngs
+            )
             first.setdefault(group, layer)
             self.layers.append(layer)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs) if config.pooler else None
@@ -282,13 +287,36 @@ class Encoder(nnx.Module):
             pooled=None if self.pooler is None else self.pooler(first_tokens),
             hidden_states=(embedded, *states) if output_hidden_states else None,
             svt_failures=jnp.sum(jnp.stack(failures), axis=0) if failures else None,
-            svt_states={n: (t.before, t.after) for n, t in transformed.items()} if output_svt_states else None,
+            svt_states={
+                n: (t.before, t.after) for n, t in transformed.items() if t.before is not None and t.after is not None
+            }
+            if output_svt_states
+            else None,
         )
 
     def _halves(self, tokens: int) -> int:
         """Number of random entries of a row that serve any layer's dropouts, and those of the embeddings."""
         width = self.config.embedding_size or self.config.hidden_size
         return max(tokens * width, *(layer.halves(tokens, self.config.hidden_size) for layer in self.layers))
+
+    def loss_term(
+        self, hidden_states: Sequence[Array], layout: Layout, counted: Array
+    ) -> tuple[Array | None, Array | None]:
+        """The weighted term that a remedy of site `loss` adds to the training loss, and its state after this step.
+
+        Args:
+          hidden_states: those of `encode`.
+          layout: that of `encode`.
+          counted: bool[E], false for examples that only fill up the batch.
+        Returns:
+          None for a model without such a remedy, or without such a state.
+        """
+        if not self.svt_config.enabled or self.svt_config.site != "loss":
+            return None, None
+        chosen = self.svt_config.alpha_by_layer(self.config.num_layers)
+        slot = self.layers[max(chosen)].svt
+        assert slot is not None
+        return loss_term(slot, [hidden_states[n + 1] for n in chosen], layout, counted)
 
     @property
     def alphas(self) -> dict[int, Array]:

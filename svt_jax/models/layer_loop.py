@@ -44,6 +44,7 @@ def through_layers(
     """
     states: list[Array] = []
     transformed: dict[int, Transformed] = {}
+    first_values: Array | None = None
     call = _call_again if remat else _call
     parts = [nnx.split(layer) for layer in layers]
     last = len(layers) - 1
@@ -55,42 +56,46 @@ def through_layers(
             states += inner
         else:
             some = None if bits is None else bits[start]
-            x, found = call(*parts[start], x, layout, some, size, first_token_only and start == last)
+            of_first = first_values if layers[start].site == "value" else None
+            x, found, values = call(*parts[start], x, layout, some, of_first, size, first_token_only and start == last)
+            first_values = values if layers[start].hands_on else first_values
             states.append(x)
             if found is not None:
                 transformed[start] = found
     return x, states, transformed
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))  # layers of one shape are traced once
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))  # layers of one shape are traced once
 def _call(
     graphdef: nnx.GraphDef,
     state: nnx.State,
     x: Array,
     layout: Layout,
     bits: Array | None,
+    first_values: Array | None,
     size: int,
     first_token_only: bool,
-) -> tuple[Array, Transformed | None]:
+) -> tuple[Array, Transformed | None, Array | None]:
     layer: EncoderLayer = nnx.merge(graphdef, state)
     if bits is not None and bits.ndim == 0:  # a key: the gradient draws again, and keeps no bits
         bits = draw(bits, len(x), size)
     drawn = None if bits is None else DropoutBits(shard_batch(bits))
-    return layer(x, layout, first_token_only=first_token_only, bits=drawn)
+    return layer(x, layout, first_values, first_token_only=first_token_only, bits=drawn)
 
 
 # The gradient computes a layer's inner values again, but keeps a decomposition.
 _call_again = jax.checkpoint(
-    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 5, 6)
+    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 6, 7)
 )
 
 
 def _loops(layers: Sequence[EncoderLayer], scan: bool, last_by_itself: bool) -> list[tuple[int, int]]:
     """Splits the layers into ranges: each becomes one loop of the compiled program, or is one layer."""
     loops: list[tuple[int, int]] = []
-    for n, layer in enumerate(layers):
+    for n in range(len(layers)):
         by_itself = last_by_itself and n == len(layers) - 1
-        if scan and not by_itself and n and layer.svt is None and layers[n - 1].svt is None:
+        alike = all(each.svt is None and not each.hands_on for each in layers[max(n - 1, 0) : n + 1])
+        if scan and not by_itself and n and alike:
             loops[-1] = (loops[-1][0], n + 1)
         else:
             loops.append((n, n + 1))
@@ -103,7 +108,7 @@ def _scan(
     layout: Layout,
     bits: Array | None,
     size: int,
-    call: Callable[..., tuple[Array, Transformed | None]],
+    call: Callable[..., tuple[Array, Transformed | None, Array | None]],
     *,
     shared: bool,
     keep: bool,
@@ -118,7 +123,7 @@ def _scan(
 
     def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, Array | None]:
         state, drawn = item
-        x, _ = call(graphdef, first if state is None else state, x, layout, drawn, size, False)
+        x, *_ = call(graphdef, first if state is None else state, x, layout, drawn, None, size, False)
         return x, x if keep else None
 
     x, outputs = jax.lax.scan(body, x, (stacked, bits), length=len(parts))
