@@ -311,12 +311,17 @@ class Encoder(nnx.Module):
         Returns:
           None for a model without such a remedy, or without such a state.
         """
-        if not self.svt_config.enabled or self.svt_config.site != "loss":
+        if not self.has_loss_term:
             return None, None
         chosen = self.svt_config.alpha_by_layer(self.config.num_layers)
         slot = self.layers[max(chosen)].svt
         assert slot is not None
         return loss_term(slot, [hidden_states[n + 1] for n in chosen], layout, counted)
+
+    @property
+    def has_loss_term(self) -> bool:
+        """Whether its remedy is a term of the training loss."""
+        return self.svt_config.enabled and self.svt_config.site == "loss"
 
     @property
     def alphas(self) -> dict[int, Array]:

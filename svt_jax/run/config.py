@@ -311,6 +311,8 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
             found.pop(f"data.{key}", None)
     if values["optim"].get("stop_after_worse") is not None:  # then the evaluations decide where the run ends
         found["log.evaluate_every_steps"] = values["log"].get("evaluate_every_steps")
+    if found.get("svt.site") == SVTConfig.site:  # the only one of earlier versions
+        del found["svt.site"]
     params = found.pop("svt.params", None) or {}
     found |= {f"svt.params.{name}": value for name, value in params.items()}
     return {key: value for key, value in found.items() if value is not None}
