@@ -39,7 +39,11 @@ def read_svt(folder: Path) -> tuple[SVTConfig | None, Parameters | None]:
     if stored is None:
         return None, None
     try:
-        parameters = stored.get("parameters")
+        parameters, function = stored.get("parameters"), stored["svt"]["function"]
+        if function not in ("none", *function_names()):
+            raise ValueError(
+                f"function {function!r} is not registered here; do that with svt_jax.register_function, or --plugin"
+            )
         if parameters is not None and not all(isinstance(named, dict) for named in parameters.values()):
             raise TypeError("parameters is no table of layers and names")
         return SVTConfig(**stored["svt"]), parameters

@@ -61,6 +61,8 @@ def run(arguments: list[str], *, started: float) -> None:
     if chosen.settings:
         if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds or ""):
             raise ValueError(f"--seeds is {chosen.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
+        if chosen.plugin:
+            overrides += ["--run.plugin", chosen.plugin]
         seeds = list(dict.fromkeys(int(seed) for seed in chosen.seeds.split(",")))
         grid = grid_configs(chosen.settings, seeds, overrides, output)
         runs, names = run_grid(grid, console), [name for name, _ in grid]
