@@ -86,7 +86,7 @@ def test_a_remedy_that_starts_as_the_identity_is_the_plain_model_to_the_bit(fami
 def test_a_polynomial_starts_as_the_identity_up_to_the_rounding_of_the_decomposition(family):
     """U U^T is the identity only to rounding, so U diag(sigma) V^T is not X to the bit."""
     svt = SVTConfig("polynomial", layers="all", placement="norm_input", dropout=0.0)
-    hidden = jax.jit(lambda model: model(tiny.IDS, tiny.MASK).last_hidden_state)(tiny.encoder(family, svt))
+    hidden = jax.jit(lambda model: model(tiny.IDS, tiny.MASK).last_hidden_state)(tiny.classifier(family, svt).encoder)
     difference = np.asarray(hidden)[tiny.MASK.astype(bool)] - states(family)[0]
     assert 0 < np.abs(difference).max() < 2e-5
 
