@@ -10,6 +10,7 @@ import tiny
 from flax import nnx
 from test_packed import IDS, LENGTHS, SHAPES, TOKENS, assert_same, case, inputs
 
+import svt_jax
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
@@ -198,6 +199,17 @@ def test_parameters_have_one_number_for_each_head_or_dimension():
         ValueError, match=r"svt.params.scale has the shape \[2\] and the model has 3 heads; allowed is one"
     ):
         tiny.encoder("bert", config("attn_scale", {**STARTS["attn_scale"], "params": {"scale": [1.0, 2.0]}}))
+
+
+@pytest.mark.parametrize("name", ["gfsa", "neutreno", case("feat_scale"), case("polynomial"), case("i_star")])
+def test_an_export_keeps_the_parameters_of_every_site(name, tmp_path):
+    settings = {**STARTS, **MOVED}[name]
+    model = tiny.encoder("albert", config(name, settings, layers=[-1]))
+    svt_jax.export_hf(model, tmp_path / "kept", svt="keep")
+    again = svt_jax.load_encoder(tmp_path / "kept")
+    assert again.svt_config == model.svt_config
+    for ours, theirs in zip(jax.tree.leaves(again.svt_parameters), jax.tree.leaves(model.svt_parameters), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
