@@ -211,7 +211,8 @@ def stored_values(layer: SVTLayer, values: Mapping[str, Any]) -> dict[str, np.nd
             array = np.asarray(value, np.float64)
         except (TypeError, ValueError):
             array = np.asarray(math.nan)
-        if not np.all((low < array) & (array < high)):
+        shaped = not bounds[name] or array.shape == layer.parameters[name].get_value().shape
+        if not (shaped and np.all((low < array) & (array < high))):
             raise ValueError(f"{name} is {printable(repr(value))}, which does not lie in ({low:g}, {high:g})")
         stored[name] = np.asarray(_unbounded_array(array, bounds[name], _NEAREST), np.float32)
     return stored
