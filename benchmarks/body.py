@@ -207,8 +207,8 @@ def measure(
     whole = f"training, {ALL_TOKENS}"
     rows = []
     for row, values in seconds.items():
-        peer = f"{row.split(',')[0]}, PyTorch"
-        times = ratio(seconds, peer, row) if peer in seconds and row != peer else ""
+        other = f"{row.split(',')[0]}, PyTorch"
+        times = ratio(seconds, other, row) if other in seconds and row != other else ""
         transforms = row in [f"training, {label}" for label in svts if label not in (OFF, ALL_TOKENS)]
         share = f"{1 - ratio(seconds, whole, row):.1%}" if transforms and whole in seconds else ""
         median = float(np.median(values))

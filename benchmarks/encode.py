@@ -49,7 +49,7 @@ def our_candidates(folder: Path, sentences: list[str]) -> tuple[Candidates, dict
     return candidates, first_call
 
 
-def peer_candidates(folder: Path, sentences: list[str]) -> Candidates:
+def other_candidates(folder: Path, sentences: list[str]) -> Candidates:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device=torch_device())
@@ -70,18 +70,18 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()  # as train.py and eval.py do, and the other library's process
     sentences = distinct_sentences(load_sts(arguments.data))[:: arguments.every]
-    peers = in_own_process(peer_candidates, arguments.model, sentences) if installed("sentence_transformers") else {}
+    others = in_own_process(other_candidates, arguments.model, sentences) if installed("sentence_transformers") else {}
     ours, first_call = our_candidates(arguments.model, sentences)
-    seconds = paired({**peers, **ours}, arguments.repeats)
+    seconds = paired({**others, **ours}, arguments.repeats)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
-    fastest = min(peers, key=medians.__getitem__, default="")
+    fastest = min(others, key=medians.__getitem__, default="")
     times = {name: ratio(seconds, fastest, name) if fastest else "" for name in medians}
     rows = [
         [name, median, len(sentences) / median, times[name], first_call.get(name, "")]
         for name, median in medians.items()
     ]
     print(f"{len(sentences)} distinct sentences, {arguments.repeats} turns")
-    print(table(["", "median s", "sentences/s", f"times {fastest or 'the peer'}", "first call s"], rows))
+    print(table(["", "median s", "sentences/s", f"times {fastest or 'the other'}", "first call s"], rows))
     print("\n" + json.dumps({"environment": environment(), "sentences": len(sentences), "median_s": medians}))
 
 

@@ -101,7 +101,7 @@ class InTurns:
         raise TurnsOverError
 
 
-def peer_turns(call: Callable[[], int], rate: Rate) -> Callable[[], None]:
+def other_turns(call: Callable[[], int], rate: Rate) -> Callable[[], None]:
     """Makes a call that takes one turn of `call`, which returns its number of examples; the first is not counted."""
     warm = False
 
@@ -126,10 +126,10 @@ def measure_training(config: TrainConfig, chunk: int, turns: int) -> dict[str, A
         folder = Path(config.model.path)
         calls = in_own_process(training_turns, folder, source, task.name, soft_decay, BATCH_SIZE, chunk)
     rates = {name: Rate() for name in calls}
-    peers = [peer_turns(call, rates[name]) for name, call in calls.items()]
+    others = [other_turns(call, rates[name]) for name, call in calls.items()]
     with tempfile.TemporaryDirectory() as output:
         experiment = setup(dataclasses.replace(config, run=RunConfig(name="benchmark", output_dir=output)))
-        ours = InTurns(experiment.batches, peers, chunk, turns)
+        ours = InTurns(experiment.batches, others, chunk, turns)
         experiment.batches = ours  # type: ignore[assignment]
         try:
             train(experiment, [*own_callbacks(experiment, Console(quiet=True)), ours])

@@ -20,7 +20,8 @@ SETTINGS = {
     "plain": "plain",
     "soft_decay": "SoftDecay",
     "centered_soft_decay": "SoftDecay, centred",
-    "contra_norm": "ContraNorm",
+    "contra_norm": "ContraNorm, behind the feed-forward, residual twice",
+    "contra_norm, attention": "ContraNorm, as published",
 }
 
 
@@ -32,6 +33,8 @@ def found(folder: Path) -> list[dict[str, Any]]:
         config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
         versions = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["versions"]
         function, data = config["svt"]["function"], config["data"]
+        site = config["svt"].get("site", "feed_forward")  # earlier versions had only this one
+        function += "" if site == "feed_forward" else f", {site}"
         layout = data.get("layout", "padded")  # earlier versions had only this one
         runs.append(
             {

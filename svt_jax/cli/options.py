@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svt_jax.run.command_line import make_parser, parse
+from svt_jax.run.plugin import load_plugin
 from svt_jax.stores import as_path, check_reachable
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ path = os.path.expanduser
 def eval_parser(name: str, description: str) -> ArgumentParser:
     """The parser of an evaluation command's options."""
     parser = make_parser(f"eval.py {name}", description)
+    parser.add_argument(
+        "--plugin",
+        help="module or .py file that registers functions of your own; a run that has one loads it by itself",
+    )
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     return parser
 
@@ -41,7 +46,7 @@ def run_or_model(parser: ArgumentParser, *, run: str, model: str) -> None:
 
 
 def read_options(parser: ArgumentParser, arguments: Sequence[str], required: Sequence[str] = ()) -> Namespace:
-    """The options of a command line; they override those of --config files.
+    """The options of a command line; they override those of --config files. Loads the plugin that they name.
 
     Raises:
       ValueError: for an unknown option, a wrong value or a missing required option; it names all problems at once.
@@ -53,6 +58,8 @@ def read_options(parser: ArgumentParser, arguments: Sequence[str], required: Seq
             f"{', '.join(missing)} is missing; {parser.prog} needs {', '.join(f'--{name}' for name in required)}. "
             "Add what is missing."
         )
+    if options.plugin:
+        load_plugin(options.plugin)
     return options
 
 

@@ -1,12 +1,16 @@
-"""One layer of an encoder, with an optional SVT slot. Shape letters are those of `packed`, and `Q` for asking tokens.
+"""One layer of an encoder, with an optional remedy at one of its sites. Shape letters are those of `packed`, and `Q` for
+asking tokens.
 
-attention  a = LN(x + drop(W_o softmax(q k^T / sqrt(H) + mask) v))
-feed-forward  h = drop(W_2 act(W_1 a))
-output  LN(h + a), or one of the placements of `SVTConfig` where the layer has an SVT
+attention     a = LN(x + h), h = drop(W_o A v), A = drop(softmax(q k^T / sqrt(H) + mask))
+feed-forward  y = LN(a + h), h = drop(W_2 act(W_1 a))
+
+A remedy acts on A (site `attention_map`), on A v (`value`), or in place of one of the two sums (`attention`,
+`feed_forward`), by the placements of `SVTConfig`.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -18,18 +22,36 @@ from svt_jax.models.activations import ACTIVATION_FUNCTIONS
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.layers import DropoutBits, LayerNorm, Linear, dropout
 from svt_jax.models.packed import Layout
+from svt_jax.models.sites import InsideAttention
 from svt_jax.models.slot import SVTLayer
-from svt_jax.models.svt_config import Placement, SVTConfig
+from svt_jax.models.svt_config import Placement, Site, SVTConfig
+from svt_jax.spectral.base import TOKEN_SITES
 
 Array = jax.Array
 
 
 class Transformed(NamedTuple):
-    """The input and output [E, L, D] of one layer's SVT, and where it failed: bool [E]."""
+    """Where a layer's remedy failed, bool [E]; and its input and output [E, L, D], None inside attention."""
 
-    before: Array
-    after: Array
     failed: Array
+    before: Array | None = None
+    after: Array | None = None
+
+
+class LayerOutput(NamedTuple):
+    """What a layer computes.
+
+    Attributes:
+      x: the output for all tokens [R, S, D], or each example's first one [E, 1, D].
+      transformed: what its remedy did.
+      values: the values [R, N, S, H] of a layer that hands them on.
+      maps: the attention maps [R, N, Q, S], without dropout; where nobody reads them, they are not kept.
+    """
+
+    x: Array
+    transformed: Transformed | None
+    values: Array | None
+    maps: Array | None
 
 
 class SelfAttention(nnx.Module):
@@ -52,14 +74,24 @@ class SelfAttention(nnx.Module):
         """Number of random entries that the dropout of a row takes."""
         return self._heads * tokens**2 if self._dropout else 0
 
-    def __call__(self, asking: Array, x: Array, attends: Array, *, bits: DropoutBits | None) -> tuple[Array, Array]:
+    def __call__(
+        self,
+        asking: Array,
+        x: Array,
+        attends: Array,
+        *,
+        inside: InsideAttention | None = None,
+        bits: DropoutBits | None,
+    ) -> tuple[Array, Array]:
         """Returns what the asking tokens [R, Q, D] gather from the tokens x [R, S, D] that they attend to.
 
         Also returns their attention maps [R, N, Q, S], without dropout.
 
         Args:
           attends: bool[R, Q or 1, S].
+          inside: what the layer's remedy does here; it needs all tokens to ask. None for nothing.
         """
+        inside = inside or InsideAttention(None)
 
         def split(y: Array) -> Array:  # heads in front: on CPU the products are several times slower with "rsnh"
             return y.reshape(*y.shape[:2], self._heads, self._head_size).transpose(0, 2, 1, 3)  # [R, N, S, H]
@@ -74,17 +106,25 @@ class SelfAttention(nnx.Module):
         scores = jnp.einsum("rnqh,rnkh->rnqk", query * self._head_size**-0.5, key)
         # The most negative number, not -inf: a row of padding only keeps finite (uniform) weights.
         bias = jnp.where(attends, 0.0, jnp.finfo(jnp.float32).min)[:, None]  # [R, 1, Q or 1, S]
-        weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("rnqk,rnkh->rnqh", dropout(weights, self._dropout, bits), value)
-        return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape)), weights  # [R, Q, D]
+        weights = jax.nn.softmax(scores.astype(jnp.float32) + bias, axis=-1)
+        weights = inside.on_map(weights, behind_dropout=False).astype(x.dtype)
+        mixing = inside.on_map(dropout(weights, self._dropout, bits), behind_dropout=True)
+        mixed = inside.on_values(jnp.einsum("rnqk,rnkh->rnqh", mixing, value), value)
+        maps = mixing if bits is None else weights
+        return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape)), maps  # [R, Q, D]
 
 
 class EncoderLayer(nnx.Module):
     """One layer.
 
     Args:
-      alpha: the start value of its SVT's alpha; None for a layer without SVT.
-      shared: a layer whose weights this one also uses; its SVT is still its own.
+      alpha: the start value of its remedy's alpha; None for a layer without a remedy.
+      shared: a layer whose weights this one also uses; its remedy is still its own.
+
+    Attributes:
+      svt: the remedy and its parameters, or None.
+      site: where in the layer it acts; None without one, and for a loss.
+      hands_on: whether it is the first layer of an encoder with a remedy of site `value`, which needs its values.
     """
 
     def __init__(
@@ -94,6 +134,7 @@ class EncoderLayer(nnx.Module):
         alpha: float | None,
         *,
         shared: EncoderLayer | None = None,
+        hands_on: bool = False,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
@@ -112,58 +153,101 @@ class EncoderLayer(nnx.Module):
             shared.down if shared else dense(config.intermediate_size, config.hidden_size, "mlp", "embed")
         )
         self.output_norm: LayerNorm = shared.output_norm if shared else norm()
-        self.svt = None if alpha is None else SVTLayer(svt, alpha)
+        sizes = {"heads": config.num_attention_heads, "hidden": config.hidden_size}
+        self.svt = None if alpha is None else SVTLayer(svt, alpha, sizes)
+        self.site: Site | None = None if alpha is None or svt.site == "loss" else svt.site
+        self.hands_on = hands_on
         self._placement: Placement = svt.placement
         self._activation = ACTIVATION_FUNCTIONS[config.hidden_act]
         self._attention_dropout = config.hidden_dropout_prob if config.attention_output_dropout else 0.0
         self._feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
 
     def __call__(
-        self, x: Array, layout: Layout, *, first_token_only: bool = False, bits: DropoutBits | None
-    ) -> tuple[Array, Transformed | None, Array]:
-        """Returns the output for all tokens [R, S, D] or each example's first one [E, 1, D], and what the SVT did.
+        self,
+        x: Array,
+        layout: Layout,
+        first_values: Array | None = None,
+        *,
+        first_token_only: bool = False,
+        bits: DropoutBits | None,
+    ) -> LayerOutput:
+        """Computes the layer.
 
-        Also returns the attention maps [R, N, Q, S]; where nobody reads them, they are not kept.
+        After keys and values a layer treats each token by itself, but for its remedy. So where only the first tokens are
+        read, it goes on with these alone after its remedy, or after keys and values.
 
-        After keys and values a layer treats each token by itself, so what nobody reads is not computed: without an SVT
-        everything after keys and values, with one everything after it.
+        Args:
+          x: [R, S, D].
+          layout: where examples lie in the rows.
+          first_values: the values of the encoder's first layer; needed above it by a remedy of site `value`.
+          first_token_only: whether only the examples' first tokens are read.
         """
-        if first_token_only and self.svt is None:
+        inside = InsideAttention(self.svt, layout, first_values)
+        rows = x
+        if first_token_only and self.site is None:
             asking, attends = layout.asking_first(x)
-            attended, maps = self.attention(asking, x, attends, bits=bits)
-            attended = layout.of_first(attended)
-            bits = None if bits is None else bits.of_first(x, layout)
+            h, maps = self.attention(asking, x, attends, inside=inside, bits=bits)
+            h = layout.of_first(h)
+        else:
+            h, maps = self.attention(x, x, layout.attends, inside=inside, bits=bits)
+            if first_token_only and self.site in ("attention_map", "value"):
+                h = layout.first_tokens(h)
+        if first_token_only and self.site not in TOKEN_SITES:
             x = layout.first_tokens(x)
-        else:
-            attended, maps = self.attention(x, x, layout.attends, bits=bits)
-        attended = dropout(attended, self._attention_dropout, bits)
-        x = self.attention_norm(attended + x).astype(x.dtype)
-        h = dropout(self.down(self._activation(self.up(x))), self._feed_forward_dropout, bits)
-        if self.svt is None:
-            out, transformed = self.output_norm(h + x), None
-        else:
-            with jax.named_scope("svt"):
-                out, transformed = self._transform(self.svt, h, x, layout, first_token_only, bits)
-        return shard_batch(out.astype(x.dtype)), transformed, maps
+            bits = None if bits is None else bits.of_first(rows, layout)
+        ends = functools.partial(self._ends, layout=layout, first_token_only=first_token_only)
 
-    def _transform(
-        self, svt: SVTLayer, h: Array, x: Array, layout: Layout, first_token_only: bool, bits: DropoutBits | None
-    ) -> tuple[Array, Transformed]:
+        h = dropout(h, self._attention_dropout, bits)
+        a, by_attention = ends("attention", h, x, self.attention_norm, bits=bits)
+        a = a.astype(x.dtype)
+        if first_token_only and self.site == "attention":
+            bits = None if bits is None else bits.of_first(rows, layout)
+        h = dropout(self.down(self._activation(self.up(a))), self._feed_forward_dropout, bits)
+        out, by_feed_forward = ends("feed_forward", h, a, self.output_norm, bits=bits)
+
+        found = by_attention or by_feed_forward
+        if inside.failed is not None:
+            found = Transformed(inside.failed)
+        return LayerOutput(shard_batch(out.astype(x.dtype)), found, inside.values if self.hands_on else None, maps)
+
+    def _ends(
+        self,
+        site: Site,
+        h: Array,
+        x: Array,
+        norm: LayerNorm,
+        *,
+        layout: Layout,
+        first_token_only: bool,
+        bits: DropoutBits | None,
+    ) -> tuple[Array, Transformed | None]:
+        """The end of a part of the layer with output h and input x: norm(h + x), or the placement of a remedy there.
+
+        A remedy there needs all tokens; with `first_token_only` the result is of first tokens.
+        """
+        if self.site != site:
+            return norm(h + x), None
         match self._placement:
-            case "before_norm" | "replace_norm":
-                before = h + x
+            case "before_residual":
+                before = h
             case "after_norm":
-                before = self.output_norm(h + x) + x
+                before = norm(h + x) + x
             case "output":
-                before, bits = self.output_norm(h + x), None
-        transformed = Transformed(*svt.on_rows(before, layout, bits=bits))
-        out = transformed.after[:, :1] if first_token_only else layout.to_rows(transformed.after)
-        if self._placement == "before_norm":  # as in the published BERT: the residual enters twice
-            out = self.output_norm(out + (layout.first_tokens(x) if first_token_only else x))
-        return out, transformed
+                before, bits = norm(h + x), None
+            case _:
+                before = h + x
+        assert self.svt is not None
+        with jax.named_scope("svt"):
+            before, after, failed = self.svt.on_rows(before, layout, bits=bits)
+        out = after[:, :1] if first_token_only else layout.to_rows(after)
+        if self._placement in ("before_norm", "before_residual"):  # as in the published BERT: the residual enters again
+            out = norm(out + (layout.first_tokens(x) if first_token_only else x))
+        elif self._placement == "norm_input":
+            out = norm(out)
+        return out, Transformed(failed, before, after)
 
     def halves(self, tokens: int, width: int) -> int:
         """Number of random entries that the dropouts take of a row of tokens."""
         hidden = (self._attention_dropout > 0) + (self._feed_forward_dropout > 0)
-        svt = self.svt is not None and self._placement != "output"
+        svt = self.site in TOKEN_SITES and self._placement != "output"
         return self.attention.halves(tokens) + tokens * width * (hidden + svt)

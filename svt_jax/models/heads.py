@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -59,6 +61,21 @@ class Classifier(nnx.Module):
         """Returns logits [E, num_labels] and `svt_failures` of examples that lie in rows as `Encoder.encode` takes them."""
         out = self.encoder.encode(input_ids, token_type_ids, layout, rngs=rngs, first_token_only=True)
         return self._logits(out, rngs), out.svt_failures
+
+    def classify_with_term(
+        self, ids: Array, token_type_ids: Array, layout: Layout, counted: Array, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Array, Array, Array | None]:
+        """As `classify` for a model with a remedy of site `loss`: logits, the weighted term, and its state after this step.
+
+        Args:
+          counted: bool[E], false for examples that only fill up the batch.
+        """
+        out = self.encoder.encode(ids, token_type_ids, layout, rngs=rngs, output_hidden_states=True)
+        assert out.hidden_states is not None
+        term, state = self.encoder.loss_term(out.hidden_states, layout, counted)
+        assert term is not None
+        first = dataclasses.replace(out, last_hidden_state=layout.first_tokens(out.last_hidden_state))
+        return self._logits(first, rngs), term, state
 
     @jax.named_scope("head")
     def _logits(self, out: EncoderOutput, rngs: nnx.Rngs | None) -> Array:

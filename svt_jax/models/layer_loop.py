@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from svt_jax.mesh import shard_batch
-from svt_jax.models.encoder_layer import EncoderLayer, Transformed
+from svt_jax.models.encoder_layer import EncoderLayer, LayerOutput, Transformed
 from svt_jax.models.layers import DropoutBits, draw
 from svt_jax.models.packed import Layout
 from svt_jax.spectral.solvers import DECOMPOSITION
@@ -47,6 +47,7 @@ def through_layers(
     states: list[Array] = []
     transformed: dict[int, Transformed] = {}
     attentions: list[Array] = []
+    first_values: Array | None = None
     call = _call_again if remat else _call
     parts = [nnx.split(layer) for layer in layers]
     last = len(layers) - 1
@@ -62,10 +63,13 @@ def through_layers(
             attentions += maps
         else:
             some = None if bits is None else bits[start]
+            of_first = first_values if layers[start].site == "value" else None
             with jax.named_scope(f"layer_{start}"):  # around the call, whose trace all layers share
-                x, found, maps_of_one = call(
-                    *parts[start], x, layout, some, size, first_token_only and start == last, keep_maps
+                out = call(
+                    *parts[start], x, layout, some, of_first, size, first_token_only and start == last, keep_maps
                 )
+            x, found, maps_of_one = out.x, out.transformed, out.maps
+            first_values = out.values if layers[start].hands_on else first_values
             states.append(x)
             attentions += [] if maps_of_one is None else [maps_of_one]
             if found is not None:
@@ -73,37 +77,39 @@ def through_layers(
     return x, states, transformed, attentions
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))  # layers of one shape are traced once
+@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8))  # layers of one shape are traced once
 def _call(
     graphdef: nnx.GraphDef,
     state: nnx.State,
     x: Array,
     layout: Layout,
     bits: Array | None,
+    first_values: Array | None,
     size: int,
     first_token_only: bool,
     keep_maps: bool,
-) -> tuple[Array, Transformed | None, Array | None]:
+) -> LayerOutput:
     layer: EncoderLayer = nnx.merge(graphdef, state)
     if bits is not None and bits.ndim == 0:  # a key: the gradient draws again, and keeps no bits
         bits = draw(bits, len(x), size)
     drawn = None if bits is None else DropoutBits(shard_batch(bits))
-    x, transformed, maps = layer(x, layout, first_token_only=first_token_only, bits=drawn)
-    return x, transformed, maps if keep_maps else None
+    out = layer(x, layout, first_values, first_token_only=first_token_only, bits=drawn)
+    return out if keep_maps else out._replace(maps=None)
 
 
 # The gradient computes a layer's inner values again, but keeps a decomposition.
 _call_again = jax.checkpoint(
-    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 5, 6, 7)
+    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 6, 7, 8)
 )
 
 
 def _loops(layers: Sequence[EncoderLayer], scan: bool, last_by_itself: bool) -> list[tuple[int, int]]:
     """Splits the layers into ranges: each becomes one loop of the compiled program, or is one layer."""
     loops: list[tuple[int, int]] = []
-    for n, layer in enumerate(layers):
+    for n in range(len(layers)):
         by_itself = last_by_itself and n == len(layers) - 1
-        if scan and not by_itself and n and layer.svt is None and layers[n - 1].svt is None:
+        alike = all(each.svt is None and not each.hands_on for each in layers[max(n - 1, 0) : n + 1])
+        if scan and not by_itself and n and alike:
             loops[-1] = (loops[-1][0], n + 1)
         else:
             loops.append((n, n + 1))
@@ -116,7 +122,7 @@ def _scan(
     layout: Layout,
     bits: Array | None,
     size: int,
-    call: Callable[..., tuple[Array, Transformed | None, Array | None]],
+    call: Callable[..., LayerOutput],
     *,
     shared: bool,
     keep: bool,
@@ -132,8 +138,8 @@ def _scan(
 
     def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, tuple[Array | None, Array | None]]:
         state, drawn = item
-        x, _, maps = call(graphdef, first if state is None else state, x, layout, drawn, size, False, keep_maps)
-        return x, (x if keep else None, maps)
+        out = call(graphdef, first if state is None else state, x, layout, drawn, None, size, False, keep_maps)
+        return out.x, (out.x if keep else None, out.maps)
 
     x, kept = jax.lax.scan(body, x, (stacked, bits), length=len(parts))
     outputs, maps = ([] if each is None else list(each) for each in kept)

@@ -32,6 +32,10 @@ class Layout(Protocol):
         """bool[E, L]: the real tokens of each example's matrix."""
 
     @property
+    def real(self) -> Array:
+        """bool[R, S]: the real tokens of each row."""
+
+    @property
     def position(self) -> Array | None:
         """int32[R, S], each token's place in its example; None where that is its place in the row."""
 
@@ -74,6 +78,10 @@ class OneInEachRow:
     @property
     def attends(self) -> Array:
         return self.mask[:, None, :]
+
+    @property
+    def real(self) -> Array:
+        return self.mask
 
     @property
     def position(self) -> None:
@@ -137,6 +145,10 @@ class Packed:
     @property
     def attends(self) -> Array:
         return (self.segment[:, :, None] == self.segment[:, None, :]) & (self.segment > 0)[:, None, :]
+
+    @property
+    def real(self) -> Array:
+        return self.segment > 0
 
     @property
     def mask(self) -> Array:

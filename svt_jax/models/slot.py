@@ -1,7 +1,11 @@
-"""The NNX module that owns the parameters of a spectral function or a remedy, and applies it to hidden states."""
+"""The NNX module that owns the parameters of a spectral function or a remedy, and applies it to token matrices.
+
+`sites.py` applies those of the other sites.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +19,7 @@ from svt_jax.mesh import shard_batch
 from svt_jax.models.layers import DropoutBits, dropout, dropout_once
 from svt_jax.models.packed import Layout
 from svt_jax.models.svt_config import SVTConfig
-from svt_jax.spectral.base import SpectralFunction, TokenOperation
+from svt_jax.remedies.base import LossTerm
 from svt_jax.spectral.transform import svt_and_failures
 from svt_jax.text import listed, printable
 
@@ -30,23 +34,35 @@ class SVTConstant(nnx.Variable):
     """The same, but not trained (`svt.learnable: false`): it has no gradient, and is saved with the weights."""
 
 
+class SVTState(nnx.Variable):
+    """What a loss term keeps from step to step."""
+
+
 class SVTLayer(nnx.Module):
     """Applies dropout, then the transformation of each example's real tokens in float32.
+
+    Args:
+      config: which function.
+      alpha: where its alpha starts.
+      sizes: the encoder's numbers of "heads" and of "hidden" dimensions, for a function with a number for each.
+
+    Raises:
+      ValueError: if a parameter starts with another number of values than the encoder has heads or dimensions.
 
     A parameter with bounds is stored unbounded, so that no step can leave the interval. For (low, high) it is the
     logit of its place in it, for (low, inf) the inverse softplus of its distance from low.
     """
 
-    def __init__(self, config: SVTConfig, alpha: float):
-        function = config.make_function(alpha)
+    def __init__(self, config: SVTConfig, alpha: float, sizes: Mapping[str, int] | None = None):
+        function = _with_sizes(config.make_function(alpha), sizes or {})
         kind = SVTParam if config.learnable else SVTConstant
         leaves, self._treedef = jax.tree_util.tree_flatten_with_path(function)
         self._names = tuple(jax.tree_util.keystr(path, simple=True) for path, _ in leaves)
         self._bounds = tuple(function.bounds.get(name) for name in self._names)
 
-        def variable(value: float, bounds: tuple[float, float] | None) -> nnx.Variable:
+        def variable(value: Any, bounds: tuple[float, float] | None) -> nnx.Variable:
             # explicit dtype: a weakly typed scalar would cost a second compilation
-            array = jnp.asarray(_unbounded(value, bounds), jnp.float32)
+            array = jnp.asarray(_unbounded_array(value, bounds), jnp.float32)
             return kind(array, logical_axes=("parameter",) * array.ndim)
 
         self.parameters = nnx.Dict(
@@ -56,6 +72,16 @@ class SVTLayer(nnx.Module):
             }
         )
         self._config = config
+        state = function.initial_state((sizes or {}).get("hidden", 1)) if isinstance(function, LossTerm) else None
+        self.state = None if state is None else SVTState(state, logical_axes=("parameter",) * state.ndim)
+
+    @property
+    def site(self) -> str:
+        return self._config.site
+
+    @property
+    def weight(self) -> float:
+        return self._config.weight
 
     @property
     def values(self) -> dict[str, Array]:
@@ -66,7 +92,7 @@ class SVTLayer(nnx.Module):
         }
 
     @property
-    def function(self) -> SpectralFunction | TokenOperation:
+    def function(self) -> Any:
         """The function with its present parameters."""
         return jax.tree_util.tree_unflatten(self._treedef, list(self.values.values()))
 
@@ -88,6 +114,26 @@ class SVTLayer(nnx.Module):
 
     def _transformed(self, x: Array, mask: Array | None) -> tuple[Array, Array]:
         return svt_and_failures(shard_batch(x), self.function, mask=mask, solver=self._config.solver)
+
+
+def _with_sizes(function: Any, sizes: Mapping[str, int]) -> Any:
+    """The function with a value for each head or dimension where it has one."""
+    changed, problems = {}, []
+    for name, kind in function.one_per.items():
+        value = np.asarray(getattr(function, name), np.float64)
+        if kind not in sizes:
+            continue
+        if value.shape in ((), (sizes[kind],)):
+            changed[name] = np.broadcast_to(value, (sizes[kind],))
+        else:
+            problems.append(
+                f"svt.params.{name} has the shape {list(value.shape)} and the model has {sizes[kind]} {kind} "
+                f"{'dimensions' if kind == 'hidden' else ''}".rstrip()
+                + f"; allowed is one number, or {sizes[kind]}. Correct it."
+            )
+    if problems:
+        raise ValueError(" ".join(problems))
+    return dataclasses.replace(function, **changed) if changed else function
 
 
 def plain_parameters(by_layer: Mapping[int, Mapping[str, jax.Array]]) -> dict[str, dict[str, Any]]:
@@ -118,6 +164,11 @@ def _unbounded(value: float, bounds: tuple[float, float] | None, nearest: float 
     share = ((value - low) / (high - low) - _MARGIN) / (1.0 - 2.0 * _MARGIN)
     share = min(max(share, nearest), 1.0 - nearest)
     return math.log(share / (1.0 - share))
+
+
+def _unbounded_array(value: Any, bounds: tuple[float, float] | None, nearest: float = _MARGIN) -> np.ndarray:
+    array = np.asarray(value, np.float64)
+    return np.asarray([_unbounded(each, bounds, nearest) for each in array.ravel().tolist()]).reshape(array.shape)
 
 
 def _bounded(stored: Array, bounds: tuple[float, float] | None) -> Array:
@@ -160,11 +211,10 @@ def stored_values(layer: SVTLayer, values: Mapping[str, Any]) -> dict[str, np.nd
             array = np.asarray(value, np.float64)
         except (TypeError, ValueError):
             array = np.asarray(math.nan)
-        if not np.all((low < array) & (array < high)) or (bounds[name] and array.ndim):
+        shaped = not bounds[name] or array.shape == layer.parameters[name].get_value().shape
+        if not (shaped and np.all((low < array) & (array < high))):
             raise ValueError(f"{name} is {printable(repr(value))}, which does not lie in ({low:g}, {high:g})")
-        stored[name] = np.asarray(
-            _unbounded(array.item(), bounds[name], _NEAREST) if array.ndim == 0 else array, np.float32
-        )
+        stored[name] = np.asarray(_unbounded_array(array, bounds[name], _NEAREST), np.float32)
     return stored
 
 

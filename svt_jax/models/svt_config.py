@@ -1,4 +1,4 @@
-"""Which transformation acts and where, from a config or from what `export_hf` kept in a config.json."""
+"""Which remedy acts and where, from a config or from what `export_hf` kept in a config.json."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from svt_jax.models.config import read_fields
-from svt_jax.remedies.tokens import ContraNorm
-from svt_jax.spectral.base import SOLVERS, Solver, SpectralFunction, TokenOperation, solver_for
+from svt_jax.spectral.base import SOLVERS, TOKEN_SITES, Parametric, Solver, solver_for
 from svt_jax.spectral.registry import function_names, get_function
 from svt_jax.text import printable
 
-Placement = Literal["before_norm", "after_norm", "replace_norm", "output"]
-PLACEMENTS = ("before_norm", "after_norm", "replace_norm", "output")
+Site = Literal["feed_forward", "attention", "attention_map", "value", "loss"]
+SITES = ("feed_forward", "attention", "attention_map", "value", "loss")
+Placement = Literal["before_norm", "after_norm", "replace_norm", "output", "norm_input", "before_residual"]
+PLACEMENTS = ("before_norm", "after_norm", "replace_norm", "output", "norm_input", "before_residual")
 
 Parameters = Mapping[str, Mapping[str, Any]]
 """Parameters of functions, by the layer's number as text and by name: numbers inside their bounds, or lists of them."""
@@ -37,7 +39,11 @@ def read_svt(folder: Path) -> tuple[SVTConfig | None, Parameters | None]:
     if stored is None:
         return None, None
     try:
-        parameters = stored.get("parameters")
+        parameters, function = stored.get("parameters"), stored["svt"]["function"]
+        if function not in ("none", *function_names()):
+            raise ValueError(
+                f"function {function!r} is not registered here; do that with svt_jax.register_function, or --plugin"
+            )
         if parameters is not None and not all(isinstance(named, dict) for named in parameters.values()):
             raise TypeError("parameters is no table of layers and names")
         return SVTConfig(**stored["svt"]), parameters
@@ -49,14 +55,15 @@ def read_svt(folder: Path) -> tuple[SVTConfig | None, Parameters | None]:
 
 @dataclasses.dataclass(frozen=True)
 class SVTConfig:
-    """Which transformation acts, and where.
+    """Which remedy acts, and where.
 
     Attributes:
-        function: Spectral function, or another remedy, by name; `none` switches the transformation off, exactly.
+        function: Spectral function, or another remedy, by name; `none` switches it off, exactly.
         layers: Layers that get one: a list (negative numbers count from the end), `all`, or `every:K` (each K-th).
-        placement: Where in the layer. With h the feed-forward output after its dropout, x its input, drop this
-            section's dropout: before_norm LN(SVT(drop(h + x)) + x); after_norm SVT(drop(LN(h + x) + x));
-            replace_norm SVT(drop(h + x)); output SVT(layer output).
+        placement: Where behind the part, for the sites feed_forward and attention. With h the part's output after its
+            dropout, x its input, LN its norm, drop this section's dropout: before_norm LN(SVT(drop(h + x)) + x);
+            after_norm SVT(drop(LN(h + x) + x)); replace_norm SVT(drop(h + x)); output SVT(LN(h + x)); norm_input
+            LN(SVT(drop(h + x))); before_residual LN(SVT(drop(h)) + x).
         alpha: Where the function's alpha starts: one number inside its bounds, (-1, 0) for SoftDecay, or one per chosen
             layer. A function without alpha does not read it.
         learnable: Train the function's parameters.
@@ -64,7 +71,10 @@ class SVTConfig:
         mask_padding: Keep padding out of the decomposition. False reproduces the published code.
         dropout: Dropout in front of the transformation while training; the published code has 0.1.
         params: The function's other parameters by name, as in {gamma: 5.0} for log_shift; where they start, if they are
-            trained. Those left out have their defaults.
+            trained. Those left out have their defaults. At site loss also weight, by which the term is multiplied; 0.
+        site: Where in the layer, of those that the remedy has. feed_forward and attention: on the tokens behind that part
+            of the layer, as the placement says; attention_map: on the map of each head; value: on what attention
+            gathers; loss: a term of the training loss, on the outputs of these layers.
     """
 
     function: str = "none"
@@ -76,6 +86,7 @@ class SVTConfig:
     mask_padding: bool = True
     dropout: float = 0.1
     params: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)  # a dict has no hash
+    site: Site = "feed_forward"
 
     def __post_init__(self) -> None:
         for name in ("layers", "alpha"):  # tuples keep the config hashable, and a generator can be read once
@@ -87,6 +98,8 @@ class SVTConfig:
             raise ValueError(
                 f"svt.function is {self.function!r}; allowed are none, {', '.join(function_names())}. Register your own with svt_jax.register_function."
             )
+        if self.site not in SITES:
+            raise ValueError(f"svt.site is {self.site!r}; allowed are {', '.join(SITES)}. Correct it.")
         if self.placement not in PLACEMENTS:
             raise ValueError(
                 f"svt.placement is {self.placement!r}; allowed are {', '.join(PLACEMENTS)}. The published BERT is before_norm."
@@ -105,6 +118,7 @@ class SVTConfig:
         low, high, usual = -1.0, 0.0, -0.2
         if self.enabled:
             function = self._function_but_alpha()
+            self._check_site(function)
             solver_for(function, self.solver)
             if hasattr(function, "alpha"):
                 (low, high), usual = function.bounds.get("alpha", (-math.inf, math.inf)), function.alpha
@@ -112,10 +126,36 @@ class SVTConfig:
             if not low < alpha < high:
                 raise ValueError(f"svt.alpha is {alpha}; it must lie in ({low:g}, {high:g}). Start from {usual}.")
 
-    def _function_but_alpha(self) -> SpectralFunction | TokenOperation:
-        others = {name: value for name, value in self.params.items() if name != "alpha"}
+    def _check_site(self, function: Parametric) -> None:
+        problems = []
+        if self.site not in function.sites:
+            advice = "Set svt.site to it" if len(function.sites) == 1 else "Set svt.site to one of these"
+            problems.append(
+                f"svt.site is {self.site} and svt.function is {self.function}, which has the site "
+                f"{' or '.join(function.sites) or 'of no kind'}. {advice}."
+            )
+        without = self.site if self.site in function.sites else function.sites[0] if function.sites else self.site
+        if without not in TOKEN_SITES and self.placement != SVTConfig.placement:
+            problems.append(
+                f"svt.placement is {self.placement} and the site {without} has none; placements go with "
+                f"{' and '.join(TOKEN_SITES)}. Leave it out."
+            )
+        if self.site == "loss" and (type(self.weight) not in (int, float) or not math.isfinite(self.weight)):
+            problems.append(f"svt.params.weight is {self.weight!r}; it must be a number of either sign. Correct it.")
+        if problems:
+            raise ValueError(" ".join(problems))
+
+    @property
+    def weight(self) -> float:
+        """What a loss term is multiplied by."""
+        weight: float = self.params.get("weight", 0.0)
+        return weight
+
+    def _function_but_alpha(self) -> Parametric:
+        own = ("alpha", "weight") if self.site == "loss" else ("alpha",)
+        others = {name: _array(value) for name, value in self.params.items() if name not in own}
         try:
-            function = get_function(self.function, **others)
+            function: Parametric = get_function(self.function, **others)
         except ValueError as error:
             raise ValueError(f"svt.params: {error}") from error
         if "alpha" in self.params:
@@ -123,7 +163,7 @@ class SVTConfig:
             raise ValueError(f"svt.params holds alpha, which is not set there. {advice}.")
         return function
 
-    def make_function(self, alpha: float) -> SpectralFunction | TokenOperation:
+    def make_function(self, alpha: float) -> Any:
         """Makes a layer's function as it is at the start of training; `alpha` counts where it has one.
 
         Example:
@@ -131,7 +171,7 @@ class SVTConfig:
           SoftDecay(alpha=-0.3, centered=False, eps=1e-07)
         """
         function = self._function_but_alpha()
-        return get_function(self.function, alpha=alpha, **self.params) if hasattr(function, "alpha") else function
+        return dataclasses.replace(function, alpha=alpha) if hasattr(function, "alpha") else function  # type: ignore[type-var]
 
     @property
     def enabled(self) -> bool:
@@ -154,10 +194,15 @@ class SVTConfig:
         found, function = [], self._function_but_alpha()
         if "alpha" in changed and not hasattr(function, "alpha"):
             found.append(f"svt.alpha does nothing, for svt.function {self.function} has none. Leave it out.")
-        if "dropout" in changed and self.placement == "output":
+        if self.site not in TOKEN_SITES:
+            unread = [name for name in ("dropout", "mask_padding") if name in changed]
+            found += [f"svt.{name} does nothing, for svt.site is {self.site}. Leave it out." for name in unread]
+        elif "dropout" in changed and self.placement == "output":
             found.append("svt.dropout does nothing, for svt.placement is output. Leave it out.")
-        if "solver" in changed and isinstance(function, ContraNorm):
-            found.append(f"svt.solver does nothing, for {self.function} decomposes no matrix. Leave it out.")
+        if "solver" in changed and not function.decomposes:
+            found.append(f"svt.solver does nothing, for {self.function} decomposes no matrix by it. Leave it out.")
+        if self.site == "loss" and not self.weight:
+            found.append("svt.function does nothing, for svt.params.weight is 0. Give it a weight of either sign.")
         return found
 
     def alpha_by_layer(self, num_layers: int) -> dict[int, float]:
@@ -182,6 +227,11 @@ class SVTConfig:
             )
         return dict(zip(layers, alphas, strict=True))
 
+    def slots(self, num_layers: int) -> dict[int, float]:
+        """As `alpha_by_layer`, for layers that own parameters: a loss has one set, which the last of its layers owns."""
+        alphas = self.alpha_by_layer(num_layers)
+        return alphas if self.site != "loss" else {n: alpha for n, alpha in alphas.items() if n == max(alphas)}
+
     def _layer_numbers(self, num_layers: int) -> list[int]:
         if isinstance(self.layers, str):
             if self.layers == "all":
@@ -201,3 +251,9 @@ class SVTConfig:
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"svt.layers is {list(self.layers)} and names a layer twice. Name each layer once.")
         return numbers
+
+
+def _array(value: Any) -> Any:
+    """A list of numbers as an array, anything else as it is."""
+    numbers = isinstance(value, list | tuple) and all(type(each) in (int, float) for each in value)
+    return np.asarray(value, np.float64) if numbers else value

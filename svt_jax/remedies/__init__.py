@@ -1,1 +1,1 @@
-"""Remedies for token uniformity other than SVT, as pure functions on token matrices."""
+"""Remedies for token uniformity other than SVT: on token matrices, attention maps and values, and as losses."""

@@ -45,7 +45,7 @@ class TrainState:
 
     Attributes:
       params: trained parameters, an nnx state.
-      constants: the model's other values (parameters of a spectral function that is not trained).
+      constants: the model's other values: parameters that are not trained, and what a loss term keeps from step to step.
       optimizer: optax's state.
     """
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from svt_jax.run.config import TrainConfig
+from svt_jax.run.plugin import load_plugin
 from svt_jax.text import printable
 from svt_jax.yaml_files import as_values, load_text, read_table
 
@@ -61,6 +62,7 @@ def train_parser() -> ArgumentParser:
         "--config",
         help="YAML file with what differs from the defaults, or the name of one in configs/; of several a later overrides.",
     )
+    parser.add_argument("--plugin", help="The same as --run.plugin.")
     parser.add_class_arguments(TrainConfig)
     parser.add_argument("--traceback", action="store_true", help="Show where an error came from.")
     return parser
@@ -174,6 +176,9 @@ def _to_config(parser: ArgumentParser, parsed: Namespace) -> TrainConfig:
             raise ValueError(
                 f"section {section} is {printable(str(parsed[section]))}; allowed is a table of keys. Fill it or leave it out."
             )
+    parsed["run.plugin"] = parsed["plugin"] or parsed["run.plugin"]
+    if parsed["run.plugin"] is not None:  # before the section svt is read, which knows only registered names
+        load_plugin(parsed["run.plugin"])
     parsed["svt.params"] = as_values(parsed["svt.params"])  # no annotation has their types; the function knows them
     values = parser.instantiate(parsed).as_dict()
     config = TrainConfig(**{section: values[section] for section in sections})

@@ -14,6 +14,7 @@ from svt_jax.models.hf import DTYPES
 from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config_values import expand_home, positive
 from svt_jax.run.data_config import LAYOUTS, DataConfig
+from svt_jax.run.plugin import absolute
 from svt_jax.text import printable
 
 _LONGEST_NAME = 200
@@ -35,15 +36,20 @@ class RunConfig:
         output_dir: Folder of all runs; may lie in a bucket, gs://bucket/runs or s3://bucket/runs.
         seed: Decides the head's initialisation, the order of examples, and dropout.
         max_svt_failures: Failed decompositions, each of which skips its transformation, before the run stops.
+        plugin: Module or .py file that registers functions and remedies of your own; the same as --plugin. Commands that
+            read the run load it too.
     """
 
     name: str | None = None
     output_dir: str = "runs"
     seed: int = 0
     max_svt_failures: int = 100
+    plugin: str | None = None
 
     def __post_init__(self) -> None:
         expand_home(self, "output_dir")
+        if self.plugin is not None:
+            object.__setattr__(self, "plugin", absolute(self.plugin))
         name = self.name
         if name is not None and (
             name.strip() in ("", ".", "..")
@@ -331,6 +337,8 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
             found.pop(f"data.{key}", None)
     if values["optim"].get("stop_after_worse") is not None:  # then the evaluations decide where the run ends
         found["log.evaluate_every_steps"] = values["log"].get("evaluate_every_steps")
+    if found.get("svt.site") == SVTConfig.site:  # the only one of earlier versions
+        del found["svt.site"]
     params = found.pop("svt.params", None) or {}
     found |= {f"svt.params.{name}": value for name, value in params.items()}
     return {key: value for key, value in found.items() if value is not None}

@@ -33,6 +33,7 @@ from svt_jax.run.line_files import join_parts, read_lines
 from svt_jax.run.literal_path import check_storable
 from svt_jax.run.lock import is_lock, lock_folder
 from svt_jax.run.manifest import read_manifest, resumed
+from svt_jax.run.plugin import load_recorded
 from svt_jax.run.run_files import check_files, file_digests, put_aside, saved_steps
 from svt_jax.run.store_lock import StoreLock
 from svt_jax.stores import as_path, check_reachable, make_folder, writable
@@ -232,6 +233,8 @@ def read_run(path: str | Path) -> tuple[RunFolder, dict[str, Any], EncoderConfig
         raise ValueError(f"{path} holds no run (no config.yaml); allowed is a folder that train.py wrote. Check --run.")
     config = _read_config(folder)
     found = _identity(config)  # raises if it is not a run's config
+    if folder.manifest.is_file():
+        load_recorded(folder.path, config, read_manifest(folder.manifest).get("plugin_sha256"))
     try:
         for section in dataclasses.fields(TrainConfig):
             section.default_factory(**config.get(section.name, {}))  # type: ignore[operator]

@@ -21,6 +21,7 @@ from svt_jax.data.packing import Shape
 from svt_jax.data.tokens import Tokens, hash_tokens
 from svt_jax.models.files import hash_weights
 from svt_jax.run.config import TrainConfig
+from svt_jax.run.plugin import plugin_digest
 
 ID_LETTERS = 32
 _PACKAGES = (
@@ -61,6 +62,7 @@ def make_manifest(
         "classes": None if task.labels is None else list(task.labels),
         "weights_sha256": None if weights is None else hash_weights(weights),
         "data_sha256": {split: hash_tokens(each) for split, each in tokens.items()},
+        "plugin_sha256": plugin_digest(config.run.plugin),
         "git_commit": _git_commit(),
     }
 
@@ -107,6 +109,11 @@ def resumed(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"{path.parent} began with the classes {first['classes']} and the training file now has "
             f"{manifest['classes']}. Restore the file, or choose another --run.name."
+        )
+    if (began := first.get("plugin_sha256")) and began != manifest["plugin_sha256"]:
+        raise ValueError(
+            f"{path.parent} began with another plugin than run.plugin now is ({began[:12]} and "
+            f"{(manifest['plugin_sha256'] or 'none')[:12]}). Restore the file, or choose another --run.name."
         )
     data = first.get("data_sha256", {})
     if changed := [split for split, theirs in data.items() if theirs != manifest["data_sha256"].get(split)]:

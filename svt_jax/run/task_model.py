@@ -61,7 +61,7 @@ class TaskModel:
     Attributes:
       graphdef: the model's graph definition.
       params: trained parameters, an nnx state.
-      constants: the model's other values: parameters of a spectral function that is not trained.
+      constants: the model's other values: parameters that are not trained, and what a loss term keeps from step to step.
       encoder: the encoder's architecture.
       mesh: the mesh that holds the parameters.
       task: the task that the head decides; None for an encoder.

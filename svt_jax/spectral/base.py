@@ -29,6 +29,8 @@ from svt_jax.mesh import divided_like, whole_matrices
 Array = jax.Array
 Solver = Literal["auto", "svd", "gram", "gram64", "shifted", "poly"]
 SOLVERS = ("auto", "svd", "gram", "gram64", "shifted", "poly")
+TOKEN_SITES: tuple[str, ...] = ("feed_forward", "attention")
+"""Sites of what maps token matrices: behind the feed-forward part, or behind attention."""
 
 
 def static_field(*, default: Any) -> Any:
@@ -82,8 +84,8 @@ def _unflatten(cls: type, aux: tuple[Any, ...], leaves: Any) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static_field,))
 class Parametric:
-    """Base of `SpectralFunction` and `TokenOperation`: annotate the parameters, and the class becomes a frozen
-    dataclass and a JAX pytree.
+    """Base of all functions and remedies: annotate the parameters, and the class becomes a frozen dataclass and a JAX
+    pytree.
 
     Fields are differentiable parameters unless they are made with `static_field`. Numbers are checked against the
     field's bounds and the kind of its default (a number, a whole number, a flag).
@@ -91,12 +93,19 @@ class Parametric:
     Class attributes:
       bounds: open interval (low, high) for each parameter that has one. A module that trains the parameter keeps it
         inside through a smooth bijection.
+      sites: where in an encoder it can act: names of `svt.site`.
+      one_per: what a parameter has one number for, "heads" or "hidden" (dimensions). In an encoder a single number is
+        where all of them start.
+      decomposes: whether it reads `svt.solver`.
 
     Raises:
       ValueError: for a value of another kind than the default, or outside the bounds; all of them at once.
     """
 
     bounds: ClassVar[dict[str, tuple[float, float]]] = {}
+    sites: ClassVar[tuple[str, ...]] = ()
+    one_per: ClassVar[dict[str, str]] = {}
+    decomposes: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -187,6 +196,8 @@ class SpectralFunction(Parametric):
 
     vanishes_at_zero: ClassVar[bool] = False
     needs_largest_only: ClassVar[bool] = False
+    sites: ClassVar[tuple[str, ...]] = TOKEN_SITES
+    decomposes = True
 
     def __call__(self, values: Array, spectrum: Array) -> Array:
         """New singular values g(values; spectrum).
@@ -239,6 +250,9 @@ class TokenOperation(Parametric):
              [0., 0.]], dtype=float32)
     """
 
+    sites: ClassVar[tuple[str, ...]] = TOKEN_SITES
+    decomposes = True
+
     def operate(self, x: Array, mask: Array, solver: Solver) -> Array:
         """The operation itself.
 
@@ -252,7 +266,7 @@ class TokenOperation(Parametric):
         """
         raise NotImplementedError(f"{type(self).__name__} must define operate(x, mask, solver)")
 
-    def __call__(self, x: Array, *, mask: Array | None = None, solver: Solver = "auto") -> Array:
+    def __call__(self, x: Array, mask: Array | None = None, *, solver: Solver = "auto") -> Array:
         """Applies the operation to each token matrix; arguments, result and errors are those of `svt`."""
         x, mask = jnp.asarray(x), None if mask is None else jnp.asarray(mask)
         problems = _problems(x, mask, type(self).__name__)

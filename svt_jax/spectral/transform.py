@@ -104,10 +104,11 @@ def svt_and_failures(
       An array of x's shape and dtype, and bool[...], true where it failed.
     """
     x, mask = jnp.asarray(x), None if mask is None else jnp.asarray(mask)
-    if not isinstance(function, Parametric):
+    if not isinstance(function, SpectralFunction | TokenOperation):
+        advice = "Call it itself" if isinstance(function, Parametric) else "Make one"
         raise ValueError(
             f"svt needs a spectral function or a token operation, got {function!r}; allowed are objects such as "
-            "SoftDecay(alpha=-0.2), or get_function('soft_decay') for a name. Make one."
+            f"SoftDecay(alpha=-0.2), or get_function('soft_decay') for a name. {advice}."
         )
     if isinstance(function, SpectralFunction):
         out = transform_or_nan(x, function, mask=mask, solver=solver)

@@ -50,6 +50,7 @@ def make_results(experiment: Experiment, run: Run) -> dict[str, Any]:
         "evaluations": run.evaluations,
         "svt": {
             "function": svt.function,
+            "site": svt.site,
             "layers": list(svt.alpha_by_layer(experiment.model.encoder.num_layers)),
             "alpha": [by_name["alpha"] for by_name in run.svt.values() if "alpha" in by_name],
             "parameters": {

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from svt_jax.host import compiler_options
 from svt_jax.mesh import batch_sharding, parameter_shardings, replicated
 from svt_jax.models.packed import read_batch
+from svt_jax.models.slot import SVTState
 from svt_jax.run.checkpoint import TrainState
 from svt_jax.run.task_model import TaskModel
 from svt_jax.training.used_embeddings import UsedEmbeddings, trained_part
@@ -51,24 +52,36 @@ def make_train_step(
     Returns:
       step(state, batch, seed, number) -> (state, metrics), with the arrays of `accumulate` micro-batches; dropout follows
       from the seed and the step's number. Metrics are the mean loss, the global gradient norm, `svt_failures`, the
-      number of failed decompositions, and `squared_norms`, one entry for each gradient leaf, to name a non-finite one.
+      number of failed decompositions, and `squared_norms`, one entry for each gradient leaf, to name a non-finite one. With
+      a remedy of site `loss` also `svt_loss`, its weighted term, which is minimised beside the loss and not part of it:
+      the mean of the micro-batches' terms.
     """
 
     graphdef, regression = model.graphdef, model.task is not None and model.task.regression
 
     def micro_loss(
         trained: nnx.State, constants: nnx.State, batch: dict[str, Array], total: Array, key: Array
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, dict[str, Array | None]]:
+        """What is minimised, and the sums over micro-batches."""
         classifier = nnx.merge(graphdef, trained, constants)
         ids, types, layout = read_batch(batch, **static)
         ids = ids if used is None else jnp.asarray(used.place)[ids]
-        logits, failures = classifier.classify(ids, types, layout, rngs=nnx.Rngs(dropout=key))
+        failures, term, term_state = None, None, None
+        if classifier.encoder.has_loss_term:
+            logits, term, term_state = classifier.classify_with_term(
+                ids, types, layout, batch["weights"] > 0, rngs=nnx.Rngs(dropout=key)
+            )
+            term, term_state = jax.tree.map(lambda x: x / accumulate, (term, term_state))
+        else:
+            logits, failures = classifier.classify(ids, types, layout, rngs=nnx.Rngs(dropout=key))
         failures = (
             jnp.zeros((), jnp.int32) if failures is None else jnp.sum(jnp.where(batch["weights"] > 0, failures, 0))
         )
-        return weighted_loss(logits, batch["labels"], batch["weights"], regression=regression) / total, failures
+        loss = weighted_loss(logits, batch["labels"], batch["weights"], regression=regression) / total
+        sums = {"loss": loss, "svt_failures": failures, "svt_loss": term, "state": term_state}
+        return loss if term is None else loss + term, sums
 
-    gradients = jax.value_and_grad(micro_loss, has_aux=True)
+    gradients = jax.grad(micro_loss, has_aux=True)
 
     def step(
         state: TrainState, batch: dict[str, Array], seed: Array, number: Array
@@ -77,30 +90,40 @@ def make_train_step(
         trained = trained_part(state.params, used)
         total = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
         if accumulate == 1:
-            (loss, failures), grads = gradients(trained, state.constants, batch, total, key)
+            grads, sums = gradients(trained, state.constants, batch, total, key)
         else:
             micro = {name: _micro_batches(values, accumulate, static.get("groups")) for name, values in batch.items()}
-            zeros = ((jnp.zeros(()), jnp.zeros((), jnp.int32)), jax.tree.map(jnp.zeros_like, trained))
-
-            def add(sums: tuple, item: tuple) -> tuple[tuple, None]:
-                new = gradients(trained, state.constants, item[0], total, jax.random.fold_in(key, item[1]))
-                return jax.tree.map(jnp.add, sums, new), None
-
-            ((loss, failures), grads), _ = jax.lax.scan(add, zeros, (micro, jnp.arange(accumulate)))
+            run = lambda item: gradients(trained, state.constants, item[0], total, jax.random.fold_in(key, item[1]))
+            items = (micro, jnp.arange(accumulate))
+            zeros = jax.tree.map(
+                lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(run, jax.tree.map(lambda x: x[0], items))
+            )
+            add = lambda sums, item: (jax.tree.map(jnp.add, sums, run(item)), None)
+            (grads, sums), _ = jax.lax.scan(add, zeros, items)
         squared_norms = jnp.stack([squared_norm(leaf, whole=model.mesh.size == 1) for leaf in jax.tree.leaves(grads)])
         with jax.named_scope("optimizer"):
             updates, optimizer_state = optimizer.update(grads, state.optimizer, trained)
             trained = optax.apply_updates(trained, updates)
         params = trained if used is None else used.put(state.params, trained)
         metrics = {
-            "loss": loss,
+            "loss": sums["loss"],
             "grad_norm": jnp.sqrt(jnp.sum(squared_norms)),
             "squared_norms": squared_norms,
-            "svt_failures": failures,
+            "svt_failures": sums["svt_failures"],
         }
-        return TrainState(params, state.constants, optimizer_state), metrics
+        if sums["svt_loss"] is not None:
+            metrics["svt_loss"] = sums["svt_loss"]
+        constants = _with_term_state(state.constants, sums["state"])
+        return TrainState(params, constants, optimizer_state), metrics
 
     return step
+
+
+def _with_term_state(constants: nnx.State, new: Array | None) -> nnx.State:
+    """The constants with a loss term's state after this step; unchanged for a term without state."""
+    if new is None:
+        return constants
+    return nnx.map_state(lambda _, leaf: leaf.replace(new) if isinstance(leaf, SVTState) else leaf, constants)
 
 
 def squared_norm(x: Array, *, whole: bool) -> Array:

@@ -69,8 +69,9 @@ class StepMetrics:
 
     def _read(self, step: int, metrics: dict[str, Any]) -> None:
         loss, grad_norm, clock = float(metrics["loss"]), float(metrics["grad_norm"]), self._run.clock
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise NonFiniteError(self._non_finite_message(step, loss, np.asarray(metrics["squared_norms"])))
+        term = {"svt_loss": float(metrics["svt_loss"])} if "svt_loss" in metrics else {}
+        if not all(map(math.isfinite, (loss, grad_norm, *term.values()))):
+            raise NonFiniteError(self._non_finite_message(step, loss, term, np.asarray(metrics["squared_norms"])))
         clock.svt_failures += int(metrics["svt_failures"])
         limit = self._run.config.run.max_svt_failures
         if clock.svt_failures > limit:
@@ -79,13 +80,14 @@ class StepMetrics:
                 f"run.max_svt_failures {limit}, and {last_good(self._experiment.checkpoints)}. Choose another svt.solver, or "
                 "raise the limit."
             )
-        numbers = {"loss": loss, "grad_norm": grad_norm, "examples_per_second": clock.examples_per_second}
+        numbers = {"loss": loss, **term, "grad_norm": grad_norm, "examples_per_second": clock.examples_per_second}
         self._call.on_step(step, numbers)
         if self.logs(step):
             line = {
                 "step": step,
                 "epoch": step / self._experiment.steps_per_epoch,
                 "loss": loss,
+                **term,
                 "learning_rate": float(self._experiment.schedule(step - 1)),
                 "alpha": {str(n): float(alpha) for n, alpha in metrics["alpha"].items()},
                 "svt": plain_parameters(metrics["svt"]),
@@ -98,9 +100,11 @@ class StepMetrics:
             }
             self._call.on_log(step, line)
 
-    def _non_finite_message(self, step: int, loss: float, squared_norms: np.ndarray) -> str:
+    def _non_finite_message(self, step: int, loss: float, term: dict[str, float], squared_norms: np.ndarray) -> str:
         if not math.isfinite(loss):
             what = f"the loss is {loss}"
+        elif not all(map(math.isfinite, term.values())):
+            what = f"the term of svt.function {self._run.config.svt.function} is {term['svt_loss']}"
         else:
             norms = zip(named_paths(self._experiment.shardings.params), squared_norms, strict=True)
             first = next((name for name, value in norms if not math.isfinite(value)), "their norm")

@@ -74,6 +74,8 @@ def test_placement_is_what_its_formula_says(placement, function):
         "after_norm": lambda: svt(norm(h + x) + x),
         "replace_norm": lambda: svt(h + x),
         "output": lambda: svt(norm(h + x)),
+        "norm_input": lambda: norm(svt(h + x)),
+        "before_residual": lambda: norm(svt(h) + x),
     }[placement]()
     np.testing.assert_allclose(states[2], expected, atol=1e-5)
     out = model(IDS, MASK, output_svt_states=True)
@@ -81,8 +83,8 @@ def test_placement_is_what_its_formula_says(placement, function):
     assert (list(out.svt_states), out.hidden_states) == ([1], None)
     np.testing.assert_allclose(after, svt(before), atol=1e-5)
     real = np.asarray(MASK, bool)
-    inputs = {"before_norm": h + x, "replace_norm": h + x, "after_norm": norm(h + x) + x, "output": norm(h + x)}
-    np.testing.assert_allclose(before[real], inputs[placement][real], atol=1e-5)
+    inputs = {"after_norm": norm(h + x) + x, "output": norm(h + x), "before_residual": h}
+    np.testing.assert_allclose(before[real], inputs.get(placement, h + x)[real], atol=1e-5)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

@@ -41,7 +41,7 @@ def encoder(config):
         ("token_all_but_the_top", "replace_norm", []),
     ],
 )
-def test_a_peer_works_in_the_slot(function, placement, trained):
+def test_a_remedy_works_in_the_slot(function, placement, trained):
     model = encoder(SVTConfig(function, placement=placement))
     graphdef, params = nnx.split(model)
 

@@ -10,8 +10,8 @@ import pytest
 import svt_jax
 from svt_jax.spectral import registry
 
-PEERS = [svt_jax.ContraNorm(scale=0.3), svt_jax.TokenWhitening(), svt_jax.TokenAllButTheTop(directions=2)]
-every_peer = pytest.mark.parametrize("peer", PEERS, ids=lambda p: type(p).__name__)
+REMEDIES = [svt_jax.ContraNorm(scale=0.3), svt_jax.TokenWhitening(), svt_jax.TokenAllButTheTop(directions=2)]
+every_remedy = pytest.mark.parametrize("remedy", REMEDIES, ids=lambda p: type(p).__name__)
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def x64():
 
 
 @functools.partial(jax.jit, static_argnames="solver")  # one compilation for all tests with the same shapes
-def value_and_vjp(x, peer, cotangent, mask=None, solver="auto"):
-    out, vjp = jax.vjp(lambda x, p: svt_jax.svt(x, p, mask=mask, solver=solver), x, peer)
+def value_and_vjp(x, remedy, cotangent, mask=None, solver="auto"):
+    out, vjp = jax.vjp(lambda x, p: svt_jax.svt(x, p, mask=mask, solver=solver), x, remedy)
     return out, *vjp(cotangent)
 
 
@@ -52,8 +52,8 @@ def all_but_the_top(x, directions=2):
 FORMULAS = {"ContraNorm": contra_norm, "TokenWhitening": whitening, "TokenAllButTheTop": all_but_the_top}
 
 
-def formula(peer):
-    return FORMULAS[type(peer).__name__]
+def formula(remedy):
+    return FORMULAS[type(remedy).__name__]
 
 
 def tokens(sigma, rows, columns, seed=0, mean=1.0):
@@ -73,18 +73,18 @@ SPECTRA = {
 
 
 @pytest.mark.parametrize("solver", ["svd", "gram"])
-@every_peer
+@every_remedy
 @pytest.mark.parametrize("shape", [(5, 9), (9, 4)], ids=["wide", "tall"])
 @pytest.mark.parametrize("sigma", SPECTRA.values(), ids=SPECTRA)
-def test_value_and_gradient_equal_float64_references(x64, sigma, shape, peer, solver):
+def test_value_and_gradient_equal_float64_references(x64, sigma, shape, remedy, solver):
     x = tokens(sigma, *shape)
     cotangent = np.random.default_rng(1).normal(size=shape)
-    out, grad, _ = value_and_vjp(x, peer, cotangent, solver=solver)
-    np.testing.assert_allclose(out, formula(peer)(x), atol=1e-8 if solver == "gram" else 1e-10)
+    out, grad, _ = value_and_vjp(x, remedy, cotangent, solver=solver)
+    np.testing.assert_allclose(out, formula(remedy)(x), atol=1e-8 if solver == "gram" else 1e-10)
     for seed in range(3):
         direction = np.random.default_rng(10 + seed).normal(size=shape)
         # The rank is full, so no direction of change leaves it; the gap at the cut must stay large beside the step.
-        change = formula(peer)(x + 2e-7 * direction) - formula(peer)(x - 2e-7 * direction)
+        change = formula(remedy)(x + 2e-7 * direction) - formula(remedy)(x - 2e-7 * direction)
         expected = np.sum(change / 4e-7 * cotangent)
         np.testing.assert_allclose(np.sum(np.asarray(grad) * direction), expected, rtol=2e-6, atol=2e-6)
 
@@ -99,17 +99,17 @@ def test_contra_norms_scale_gradient_and_temperature(x64):
     np.testing.assert_allclose(grad.scale, expected, rtol=1e-8)
 
 
-@every_peer
-def test_forward_and_reverse_mode_agree(peer):
+@every_remedy
+def test_forward_and_reverse_mode_agree(remedy):
     x = jnp.asarray(tokens([5.0, 3.0, 2.0, 1.0], 5, 9), jnp.float32)
     tangent, cotangent = (jnp.asarray(np.random.default_rng(s).normal(size=x.shape), jnp.float32) for s in (2, 3))
-    _, pushed = jax.jvp(lambda x: svt_jax.svt(x, peer), (x,), (tangent,))
-    _, pulled, _ = value_and_vjp(x, peer, cotangent)
+    _, pushed = jax.jvp(lambda x: svt_jax.svt(x, remedy), (x,), (tangent,))
+    _, pulled, _ = value_and_vjp(x, remedy, cotangent)
     np.testing.assert_allclose(jnp.vdot(pushed, cotangent), jnp.vdot(pulled, tangent), rtol=1e-4)
 
 
-@every_peer
-def test_padding_has_no_influence_and_gets_none(peer):
+@every_remedy
+def test_padding_has_no_influence_and_gets_none(remedy):
     rng = np.random.default_rng(0)
     real = jnp.asarray(rng.normal(size=(2, 5, 16)) * 3 + rng.normal(size=16), jnp.float32)
     garbage = jnp.full((2, 7, 16), 1e3, jnp.float32).at[0, 0, 0].set(jnp.nan)
@@ -117,11 +117,11 @@ def test_padding_has_no_influence_and_gets_none(peer):
     place = np.array([0, 1, 9, 10, 11])
     mask = jnp.zeros((2, 12), bool).at[:, place].set(True)
     cotangent = jnp.asarray(rng.normal(size=padded.shape), jnp.float32)
-    out, grad, grad_peer = value_and_vjp(padded, peer, cotangent, mask)
-    expected, expected_grad, expected_grad_peer = value_and_vjp(real, peer, cotangent[:, place])
+    out, grad, grad_remedy = value_and_vjp(padded, remedy, cotangent, mask)
+    expected, expected_grad, expected_grad_remedy = value_and_vjp(real, remedy, cotangent[:, place])
     np.testing.assert_allclose(out[:, place], expected, atol=2e-5)
     np.testing.assert_allclose(grad[:, place], expected_grad, atol=5e-5)
-    for ours, theirs in zip(jax.tree.leaves(grad_peer), jax.tree.leaves(expected_grad_peer), strict=True):
+    for ours, theirs in zip(jax.tree.leaves(grad_remedy), jax.tree.leaves(expected_grad_remedy), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     rest = np.setdiff1d(np.arange(12), place)
     assert np.all(np.asarray(out[:, rest]) == 0.0)
@@ -142,43 +142,43 @@ DEGENERATE = {
 }
 
 
-@every_peer
+@every_remedy
 @pytest.mark.parametrize("x", DEGENERATE.values(), ids=DEGENERATE)
-def test_degenerate_input_gives_finite_values_and_gradients(x, peer):
+def test_degenerate_input_gives_finite_values_and_gradients(x, remedy):
     for real in (x.shape[0], 1, 0):
-        everything = value_and_vjp(x, peer, jnp.ones_like(x), jnp.arange(x.shape[0]) < real)
+        everything = value_and_vjp(x, remedy, jnp.ones_like(x), jnp.arange(x.shape[0]) < real)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(everything)), real
 
 
 @pytest.mark.parametrize("solver", ["svd", "gram"])
-@every_peer
-def test_every_scale_gives_finite_values_and_gradients(peer, solver):
+@every_remedy
+def test_every_scale_gives_finite_values_and_gradients(remedy, solver):
     rng = np.random.default_rng(0)
     equal = np.broadcast_to(rng.normal(size=5), (8, 5))  # centring leaves only rounding
     steep = rng.normal(size=(8, 5)) * np.exp(8 * rng.normal(size=(8, 1)))
     cotangent = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
     for mask in (np.ones(8, bool), np.array([1, 1, 0, 1, 0, 1, 0, 1], bool)):
         for x in [x * 10.0**exponent for x in (equal, steep) for exponent in range(-37, 14, 3)]:
-            everything = value_and_vjp(jnp.asarray(x, jnp.float32), peer, cotangent, jnp.asarray(mask), solver=solver)
+            everything = value_and_vjp(jnp.asarray(x, jnp.float32), remedy, cotangent, jnp.asarray(mask), solver=solver)
             assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(everything)), np.abs(x).max()
 
 
-@pytest.mark.parametrize("peer", PEERS[1:], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("remedy", REMEDIES[1:], ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("name", ["zeros", "equal tokens", "one token"])
-def test_what_has_only_a_mean_becomes_zero(peer, name):
-    np.testing.assert_allclose(svt_jax.svt(DEGENERATE[name], peer), 0.0, atol=1e-12)
+def test_what_has_only_a_mean_becomes_zero(remedy, name):
+    np.testing.assert_allclose(svt_jax.svt(DEGENERATE[name], remedy), 0.0, atol=1e-12)
 
 
 def relative_error(ours, reference):
     return float(np.linalg.norm(np.asarray(ours, np.float64) - reference) / np.linalg.norm(reference))
 
 
-@pytest.mark.parametrize("peer", PEERS[1:], ids=lambda p: type(p).__name__)
-def test_a_large_common_part_is_removed_to_float32_accuracy(peer):
+@pytest.mark.parametrize("remedy", REMEDIES[1:], ids=lambda p: type(p).__name__)
+def test_a_large_common_part_is_removed_to_float32_accuracy(remedy):
     """Centring once leaves a mean of 1e-7 of the old one, here 1e-3 of the tokens; whitening would amplify it."""
     x = np.float32(tokens(np.geomspace(8.0, 2.0, 18), 19, 64, mean=1e4))
-    out = svt_jax.svt(jnp.asarray(x), peer)
-    assert relative_error(out, formula(peer)(np.float64(x))) < 1e-5
+    out = svt_jax.svt(jnp.asarray(x), remedy)
+    assert relative_error(out, formula(remedy)(np.float64(x))) < 1e-5
     assert np.abs(np.asarray(out).mean(axis=0)).max() < 1e-6
 
 
@@ -202,59 +202,59 @@ def test_whitening_keeps_the_energy_and_sets_tokens_equally_far_apart():
     ],
 )
 def test_a_direction_tied_with_the_next_one_stays(sigma, directions, left, solver):
-    peer = svt_jax.TokenAllButTheTop(directions=directions)
+    remedy = svt_jax.TokenAllButTheTop(directions=directions)
     x = jnp.asarray(tokens(sigma, 5, 8), jnp.float32)
-    out, grad, _ = value_and_vjp(x, peer, jnp.ones_like(x), solver=solver)
+    out, grad, _ = value_and_vjp(x, remedy, jnp.ones_like(x), solver=solver)
     np.testing.assert_allclose(np.linalg.svd(out, compute_uv=False)[:4], left, atol=2e-6)
     assert np.all(np.isfinite(grad))
 
 
-@every_peer
-def test_commutes_with_rotation_of_features_and_permutation_of_tokens(peer):
+@every_remedy
+def test_commutes_with_rotation_of_features_and_permutation_of_tokens(remedy):
     rng = np.random.default_rng(0)
     x = jnp.asarray(tokens([5.0, 3.0, 2.0, 1.0], 5, 8), jnp.float32)
     rotation, order = np.float32(np.linalg.qr(rng.normal(size=(8, 8)))[0]), rng.permutation(5)
-    out = svt_jax.svt(x, peer)
-    np.testing.assert_allclose(svt_jax.svt(x @ rotation, peer), out @ rotation, atol=1e-5)
-    np.testing.assert_allclose(svt_jax.svt(x[order], peer), out[order], atol=1e-5)
+    out = svt_jax.svt(x, remedy)
+    np.testing.assert_allclose(svt_jax.svt(x @ rotation, remedy), out @ rotation, atol=1e-5)
+    np.testing.assert_allclose(svt_jax.svt(x[order], remedy), out[order], atol=1e-5)
 
 
-@every_peer
-def test_makes_tokens_less_alike(peer):
+@every_remedy
+def test_makes_tokens_less_alike(remedy):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 32)) + 2, jnp.float32)
-    assert svt_jax.measures.token_uniformity(peer(x)) < svt_jax.measures.token_uniformity(x) - 0.01
+    assert svt_jax.measures.token_uniformity(remedy(x)) < svt_jax.measures.token_uniformity(x) - 0.01
 
 
-@every_peer
-def test_batching_by_vmap_and_by_leading_axes_agree(peer):
+@every_remedy
+def test_batching_by_vmap_and_by_leading_axes_agree(remedy):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5, 7)), jnp.float32)
     mask = jnp.ones((2, 3, 5), bool).at[0, 1, 4:].set(False)
-    mapped = jax.jit(jax.vmap(jax.vmap(lambda x, m: svt_jax.svt(x, peer, mask=m))))(x, mask)
-    np.testing.assert_allclose(mapped, svt_jax.svt(x, peer, mask=mask), atol=1e-5)
+    mapped = jax.jit(jax.vmap(jax.vmap(lambda x, m: svt_jax.svt(x, remedy, mask=m))))(x, mask)
+    np.testing.assert_allclose(mapped, svt_jax.svt(x, remedy, mask=mask), atol=1e-5)
 
 
-@every_peer
-def test_bfloat16_input_is_worked_on_in_float32(peer):
+@every_remedy
+def test_bfloat16_input_is_worked_on_in_float32(remedy):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.bfloat16)
-    out = svt_jax.svt(x, peer)
+    out = svt_jax.svt(x, remedy)
     assert out.dtype == jnp.bfloat16
-    expected = svt_jax.svt(x.astype(jnp.float32), peer).astype(jnp.bfloat16)
+    expected = svt_jax.svt(x.astype(jnp.float32), remedy).astype(jnp.bfloat16)
     assert np.array_equal(np.asarray(out, np.float32), np.asarray(expected, np.float32))
 
 
-@every_peer
-def test_a_sharded_batch_is_not_gathered(peer):
+@every_remedy
+def test_a_sharded_batch_is_not_gathered(remedy):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, 6)), jnp.float32)
     placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
     with jax.set_mesh(mesh):
-        program = value_and_vjp.lower(placed, peer, placed).compile()
-        out = program(placed, peer, placed)[0]
+        program = value_and_vjp.lower(placed, remedy, placed).compile()
+        out = program(placed, remedy, placed)[0]
     assert "all-gather" not in program.as_text()
-    np.testing.assert_allclose(out, svt_jax.svt(x, peer), atol=1e-6)
+    np.testing.assert_allclose(out, svt_jax.svt(x, remedy), atol=1e-6)
 
 
-def test_peers_are_found_by_name_with_their_parameters():
+def test_remedies_are_found_by_name_with_their_parameters():
     assert registry.get_function("contra_norm", scale=0.2) == svt_jax.ContraNorm(scale=0.2)
     assert registry.get_function("token_whitening") == svt_jax.TokenWhitening()
     assert registry.get_function("token_all_but_the_top", directions=3) == svt_jax.TokenAllButTheTop(directions=3)
@@ -262,11 +262,11 @@ def test_peers_are_found_by_name_with_their_parameters():
 
 
 def test_wrong_arguments_are_errors():
-    peer = svt_jax.ContraNorm()
+    remedy = svt_jax.ContraNorm()
     with pytest.raises(ValueError, match=r"ContraNorm needs a floating-point array.*int32\[2, 2\]"):
-        svt_jax.svt(jnp.ones((2, 2), jnp.int32), peer)
+        svt_jax.svt(jnp.ones((2, 2), jnp.int32), remedy)
     with pytest.raises(ValueError, match=r"mask must have .* \(2,\); got \(3,\).*unknown solver 'qr'"):
-        svt_jax.svt(jnp.ones((2, 2)), peer, mask=jnp.ones(3, bool), solver="qr")
+        svt_jax.svt(jnp.ones((2, 2)), remedy, mask=jnp.ones(3, bool), solver="qr")
     with pytest.raises(
         ValueError, match=r"scale of ContraNorm must lie in \(0.0, inf\), got 0.*temperature .* got nan"
     ):

@@ -14,9 +14,11 @@ from svt_jax.cli.commands import glue
 from svt_jax.run.command_line import parse_config
 from svt_jax.run.config import TrainConfig
 from svt_jax.run.folder import find_run
+from svt_jax.spectral.registry import function_names
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+BENCH = sorted((ROOT / "configs" / "bench").glob("*.yaml"))
 PARTS = {part: sorted((ROOT / "configs" / "paper" / part).glob("*.yaml")) for part in ("task", "model", "svt")}
 
 
@@ -66,6 +68,14 @@ def test_the_paper_has_five_tasks_four_models_and_four_functions():
             stated = yaml.safe_load(file.read_text())
             assert file.read_text().startswith("# ")
             assert set(stated) <= {"task": {"data"}, "model": {"model"}, "svt": {"svt", "optim"}}[part], file
+
+
+@pytest.mark.parametrize("path", BENCH, ids=lambda p: p.stem)
+def test_every_remedy_of_the_bench_has_a_file_without_a_key_that_does_nothing(path, caplog):
+    config = parse_config(["--config", str(ROOT / "configs" / "cola.yaml"), "--config", str(path)])
+    assert not caplog.records
+    assert (config.svt.function, config.data.task) == (path.stem, "cola")
+    assert {p.stem for p in BENCH} < set(function_names())
 
 
 def test_options_override_the_file_wherever_they_stand(tmp_path):

@@ -33,6 +33,13 @@ ENCODER = dataclasses.replace(
     classifier_dropout=0.1,
     initializer_range=0.2,
 )
+SVT = {
+    **{name: SVTConfig(name) for name in ("none", "soft_decay", "centered_soft_decay")},
+    "gfsa": SVTConfig("gfsa", site="attention_map", layers="all", params={"k": 4, "w_0": 0.05}),
+    "neutreno": SVTConfig("neutreno", site="value", layers="all", params={"scale": 0.4}),
+    "contra_norm": SVTConfig("contra_norm", site="attention", placement="norm_input", layers="all"),
+    "i_star": SVTConfig("i_star", site="loss", layers="all", params={"weight": 1.0}),
+}
 ONE = MeshConfig(data=1)
 STEPS = 20
 
@@ -40,7 +47,7 @@ STEPS = 20
 @functools.cache
 def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
     """Losses [20], the parameters before and after, the validation split's logits, and its score."""
-    config = TrainConfig(model=ModelConfig(scan_layers=scan_layers), svt=SVTConfig(function), mesh=mesh_config)
+    config = TrainConfig(model=ModelConfig(scan_layers=scan_layers), svt=SVT[function], mesh=mesh_config)
     mesh = make_mesh(
         **dataclasses.asdict(mesh_config),
         devices=jax.devices()[: mesh_config.data * mesh_config.fsdp * mesh_config.tensor],
@@ -73,7 +80,7 @@ def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
 
 
 def names(function):
-    shapes = nnx.eval_shape(lambda: random_classifier(ENCODER, SVTConfig(function), 2, dtype="float32", seed=0))
+    shapes = nnx.eval_shape(lambda: random_classifier(ENCODER, SVT[function], 2, dtype="float32", seed=0))
     return named_paths(nnx.state(shapes, nnx.Param))
 
 
@@ -91,6 +98,7 @@ def arrays(tree):
         (MeshConfig(data=1, tensor=4), "soft_decay", False),
         (MeshConfig(2, 2, 2), "centered_soft_decay", False),
         (MeshConfig(2, 2, 2), "none", True),
+        *((MeshConfig(2, 2, 2), name, False) for name in ("gfsa", "neutreno", "contra_norm", "i_star")),
     ],
     ids=str,
 )

@@ -75,6 +75,8 @@ def run(arguments: list[str], *, started: float) -> None:
     if chosen.settings:
         if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds or ""):
             raise ValueError(f"--seeds is {chosen.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
+        if chosen.plugin:
+            overrides += ["--run.plugin", chosen.plugin]
         seeds = list(dict.fromkeys(int(seed) for seed in chosen.seeds.split(",")))
         grid, at_a_time = grid_configs(chosen.settings, seeds, overrides, output), side_by_side(chosen.side_by_side)
         if tries := declared(chosen.settings):
