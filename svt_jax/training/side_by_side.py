@@ -26,7 +26,7 @@ from svt_jax.training.stacked import Program, Stack, compile_step
 
 
 def together(config: TrainConfig) -> str | None:
-    """What runs of one program have in common, as text: all but seed, name, alpha and rates. None: it goes by itself.
+    """What runs of one program have in common, as text: all but seed, name, rates and the numbers of a remedy. None: it goes by itself.
 
     So does a run whose batches vary in shape, that divides its model over devices, has many processes, or traces steps.
     """
@@ -34,10 +34,23 @@ def together(config: TrainConfig) -> str | None:
     if alone or (config.mesh.fsdp, config.mesh.tensor) != (1, 1):
         return None
     values = config.to_dict()
+    in_state = {path[-1].name for path, _ in _leaves(config)}
+    fixed = {name: value for name, value in config.svt.params.items() if name not in in_state or _is_array(value)}
+    values["svt"]["params"] = fixed
     for section, *keys in (("run", "seed", "name"), ("svt", "alpha"), ("optim", "learning_rate", "svt_learning_rate")):
         for key in keys:
             del values[section][key]
     return json.dumps(values, sort_keys=True)
+
+
+def _leaves(config: TrainConfig) -> list[Any]:
+    """The parameters of the config's remedy, which lie in the state."""
+    svt = config.svt
+    return jax.tree_util.tree_leaves_with_path(svt.make_function(-0.2)) if svt.enabled else []
+
+
+def _is_array(value: Any) -> bool:
+    return not isinstance(value, int | float)
 
 
 def train_side_by_side(

@@ -47,6 +47,8 @@ def by_formula(placement, norm, h, x, alpha, mask):
         "after_norm": lambda: svt(norm(h + x) + x),
         "replace_norm": lambda: svt(h + x),
         "output": lambda: svt(norm(h + x)),
+        "norm_input": lambda: norm(svt(h + x)),
+        "before_residual": lambda: norm(svt(h) + x),
     }[placement]()
 
 
@@ -62,7 +64,9 @@ def test_each_chosen_layer_transforms_as_its_placement_says_with_its_own_alpha(f
     mask = jnp.asarray(tiny.MASK, bool)
     np.testing.assert_array_equal(out[0], states(plain)[0])
     for n, layer in enumerate(plain.layers):  # the plain model's weights: shared ones must be the same
-        x = layer.attention_norm(layer.attention(out[n], out[n], jnp.asarray(mask, bool)[:, None], bits=None) + out[n])
+        x = layer.attention_norm(
+            layer.attention(out[n], out[n], jnp.asarray(mask, bool)[:, None], bits=None)[0] + out[n]
+        )
         h = layer.down(jax.nn.gelu(layer.up(x), approximate=family == "albert"))
         expected = by_formula(placement, layer.output_norm, h, x, alphas.get(n), mask)
         # a layer is compiled as one program and rounds otherwise than the formula; small singular values magnify it
@@ -146,7 +150,8 @@ def test_a_bfloat16_body_keeps_norms_softmax_svt_and_logits_in_float32(family):
         for v in e.invars
         if hasattr(v.aval, "dtype")
     }
-    assert dtypes("rsqrt", "exp", "reduce_max") == {"float32"}  # statistics, softmax, SVT
+    # statistics, softmax, SVT; int32 counts the rows of an eigenproblem
+    assert dtypes("rsqrt", "exp", "reduce_max") - {"int32"} == {"float32"}
     assert dtypes("svd", "eigh") <= {"float32", "float64"}  # gram64 decomposes in float64
     assert dtypes("svd", "eigh")
     assert "bfloat16" in dtypes("dot_general")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from svt_jax.errors import NonFiniteError, StoppedBySignalError
+from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.checkpoint import Checkpoints
 from svt_jax.run.command_line import make_config
 from svt_jax.run.folder import RunFolder
@@ -184,6 +185,11 @@ def test_only_what_differs_in_numbers_shares_a_program(tmp_path):
     assert key is not None
     assert together(config(tmp_path, "second", 3, alpha=-0.6, rate=1e-5)) == key
     assert together(config(tmp_path, "third", function="log_shift")) != key
+    contra = {"function": "contra_norm", "site": "attention", "placement": "norm_input"}
+    by_scale = [dataclasses.replace(first, svt=SVTConfig(**contra, params={"scale": c})) for c in (0.05, 0.1)]
+    assert together(by_scale[0]) == together(by_scale[1])
+    loss = [dataclasses.replace(first, svt=SVTConfig("cos_reg", site="loss", params={"weight": w})) for w in (1.0, 2.0)]
+    assert together(loss[0]) != together(loss[1])  # a weight is a constant of the program
     assert together(config(tmp_path, "fourth", max_steps=7)) != key
     assert together(dataclasses.replace(first, data=dataclasses.replace(first.data, layout="padded"))) is None
     assert together(dataclasses.replace(first, mesh=dataclasses.replace(first.mesh, tensor=2))) is None
