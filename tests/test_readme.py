@@ -153,10 +153,23 @@ def test_the_fine_tuning_commands_run_on_real_data(tmp_path, glue, minilm):
 
 
 @pytest.mark.slow
+def test_the_comparison_of_the_demo_runs(tmp_path):
+    """The README's own line, cut to two steps."""
+    (command,) = [block for block in blocks("bash") if block.startswith("svt-jax eval compare")]
+    command = command.replace("svt-jax", "python -m svt_jax").replace("--output comparison", f"--output {tmp_path}/out")
+    out = run_shell(f"{command.strip()} --optim.max_steps 2")
+    assert "runs 1 to 4 of 8, side by side: plain-seed0, plain-seed1, plain-seed2, plain-seed3" in out
+    assert "runs 5 to 8 of 8, side by side: demo-seed0" in out
+    (header, *_) = [line for line in README.splitlines() if line.startswith("metric     setting")]
+    shown = (tmp_path / "out" / "compare.md").read_text()
+    assert all(name in shown for name in re.split(r"  +", header))
+
+
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.model
 def test_the_comparison_command_runs_on_real_data(tmp_path, glue, minilm):
-    (script,) = [block for block in blocks("bash") if "eval.py compare" in block]
+    (script,) = [block for block in blocks("bash") if block.startswith("python eval.py compare")]
     script = script.replace("--output comparison", f"--output {tmp_path} {SHORT}").replace("0,1,2", "0")
     run_shell(script, MODEL=str(minilm), GLUE=str(glue))
     assert len((tmp_path / "compare.csv").read_text().splitlines()) == 3  # a head, two settings
@@ -179,7 +192,7 @@ def test_the_commands_of_a_users_own_task_run(tmp_path, minilm):
 
 def test_no_other_command_goes_untested():
     """Set-up, fine-tuning, report, spectrum, comparison and STS: tests here run them, or CI calls them."""
-    assert len(blocks("bash")) == 5
+    assert len(blocks("bash")) == 6
 
 
 @pytest.mark.slow
