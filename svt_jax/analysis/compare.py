@@ -31,12 +31,15 @@ class Comparison:
       scores: scores by metric, setting and seed; mismatched validation has its own metric names.
       warnings: what makes the runs less comparable.
       folders: the runs' folders by setting and seed.
+      uniformity: token uniformity of the last layer's output after the last step, by setting and seed; without runs
+        that did not record it.
     """
 
     task: str
     scores: dict[str, dict[str, dict[int, float]]]
     warnings: list[str]
     folders: dict[str, dict[int, Path]]
+    uniformity: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def settings(self) -> list[str]:
@@ -51,6 +54,13 @@ class Comparison:
     def difference(self, metric: str, setting: str) -> Difference | None:
         """The setting minus the baseline; None with fewer than two seeds in common, since one seed shows nothing."""
         return self._differences.get((metric, setting))
+
+    def mean_uniformity(self, setting: str) -> tuple[float | None, float | None]:
+        """The setting's mean token uniformity, and its mean change from the baseline over seeds in common."""
+        values, baseline = (self.uniformity.get(name, {}) for name in (setting, self.settings[0]))
+        both = values.keys() & baseline.keys()
+        change = float(np.mean([values[seed] - baseline[seed] for seed in both])) if both else None
+        return (float(np.mean(list(values.values()))) if values else None), change
 
     @functools.cached_property
     def _differences(self) -> dict[tuple[str, str], Difference]:
@@ -95,9 +105,13 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
         names = _names(folders, [run.config for run in finished])
     scores: dict[str, dict[str, dict[int, float]]] = {}
     by_setting: dict[str, dict[int, Path]] = {}
+    uniformity: dict[str, dict[int, float]] = {}
     for name, run, folder in zip(names, finished, folders, strict=True):
         seed = run.config["run"]["seed"]
         by_setting.setdefault(name, {})[seed] = folder
+        if run.readings:
+            last = [state for state in run.readings[-1]["states"] if state["state"] == "output"][-1]
+            uniformity.setdefault(name, {})[seed] = last["token_uniformity"]
         for split, metrics in run.results["metrics"].items():
             for metric, value in metrics.items():
                 metric += split.removeprefix("validation")
@@ -108,7 +122,7 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
                     )
                 by_seed[seed] = value
     warnings = [*_warnings([run.manifest for run in finished]), *(each for run in finished for each in run.left_out)]
-    return Comparison(finished[0].results["task"], scores, warnings, by_setting)
+    return Comparison(finished[0].results["task"], scores, warnings, by_setting, uniformity)
 
 
 def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:

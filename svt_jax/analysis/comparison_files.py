@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def table(comparison: Comparison) -> list[list[str]]:
     """Header and rows: a row for each metric and setting, scores times 100. Columns without an entry are left out."""
     header = ["metric", "setting", "n", "mean ± std", "difference", "95 % (t)", "95 % (BCa)", "pairs", "p (t)"]
-    header += ["p (Holm)", "p (Wilcoxon)", "seeds for 1.0"]
+    header += ["p (Holm)", "p (Wilcoxon)", "seeds for 1.0", "token uniformity"]
     rows = [header]
     for metric in comparison.scores:
         for setting in comparison.settings:
@@ -40,9 +40,15 @@ def table(comparison: Comparison) -> list[list[str]]:
                 row += [str(len(found.seeds))]
                 row += ["" if p is None else f"{p:.3f}" for p in (found.p_t, found.p_holm, found.p_wilcoxon)]
                 row += [str(found.seeds_for_one_point or "")]
-            rows.append(row)
+            rows.append([*row, _uniformity(*comparison.mean_uniformity(setting), setting == comparison.settings[0])])
     filled = [n for n in range(len(header)) if n < 5 or any(row[n] for row in rows[1:])]
     return [[row[n] for n in filled] for row in rows]
+
+
+def _uniformity(mean: float | None, change: float | None, is_baseline: bool) -> str:
+    if mean is None:
+        return ""
+    return f"{mean:.3f}" if change is None or is_baseline else f"{mean:.3f} ({change:+.3f})"
 
 
 def _interval(ends: tuple[float, float] | None) -> str:
@@ -75,8 +81,9 @@ def markdown(comparison: Comparison, searches: Mapping[str, Search] | None = Non
         "Validation scores x 100 after the last step, over seeds; ± is the standard deviation (n - 1). Differences are "
         f"from {comparison.settings[0]}, seed by seed, with the paired t-test's two-sided p, and that p by Holm's "
         "correction for the number of rows; p is empty where the differences do not vary. With few seeds a large p shows "
-        "little: read the interval. The last column is how many seeds would find a true difference of 1.0 in four of five "
-        "tries, if the differences vary as they did here.",
+        "little: read the interval. Seeds for 1.0 is how many seeds would find a true difference of 1.0 in four of five "
+        "tries, if the differences vary as they did here. Token uniformity is that of the last layer's output after the last step, "
+        "a mean over seeds, with the change from the baseline.",
         *(f"\nNote: {warning}." for warning in comparison.warnings),
     ]
     if searches:
@@ -103,6 +110,7 @@ def as_json(comparison: Comparison, searches: Mapping[str, Search] | None = None
         "task": comparison.task,
         "baseline": comparison.settings[0],
         "metrics": metrics,
+        "token_uniformity": {name: {str(s): v for s, v in by.items()} for name, by in comparison.uniformity.items()},
         "warnings": comparison.warnings,
         **(
             {"search": {n: {**dataclasses.asdict(s), "chosen": s.chosen} for n, s in searches.items()}}

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import functools
+import glob
 import logging
 import os
 import re
@@ -131,14 +132,35 @@ def read_search(files: Sequence[str]) -> dict[str, list[Any]]:
     return found
 
 
+def _config_folders() -> list[Path]:
+    """Where configs are found by name: in a wheel, or in a clone."""
+    package = Path(__file__).parents[1]
+    return [package / "configs", package.parent / "configs"]
+
+
 def find_config(name: str) -> str:
     """The file of a config: the path itself, or the config of this name in the package, as in "rte"."""
-    package = Path(__file__).parents[1]
     if not os.path.isfile(os.path.expanduser(name)) and re.fullmatch(r"\w[\w/-]*", name):
-        for folder in (package / "configs", package.parent / "configs"):  # in a wheel, or in a clone
+        for folder in _config_folders():
             if (folder / f"{name}.yaml").is_file():
                 return str(folder / f"{name}.yaml")
     return name
+
+
+def find_configs(pattern: str) -> list[str]:
+    """The files of a pattern with *, in alphabetical order; or the names of the package's configs that fit it.
+
+    Example:
+      >>> find_configs("paper/svt/p*")
+      ['paper/svt/paper', 'paper/svt/plain']
+    """
+    files = sorted(glob.glob(os.path.expanduser(pattern)))
+    if files:
+        return files
+    for folder in _config_folders():
+        if found := sorted(path.relative_to(folder).with_suffix("") for path in folder.glob(f"{pattern}.yaml")):
+            return [path.as_posix() for path in found]
+    return []
 
 
 def _parse_table(

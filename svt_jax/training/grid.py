@@ -15,7 +15,7 @@ from types import MappingProxyType
 from rich.console import Console
 
 from svt_jax.errors import NonFiniteError
-from svt_jax.run.command_line import parse_config
+from svt_jax.run.command_line import find_configs, parse_config
 from svt_jax.run.config import TrainConfig
 from svt_jax.run.folder import find_run, run_path
 from svt_jax.training.logs import check_packages
@@ -46,6 +46,29 @@ def setting_names(configs: Sequence[str]) -> list[str]:
             f"the configs {', '.join(configs)} would be called {', '.join(names)}; allowed are different names. Rename a file."
         )
     return names
+
+
+def expanded(settings: Sequence[str]) -> list[str]:
+    """The settings, with one for each new file where the last file of a setting holds *.
+
+    Example:
+      >>> expanded(["cola+bench/neutreno", "cola+bench/*eu*"])
+      ['cola+bench/neutreno']
+
+    Raises:
+      ValueError: if no file fits.
+    """
+    found: list[str] = []
+    for setting in settings:
+        *first, last = setting.split("+")
+        if "*" not in last:
+            found.append(setting)
+            continue
+        named = find_configs(last)
+        if not named:
+            raise ValueError(f"no config fits {last!r}; allowed is a pattern of files, as in bench/*. Correct it.")
+        found += [each for name in named if (each := "+".join([*first, name])) not in found]
+    return found
 
 
 def read_setting(setting: str, overrides: Sequence[str]) -> TrainConfig:

@@ -14,7 +14,8 @@ from scipy import stats
 
 import svt_jax
 from svt_jax import cli
-from svt_jax.analysis.comparison_files import markdown, write_comparison
+from svt_jax.analysis.compare import Comparison
+from svt_jax.analysis.comparison_files import markdown, table, write_comparison
 from svt_jax.analysis.statistics import paired_difference, seeds_needed
 from svt_jax.training.grid import setting_names
 
@@ -121,6 +122,24 @@ def test_p_is_corrected_for_all_rows_of_the_table(tmp_path):
     assert found["c"].p_holm == pytest.approx(3 * found["c"].p_t)
     assert found["a"].p_holm == pytest.approx(2 * found["a"].p_t)
     assert found["b"].p_holm == pytest.approx(found["b"].p_t)
+
+
+def test_the_change_in_token_uniformity_stands_beside_the_change_in_score():
+    comparison = Comparison(
+        "rte",
+        {"accuracy": {"plain": {0: 0.5, 1: 0.6}, "soft": {0: 0.6, 1: 0.6}}},
+        [],
+        {},
+        {"plain": {0: 0.5, 1: 0.7}, "soft": {0: 0.25, 2: 0.35}},
+    )
+    assert comparison.mean_uniformity("soft") == (
+        pytest.approx(0.3),
+        pytest.approx(-0.25),
+    )  # by seed 0, which both have
+    header, plain, soft = table(comparison)
+    assert (header[-1], plain[-1], soft[-1]) == ("token uniformity", "0.600", "0.300 (-0.250)")
+    none = dataclasses.replace(comparison, uniformity={})
+    assert "token uniformity" not in table(none)[0]
 
 
 def test_so_many_seeds_find_the_difference_in_four_of_five_tries():
@@ -263,6 +282,8 @@ DEMO = str(Path(__file__).parents[2] / "configs" / "demo.yaml")
         (["--seeds", "0,1", "--run.name", "x"], "--run.name cannot be given to a grid"),
         (["--seeds", "0,1", "--optim.epoch", "3"], "unknown key 'optim.epoch'"),
         (["--seeds", "0,1", "--config", DEMO], "would be called demo, demo; allowed are different names"),
+        (["--seeds", "0,1", "--config", "bench/no*"], "no config fits 'bench/no*'; allowed is a pattern of files"),
+        (["--seeds", "0,1", "--side_by_side", "0"], "--side_by_side is '0'; allowed are auto and whole numbers from 1"),
         (["--seeds", "0,1", "--config", "no.yaml"], "no.yaml' does not exist; allowed is a YAML file"),
     ],
 )

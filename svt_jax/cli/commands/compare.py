@@ -24,7 +24,8 @@ def options() -> ArgumentParser:
         "--config",
         dest="settings",
         action="append",
-        help="a setting: one file, or several joined with +; may be given again, the first is the baseline",
+        help="a setting: one file, or several joined with +; * in the last one stands for every such file; may be given "
+        "again, the first is the baseline",
     )
     parser.add_argument(
         "--runs", nargs="+", type=path, help="folders that train.py has completed; the first is the baseline's"
@@ -62,7 +63,7 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.analysis.comparison_files import table, write_comparison
     from svt_jax.host import only_warns
     from svt_jax.run.distributed import is_first
-    from svt_jax.training.grid import grid_configs, run_grid
+    from svt_jax.training.grid import expanded, grid_configs, run_grid
     from svt_jax.training.progress import PlainConsole
     from svt_jax.training.search import declared, search
     from svt_jax.training.search import options as options_of
@@ -78,10 +79,11 @@ def run(arguments: list[str], *, started: float) -> None:
         if chosen.plugin:
             overrides += ["--run.plugin", chosen.plugin]
         seeds = list(dict.fromkeys(int(seed) for seed in chosen.seeds.split(",")))
-        grid, at_a_time = grid_configs(chosen.settings, seeds, overrides, output), side_by_side(chosen.side_by_side)
-        if tries := declared(chosen.settings):
+        settings, at_a_time = expanded(chosen.settings), side_by_side(chosen.side_by_side)
+        grid = grid_configs(settings, seeds, overrides, output)
+        if tries := declared(settings):
             found = search(
-                chosen.settings,
+                settings,
                 tries,
                 seed=seeds[0],
                 holdout=chosen.holdout,
@@ -91,7 +93,7 @@ def run(arguments: list[str], *, started: float) -> None:
                 side_by_side=at_a_time,
             )
             best = {name: options_of(each.chosen) for name, each in found.items()}
-            grid = grid_configs(chosen.settings, seeds, overrides, output, best)
+            grid = grid_configs(settings, seeds, overrides, output, best)
         runs, names = run_grid(grid, console, at_a_time), [name for name, _ in grid]
         if not is_first():
             return
