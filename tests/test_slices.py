@@ -110,6 +110,7 @@ def test_slices_are_told_with_the_devices(monkeypatch):
     assert told == "platform tpu, 32 devices (TPU v5 lite), 2 slices, 8 processes; mesh data 8, fsdp 4, tensor 1"
 
 
+@pytest.mark.slow
 def test_training_on_two_simulated_slices_gives_the_same_numbers(monkeypatch, tmp_path):
     """Eight CPU devices that call themselves two slices of four chips, listed in turns."""
 

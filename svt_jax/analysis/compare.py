@@ -23,6 +23,31 @@ from svt_jax.stores import as_path
 
 
 @dataclasses.dataclass(frozen=True)
+class Search:
+    """What a setting's search found.
+
+    Attributes:
+      tried: values by key of each try.
+      scores: the score of each try on the held part, in the task's first metric.
+      metric: that metric.
+    """
+
+    tried: list[dict[str, Any]]
+    scores: list[float]
+    metric: str
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The values of the best try; the first of equal ones.
+
+        Example:
+          >>> Search([{"svt.alpha": -0.2}, {"svt.alpha": -0.5}], [0.5, 0.7], "accuracy").chosen
+          {'svt.alpha': -0.5}
+        """
+        return self.tried[self.scores.index(max(self.scores))]
+
+
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """Scores of several settings over seeds.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svt_jax.analysis.compare import Comparison
+from svt_jax.analysis.compare import Comparison, Search
 from svt_jax.analysis.csv_text import csv_text
 from svt_jax.analysis.finished import read_finished
 from svt_jax.host import only_warns
@@ -18,8 +18,6 @@ from svt_jax.stores import make_folder, writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from svt_jax.training.search import Search
 
 
 def table(comparison: Comparison) -> list[list[str]]:

@@ -191,10 +191,10 @@ def measure(state: LayerState, names: Iterable[str]) -> dict[str, Array]:
     """The measures of a state by name, [E] for those of examples and of attention maps, [] for those of the sample.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, numpy as np
       >>> x = jnp.array([[[4.0, 0.0], [0.0, 2.0], [9.0, 9.0]]])  # the last token is masked out: values 4 and 2
       >>> found = measure(LayerState(x, jnp.array([[1, 1, 0]])), ("median_ratio", "stable_rank", "iso_score"))
-      >>> {name: values.round(3).tolist() for name, values in found.items()}
+      >>> {name: np.asarray(values, np.float64).round(3).tolist() for name, values in found.items()}
       {'median_ratio': [0.75], 'stable_rank': [1.25], 'iso_score': 0.0}
     """
     every: dict[str, Any] = {**OF_EXAMPLES, **OF_SAMPLE, **OF_ATTENTION}

@@ -5,7 +5,6 @@ The validation set, on which the comparison reports, is not looked at. All setti
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -14,34 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
+from svt_jax.analysis.compare import Search
 from svt_jax.run.command_line import read_search
 from svt_jax.run.folder import RunFolder
 from svt_jax.training.grid import placed, read_setting, run_grid, setting_names
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """What a setting's search found.
-
-    Attributes:
-      tried: values by key of each try.
-      scores: the score of each try on the held part, in the task's first metric.
-      metric: that metric.
-    """
-
-    tried: list[dict[str, Any]]
-    scores: list[float]
-    metric: str
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """The values of the best try; the first of equal ones.
-
-        Example:
-          >>> Search([{"svt.alpha": -0.2}, {"svt.alpha": -0.5}], [0.5, 0.7], "accuracy").chosen
-          {'svt.alpha': -0.5}
-        """
-        return self.tried[self.scores.index(max(self.scores))]
 
 
 def declared(configs: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

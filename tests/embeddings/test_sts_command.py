@@ -73,7 +73,7 @@ def test_a_config_holds_options_and_the_command_line_goes_before_it(tmp_path, ti
 
     for text, message in (
         ("{posts: none, fitt: x}", "unknown key 'posts'.*Did you mean post?.*unknown key 'fitt'.*Did you mean fit?"),
-        ("- none", "allowed is a table of model, data"),
+        ("- none", "allowed is a table of plugin, model, data"),
     ):
         (tmp_path / "c.yaml").write_text(text)
         capsys.readouterr()

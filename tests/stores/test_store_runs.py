@@ -129,17 +129,22 @@ def test_all_commands_work_in_a_bucket(server, place, tmp_path, capsys, monkeypa
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["examples"] == 16
 
 
-def test_hosts_share_tokens_in_a_bucket(place, monkeypatch):
-    monkeypatch.setenv("SVT_JAX_CACHE", place)
+def test_hosts_share_tokens_in_a_bucket(place, monkeypatch, tmp_path):
+    def next_host(number):
+        monkeypatch.setenv("SVT_JAX_CACHE", place)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"host{number}"))
+
+    next_host(0)
     examples, tokenizer = load_demo("validation"), demo_tokenizer()
     made = cached_tokens(examples, tokenizer, 32)
     names = list(as_path(place).objects())
     assert len(names) == 1
-    monkeypatch.setattr(token_cache, "tokenize", None)  # the next host only reads
+    next_host(1)
+    monkeypatch.setattr(token_cache, "tokenize", None)  # it only reads
     read = cached_tokens(examples, tokenizer, 32)
     assert all(np.array_equal(getattr(made, name), getattr(read, name)) for name in ("ids", "types", "lengths"))
     (as_path(place) / names[0]).write_bytes(b"damaged")
     monkeypatch.undo()
-    monkeypatch.setenv("SVT_JAX_CACHE", place)
+    next_host(2)
     assert np.array_equal(cached_tokens(examples, tokenizer, 32).ids, made.ids)
     assert len((as_path(place) / names[0]).read_bytes()) > 1000

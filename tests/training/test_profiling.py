@@ -43,6 +43,7 @@ def files(run):
     return {path.name.partition(".")[2]: path for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_tensorboard_finds_the_steps_and_the_names_of_the_models_parts(runs):
     content = files(runs[0])["xplane.pb"].read_bytes()
     planes = list(ProfileData.from_serialized_xspace(content).planes)
@@ -57,6 +58,7 @@ def test_tensorboard_finds_the_steps_and_the_names_of_the_models_parts(runs):
     assert all(scope.encode() in content for scope in SCOPES)
 
 
+@pytest.mark.slow
 def test_perfetto_finds_each_operation_under_the_names_of_the_models_parts(runs):
     trace = json.loads(gzip.decompress(files(runs[0])["json.gz"].read_bytes()))
     assert "metadata" not in trace  # Perfetto refuses it
@@ -66,6 +68,7 @@ def test_perfetto_finds_each_operation_under_the_names_of_the_models_parts(runs)
     assert sum(event.get("name") == "train" for event in trace["traceEvents"]) == 2
 
 
+@pytest.mark.slow
 def test_a_trace_changes_no_bit(runs):
     changing = ("examples_per_second", "tokens_per_second", "resident_set_bytes", "resident_set_peak_bytes")
     ours, theirs = (
@@ -75,6 +78,7 @@ def test_a_trace_changes_no_bit(runs):
     assert not runs[1].profile.exists()
 
 
+@pytest.mark.slow
 def test_the_memory_is_in_each_line_of_the_metrics(runs):
     lines = runs[0].read_metrics()
     assert len(lines) == 4

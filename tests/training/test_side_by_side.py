@@ -106,6 +106,7 @@ def assert_same(ours, theirs):
             assert np.mean(off > 1e-6 * (1 + np.abs(other))) < 1e-3, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["first", "second", "third"])
 def test_each_run_has_the_numbers_and_files_of_a_single_run(both, name):
     ours, theirs = (folder / name for folder in both)
