@@ -1,6 +1,6 @@
 """All figures of a machine with a GPU or a TPU in one command: `python -m benchmarks.accelerator --output FILE.jsonl`.
 
-Random weights and random tokens, no network, under eight minutes. Each part is a process with a time limit of its own;
+Random weights and random tokens, no network, under nine minutes. Each part is a process with a time limit of its own;
 each result is written as it comes, a line of JSON, so that a part that is stopped leaves what it had:
 
   device   the devices, their memory, versions, and the rate of one large product in each precision
@@ -9,6 +9,7 @@ each result is written as it comes, a line of JSON, so that a part that is stopp
   svt      SVT of [32, L, D], forward and backward, by solver; `eigh` by implementation where JAX offers a choice
   step     a training step of packed rows, MiniLM's size and bert-base's, float32 (products in TF32) and bfloat16, plain and SoftDecay,
            beside transformers in PyTorch on the same device and shapes (SDPA; torch.compile off and on)
+  seeds    a step of 1, 4 and 8 seeds of MiniLM's size side by side, beside as many steps of one (the demo's texts, float32)
   compile  seconds from the start of a process to the end of the first step, with an empty compilation cache and a full one
 
 Rates are tokens a second; "of large product" is the program's counted FLOPs a second over those of the large product in
@@ -39,15 +40,20 @@ from flax import nnx
 import svt_jax
 from benchmarks.accuracy import errors, matrices
 from benchmarks.body import SIZES, make_batch, our_training, packed_batch, torch_candidates
+from benchmarks.seeds import measure as measure_seeds
 from benchmarks.timing import environment, table, torch_device
+from svt_jax.data.demo import load_demo
+from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.models.config import EncoderConfig
+from svt_jax.models.encoder import Encoder
 from svt_jax.models.packed import read_batch
 from svt_jax.models.svt_config import SVTConfig
+from svt_jax.run.command_line import make_config
 from svt_jax.run.task_model import DEMO_ENCODER, random_classifier
 from svt_jax.spectral.base import Solver
 
 ROOT = Path(__file__).parents[1]
-LIMITS = {"device": 40, "numbers": 80, "svt": 120, "step": 170, "compile": 70}
+LIMITS = {"device": 40, "numbers": 80, "svt": 120, "step": 170, "seeds": 70, "compile": 70}
 """Seconds of each part."""
 Result = dict[str, Any]
 
@@ -231,6 +237,29 @@ def _torch_steps(name: str, fields: dict[str, int], batch: Any, dtype: str, *, s
         yield {"model": name, "dtype": dtype, "svt": label, **found, "tokens_per_second": rate}
 
 
+def seeds(*, small: bool) -> Iterator[Result]:
+    fields = {} if small else SIZES["minilm"][0]
+    with tempfile.TemporaryDirectory() as folder:
+        config = EncoderConfig.from_hf({**DEMO_ENCODER.to_hf(), **fields, "vocab_size": DEMO_ENCODER.vocab_size})
+        svt_jax.export_hf(Encoder(config, rngs=nnx.Rngs(0)), folder)
+        demo_tokenizer().save_pretrained(folder)
+        for split in ("train", "validation"):
+            stories = load_demo("validation")  # a thousand: enough for a step
+            assert stories.second is not None
+            assert stories.labels is not None
+            rows = ["\t".join(map(str, row)) for row in zip(stories.first, stories.second, stories.labels, strict=True)]
+            Path(folder, f"{split}.tsv").write_text("\n".join(["first\tsecond\tlabel", *rows]), encoding="utf-8")
+        data = {
+            "task": "custom",
+            "source": folder,
+            "max_length": 64,
+            "text_columns": ["first", "second"],
+            "label_column": "label",
+        }
+        run = make_config({"model": {"path": folder}, "data": data, "log": {"progress": False}})
+        yield from measure_seeds(run, [1, 2] if small else [1, 4, 8], 3 if small else 20)
+
+
 def compile_(*, small: bool) -> Iterator[Result]:
     """Trains the demo for one step in processes of their own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -250,7 +279,7 @@ def compile_(*, small: bool) -> Iterator[Result]:
 
 
 PARTS: dict[str, Callable[..., Iterator[Result]]] = {
-    "device": device, "numbers": numbers, "svt": svt, "step": step, "compile": compile_,
+    "device": device, "numbers": numbers, "svt": svt, "step": step, "seeds": seeds, "compile": compile_,
 }  # fmt: skip
 
 
