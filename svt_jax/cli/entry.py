@@ -32,7 +32,11 @@ EVALUATIONS = {
     "report": "write report.html from what a run left",
     "export": "write a run's classifier as a model folder",
 }
-COMMANDS = {"train": "fine-tune an encoder as a config says", "eval": ", ".join(EVALUATIONS)}
+COMMANDS = {
+    "train": "fine-tune an encoder as a config says",
+    "predict": "predict the classes of the texts of a file",
+    "eval": ", ".join(EVALUATIONS),
+}
 _EXAMPLES = """examples:
   svt-jax train                                    # the embedded demo
   svt-jax train --config rte --model.path MODEL --data.source GLUE --svt.function soft_decay
@@ -62,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         return DONE if set(arguments) <= _HELP else BAD_INPUT
     arguments.remove(command)
-    return train(arguments, "demo") if command == "train" else evaluate(arguments)
+    if command == "train":
+        return train(arguments, "demo")
+    return evaluate(arguments) if command == "eval" else _guarded(command, arguments)
 
 
 def train(arguments: Sequence[str] | None = None, default_config: str | None = None) -> int:

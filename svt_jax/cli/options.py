@@ -25,7 +25,12 @@ path = os.path.expanduser
 
 def eval_parser(name: str, description: str) -> ArgumentParser:
     """The parser of an evaluation command's options."""
-    parser = make_parser(f"eval.py {name}", description)
+    return command_parser(f"eval.py {name}", description)
+
+
+def command_parser(prog: str, description: str) -> ArgumentParser:
+    """A parser with the options that every command but train has."""
+    parser = make_parser(prog, description)
     parser.add_argument(
         "--plugin",
         help="module or .py file that registers functions of your own; a run that has one loads it by itself",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,9 @@ from flax import nnx
 from svt_jax.models.encoder import Encoder, EncoderOutput
 from svt_jax.models.layers import Linear, dropout_once, first_token
 from svt_jax.models.packed import Layout
+
+if TYPE_CHECKING:
+    import svt_jax
 
 Array = jax.Array
 
@@ -26,7 +31,12 @@ class Classifier(nnx.Module):
       encoder: the encoder. Its pooler is removed where the head has no use for it, as in transformers.
       num_labels: classes; 1 for regression.
       rngs: for the head's random initialisation.
+
+    Attributes:
+      class_names: names of the classes in the order of the logits; None calls them LABEL_0, LABEL_1, ...
     """
+
+    class_names: tuple[str, ...] | None = None
 
     def __init__(self, encoder: Encoder, num_labels: int, *, rngs: nnx.Rngs):
         config = encoder.config
@@ -54,6 +64,19 @@ class Classifier(nnx.Module):
         """Returns logits float32[B, num_labels]; the arguments are those of the encoder."""
         out = self.encoder(input_ids, attention_mask, token_type_ids, rngs=rngs, first_token_only=True)
         return self._logits(out, rngs)
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes; 1 for regression."""
+        return self.classifier.out_features
+
+    def predict(
+        self, texts: Iterable[str] | Iterable[tuple[str, str]], tokenizer: Any, *, max_length: int = 128
+    ) -> svt_jax.Predictions:
+        """Class names and probabilities of texts, or of pairs of texts: `svt_jax.predict` of this classifier."""
+        import svt_jax  # imported here: what predicts stands above the models
+
+        return svt_jax.predict(self, texts, tokenizer, max_length=max_length)
 
     def classify(
         self, input_ids: Array, token_type_ids: Array, layout: Layout, *, rngs: nnx.Rngs | None = None
