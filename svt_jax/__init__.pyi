@@ -1,4 +1,5 @@
 from .analysis.compare import compare
+from .analysis.hub import push_to_hub
 from .analysis.reading import Reading, probe
 from .embeddings.embed import embed
 from .embeddings.maps import AllButTheTop, SpectralMap, Whitening
@@ -70,6 +71,7 @@ __all__ = [
     "measures",
     "predict",
     "probe",
+    "push_to_hub",
     "register_function",
     "static_field",
     "svt",
