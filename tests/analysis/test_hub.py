@@ -62,7 +62,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         hub, path = self.server, self.path.partition("?")[0]
-        if path == f"/api/models/{hub.repo}/revision/main":
+        if hub.refuses:
+            self.answer({"error": "Repository not found"}, status=404, X_Error_Code="RepoNotFound")
+        elif path == f"/api/models/{hub.repo}/revision/main":
             self.answer({"id": hub.repo, "sha": "a" * 40, "siblings": []})
         elif "/tree/" in path:
             self.answer(
