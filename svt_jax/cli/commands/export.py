@@ -14,21 +14,33 @@ log = logging.getLogger(__name__)
 
 
 def options() -> ArgumentParser:
-    parser = eval_parser("export", "Writes a run's classifier as a model folder.")
-    parser.add_argument("--run", type=path, help="folder that train.py wrote")
-    parser.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
-    parser.add_argument(
+    parser = eval_parser(
+        "export",
+        "Writes a run's classifier as a model folder, here or on the hub.",
+        needed="--run DIR --output DIR | --push USER/NAME",
+        examples=(
+            "--run runs/rte --output rte-model",
+            "--run runs/rte --output rte-model --svt keep --checkpoint best",
+            "--run runs/rte --push USER/NAME --license apache-2.0",
+        ),
+    )
+    inputs = parser.add_argument_group("what is read")
+    output = parser.add_argument_group("what is written")
+    hub = parser.add_argument_group("the hub")
+    inputs.add_argument("--run", type=path, help="folder that train.py wrote")
+    inputs.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
+    output.add_argument(
         "--svt",
         type=Literal["keep", "drop"] | None,
         help="for a run with an SVT, which transformers cannot compute: keep its parameters beside the others, for svt_jax, "
         "or leave it out",
     )
-    parser.add_argument("--output", type=path, help="folder of config.json, model.safetensors and the tokenizer")
-    parser.add_argument(
+    output.add_argument("--output", type=path, help="folder of config.json, model.safetensors and the tokenizer")
+    hub.add_argument(
         "--push", help="USER/NAME: also upload it to the hub, with a model card (--svt is keep by default)"
     )
-    parser.add_argument("--license", help="for --push: the hub's name of the licence (default the base model's)")
-    parser.add_argument("--private", action="store_true", help="for --push: a new repository is private")
+    hub.add_argument("--license", help="for --push: the hub's name of the licence (default the base model's)")
+    hub.add_argument("--private", action="store_true", help="for --push: a new repository is private")
     return parser
 
 

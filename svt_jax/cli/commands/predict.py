@@ -15,20 +15,29 @@ if TYPE_CHECKING:
 
 
 def options() -> ArgumentParser:
-    parser = command_parser("svt-jax predict", "Predicts the class, or the number, of each text of a file.")
-    parser.add_argument(
+    parser = command_parser(
+        "svt-jax predict",
+        "Predicts the class, or the number, of each text of a file.",
+        needed="--model DIR --input FILE",
+        examples=(
+            "--model rte-model --input sentences.txt",
+            "--model rte-model --input pairs.tsv --data.text_columns sentence1 sentence2 --output predictions.csv",
+        ),
+    )
+    inputs = parser.add_argument_group("what is read")
+    inputs.add_argument(
         "--model", type=path, help="folder or hub id of a trained classifier, as eval.py export writes it"
     )
-    parser.add_argument(
+    inputs.add_argument(
         "--input", type=path, help="a .txt of one text a line, or a .tsv, .csv or .jsonl with named columns"
     )
-    parser.add_argument(
+    inputs.add_argument(
         "--data.text_columns",
         nargs="+",
         help="column of the sentences, or the two columns of the pairs: --data.text_columns question answer",
     )
-    parser.add_argument("--data.max_length", type=int, default=128, help="tokens of a text or pair (default 128)")
-    parser.add_argument(
+    inputs.add_argument("--data.max_length", type=int, default=128, help="tokens of a text or pair (default 128)")
+    parser.add_argument_group("what is written").add_argument(
         "--output",
         type=path,
         help="file: JSON lines (.jsonl) or a table (.csv) (default JSON lines on standard output)",
@@ -55,7 +64,7 @@ def run(arguments: list[str], *, started: float) -> None:
             )
         if not (in_store(output) or output.parent.is_dir()):
             raise ValueError(f"--output {output}: its folder does not exist. Make the folder, or correct it.")
-    columns = chosen.data.text_columns
+    columns = as_columns(chosen.data.text_columns)
     if columns is not None and not (len(columns) == len(set(columns)) <= 2):
         raise ValueError(
             f"--data.text_columns is {' '.join(columns)}; allowed is one column, or two different ones. Correct it."
@@ -78,6 +87,18 @@ def run(arguments: list[str], *, started: float) -> None:
     else:
         write_whole(output, _table(found) if output.suffix.lower() == ".csv" else _json_lines(found), NO_ROOM)
         print(f"see {output}: {len(found)} predictions")
+
+
+def as_columns(words: list[str] | None) -> list[str] | None:
+    """The names of columns, one an argument, or all of them as training takes them.
+
+    Example:
+      >>> as_columns(["question", "answer"]) == as_columns(["[question, answer]"])
+      True
+    """
+    if words is None or len(words) != 1 or not (words[0].startswith("[") and words[0].endswith("]")):
+        return words
+    return [name.strip() for name in words[0][1:-1].split(",")]
 
 
 def _json_lines(found: Predictions) -> str:
