@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
@@ -20,6 +21,9 @@ class HelpFormatter(DefaultHelpFormatter):
         end = "." if text.endswith(".") else ""
         shown = " ".join(default) if action.nargs == "+" else _written(default)
         return f"{text.removesuffix('.')} (default {shown}){end}"
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return re.sub(r", --\S+\+ .*", "", super()._format_action_invocation(action))  # --key+ adds to a list
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" in text:

@@ -19,8 +19,9 @@ def options() -> ArgumentParser:
         needed="--to DIR",
         examples=("--to glue", "--to glue --tasks rte cola"),
     )
-    parser.add_argument("--to", type=path, help="folder to write; what is there already is kept")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help=f"{' '.join(TASKS)} (default all)")
+    output = parser.add_argument_group("what is written")
+    output.add_argument("--to", type=path, help="folder to write; what is there already is kept")
+    output.add_argument("--tasks", nargs="+", default=list(TASKS), help=f"{' '.join(TASKS)} (default all)")
     return parser
 
 

@@ -17,8 +17,9 @@ def options() -> ArgumentParser:
         needed="--run DIR",
         examples=("--run runs/demo", "--run runs/demo --baseline runs/plain"),
     )
-    parser.add_argument("--run", type=path, help="folder that train.py wrote")
-    parser.add_argument("--baseline", type=path, help="another run of the same task to compare with")
+    inputs = parser.add_argument_group("what is read")
+    inputs.add_argument("--run", type=path, help="folder that train.py wrote")
+    inputs.add_argument("--baseline", type=path, help="another run of the same task to compare with")
     return parser
 
 
