@@ -132,6 +132,19 @@ def test_names_of_classes_are_exported_again(folder, tmp_path):
     assert svt_jax.load_classifier(tmp_path / "again").class_names == NAMES
 
 
+@pytest.mark.parity
+def test_transformers_gives_the_same_probabilities(folder):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    inputs = demo_tokenizer()(STORIES, CLAIMS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = torch.softmax(model(**inputs).logits, dim=1).numpy()
+    np.testing.assert_allclose(svt_jax.predict(folder, PAIRS).probabilities, expected, atol=2e-6)
+    assert tuple(model.config.id2label.values()) == NAMES
+
+
 def table(path, columns):
     """Writes columns in the format of the path's ending."""
     rows = list(zip(*columns.values(), strict=True))
