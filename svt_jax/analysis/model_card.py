@@ -84,7 +84,7 @@ def model_card(
         shown="found.values" if regression else "found.labels, found.probabilities",
         auto_class="AutoModelForSequenceClassification" if is_classifier else "AutoModel",
         classes="" if regression else ", ".join(f"`{printable(name)}`" for name in classes),
-        limits=_limits(svt, had_svt),
+        limits=_limits(svt, had_svt, has_scores=bool(scores)),
         origin=_origin(base, base_id, license),
     )
     card.content = re.sub(r"\n{3,}", "\n\n", card.content).rstrip() + "\n"  # parts that were left out leave empty lines
@@ -178,14 +178,16 @@ def _svt_settings(svt: dict[str, Any] | None, run: FinishedRun | None) -> list[t
     return rows
 
 
-def _limits(svt: dict[str, Any] | None, had: dict[str, Any] | None) -> str:
+def _limits(svt: dict[str, Any] | None, had: dict[str, Any] | None, *, has_scores: bool) -> str:
     if svt:
+        scores = " The scores above are those with the transformation." if has_scores else ""
         return (
             "transformers cannot compute the transformation: it ignores the section `svt_jax` and computes the plain model, with "
-            "other numbers than svt_jax. The scores above are those with the transformation."
+            "other numbers than svt_jax." + scores
         )
     if had:
-        return "The scores above are those of training, with the remedy. These files hold the model without it, so its numbers differ."
+        scores = "The scores above are those of training, with the remedy. " if has_scores else ""
+        return scores + "These files hold the model without the remedy that it was trained with, so its numbers differ."
     return "transformers and svt_jax compute the same model, up to rounding."
 
 
