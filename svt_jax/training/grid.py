@@ -1,6 +1,6 @@
 """A grid of configs and seeds; it keeps finished runs and resumes stopped ones.
 
-Seeds are the outer loop, so that a stopped grid leaves runs that can be compared.
+One after another, seeds are the outer loop, so that a stopped grid leaves runs that can be compared.
 """
 
 from __future__ import annotations

@@ -315,7 +315,7 @@ def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, cap
     (tmp_path / "soft.yaml").write_text("svt: {function: soft_decay}\n")
     settings = [f"--config={DEMO}+{tmp_path / name}.yaml" for name in ("plain", "soft")]
     short = ["--optim.max_steps", "4", "--checkpoint.every_steps", "2", "--log.every_steps", "1"]
-    command = ["compare", *settings, "--seeds", "0,1", *short, "--output"]
+    command = ["compare", *settings, "--seeds", "0,1", "--side_by_side", "1", *short, "--output"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert cli.evaluate([*command, str(whole)]) == 0
     read, third_steps = StepMetrics._read, []
