@@ -4,7 +4,7 @@ asking tokens.
 attention     a = LN(x + h), h = drop(W_o A v), A = drop(softmax(q k^T / sqrt(H) + mask))
 feed-forward  y = LN(a + h), h = drop(W_2 act(W_1 a))
 
-A remedy acts on A (site `attention_map`), on A v (`value`), or in place of one of the two sums (`attention`,
+A remedy acts on A, before or behind its drop (site `attention_map`), on A v (`value`), or in place of one of the two sums (`attention`,
 `feed_forward`), by the placements of `SVTConfig`.
 """
 

@@ -31,7 +31,7 @@ def through_layers(
     keep: bool,
     keep_maps: bool = False,
 ) -> tuple[Array, list[Array], dict[int, Transformed], list[Array]]:
-    """Returns every layer's output, what each SVT did, by layer number, and every layer's attention maps.
+    """Returns the last layer's output, every layer's, what each remedy did, by layer number, and every layer's attention maps.
 
     Args:
       layers: all layers of an encoder.
