@@ -222,17 +222,17 @@ def running(scheme: str, folder: Path) -> Iterator[Server]:
         if os.environ.get("CI"):
             raise pytest.UsageError(f"tests of {scheme}:// cannot run in CI: {reason}")
         pytest.skip(reason)
-    from svt_jax import stores
+    from svt_jax.stores import paths
 
     server = Server(scheme, folder)
     before = {name: os.environ.get(name) for name in server.environment()}
     os.environ.update(server.environment())
-    stores._file_system(scheme).clear_instance_cache()
-    stores._file_system.cache_clear()
+    paths.file_system(scheme).clear_instance_cache()
+    paths.file_system.cache_clear()
     try:
         yield server
     finally:
         server.close()
-        stores._file_system.cache_clear()
+        paths.file_system.cache_clear()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

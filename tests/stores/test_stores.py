@@ -7,9 +7,20 @@ import time
 
 import pytest
 
-from svt_jax import stores
 from svt_jax.run.line_files import LineFile, join_parts, read_all, read_lines
-from svt_jax.stores import StoreError, as_path, check_reachable, in_store, local_path, move, readable, remove, writable
+from svt_jax.stores import (
+    StoreError,
+    as_path,
+    calls,
+    check_reachable,
+    in_store,
+    local_path,
+    move,
+    paths,
+    readable,
+    remove,
+    writable,
+)
 from svt_jax.writing import write_whole
 from tests.stores.servers import free_port
 
@@ -139,7 +150,7 @@ def test_faults_that_pass_are_waited_for(server, folder, monkeypatch):
 
 @pytest.mark.slow
 def test_a_store_that_stays_away_is_one_line_and_is_no_missing_file(server, folder, monkeypatch):
-    monkeypatch.setattr(stores, "PATIENCE", 0.5)
+    monkeypatch.setattr(calls, "PATIENCE", 0.5)
     with server.failing(lambda request: "cut"):
         # gcsfs by itself tries for half a minute
         for call in ((folder / "a").is_file, folder.objects)[: 1 if server.scheme == "gs" else 2]:
@@ -151,10 +162,10 @@ def test_a_store_that_stays_away_is_one_line_and_is_no_missing_file(server, fold
 def test_an_address_where_nobody_listens_is_waited_for(server, folder, monkeypatch):
     if server.scheme == "gs":
         pytest.skip("gcsfs by itself tries for half a minute")
-    monkeypatch.setattr(stores, "PATIENCE", 0.5)
+    monkeypatch.setattr(calls, "PATIENCE", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    files = stores._file_system("s3")
-    monkeypatch.setattr(stores, "_file_system", lambda scheme: type(files)(skip_instance_cache=True))
+    files = paths.file_system("s3")
+    monkeypatch.setattr(paths, "file_system", lambda scheme: type(files)(skip_instance_cache=True))
     with pytest.raises(StoreError, match=r"has not answered for .*Could not connect"):
         (folder / "a").write_bytes(b"1")
 
