@@ -148,3 +148,22 @@ def test_hosts_share_tokens_in_a_bucket(place, monkeypatch, tmp_path):
     next_host(2)
     assert np.array_equal(cached_tokens(examples, tokenizer, 32).ids, made.ids)
     assert len((as_path(place) / names[0]).read_bytes()) > 1000
+
+
+@pytest.mark.slow
+def test_a_search_and_a_grid_have_their_runs_in_a_bucket(server, place, tmp_path, capsys):
+    if server.scheme != "gs":
+        pytest.skip("nothing here differs between stores")
+    setting = tmp_path / "plain.yaml"
+    setting.write_text("svt: {function: none}\nsearch: {optim.learning_rate: [1.0e-3, 1.0e-4]}\n")
+    command = ["compare", "--config", f"demo+{setting}", "--seeds", "0,1", "--output", f"{place}/out", *FAST[2:]]
+    command += ["--optim.max_steps", "2"]
+    assert cli.evaluate(command) == 0
+    written = as_path(place).objects()
+    runs = ["search/demo-plain-try0", "search/demo-plain-try1", "runs/demo-plain-seed0", "runs/demo-plain-seed1"]
+    assert {f"out/{run}/results.json" for run in runs} <= written.keys()
+    assert {"out/compare.json", "out/compare.png", "out/curves.png"} <= written.keys()
+    assert not any(".parts/" in name for name in written)
+    assert cli.evaluate(command) == 0  # nothing is trained again
+    now = as_path(place).objects()
+    assert all(now[f"out/{run}/results.json"] == written[f"out/{run}/results.json"] for run in runs)
