@@ -205,7 +205,8 @@ def test_the_files_hold_the_same_numbers(runs, tmp_path):
     assert [(r["setting"], int(r["seed"]), float(r["value"])) for r in rows[3:]] == [
         ("soft", s, v) for s, v in SOFT.items()
     ]
-    assert paths[3].read_bytes()[:4] == b"\x89PNG"
+    assert [path.name for path in paths[3:]] == ["compare.svg", "compare.png"]
+    assert paths[4].read_bytes()[:4] == b"\x89PNG"
 
 
 def test_names_are_shown_as_they_are_everywhere(tmp_path, capsys):
@@ -225,13 +226,15 @@ def test_a_picture_or_a_table_that_fails_is_a_warning(runs, tmp_path, monkeypatc
     def fail(*_):
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("svt_jax.analysis.comparison_files.picture", fail)
+    monkeypatch.setattr("svt_jax.analysis.comparison_files.figures", fail)
     monkeypatch.setattr("svt_jax.cli.commands.compare.show", fail)
     assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "out")]) == 0
     assert [message.partition(" (")[0] for message in caplog.messages] == [
-        "the picture of the scores could not be made", "the table of results could not be made",
+        "the pictures could not be made", "the table of results could not be made",
     ]  # fmt: skip
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.csv", "compare.json", "compare.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "compare.csv", "compare.json", "compare.md",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["results.json", "manifest.json", "config.yaml"])
