@@ -171,9 +171,9 @@ def figures(comparison: Comparison, runs: Mapping[str, Sequence[FinishedRun]]) -
 
 
 def write_comparison(comparison: Comparison, folder: Path, searches: Mapping[str, Search] | None = None) -> list[Path]:
-    """Writes compare.md, .json and .csv, the pictures of `figures` as SVG and PNG; returns their paths.
+    """Writes compare.md, .json and .csv, the pictures of `figures` as SVG and PNG, and report.html; returns their paths.
 
-    If the pictures cannot be made, it warns.
+    If the pictures or the page cannot be made, it warns.
     """
     make_folder(folder)
     paths = [folder / f"compare.{ending}" for ending in ("md", "json", "csv")]
@@ -186,4 +186,8 @@ def write_comparison(comparison: Comparison, folder: Path, searches: Mapping[str
 
         drawn = figures(comparison, runs)
         paths += save(drawn, folder)
+    with only_warns("the page"):
+        from svt_jax.analysis.report import write_comparison_report
+
+        paths.append(write_comparison_report(comparison, runs, drawn, folder, searches))
     return paths

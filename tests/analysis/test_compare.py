@@ -205,7 +205,7 @@ def test_the_files_hold_the_same_numbers(runs, tmp_path):
     assert [(r["setting"], int(r["seed"]), float(r["value"])) for r in rows[3:]] == [
         ("soft", s, v) for s, v in SOFT.items()
     ]
-    assert [path.name for path in paths[3:]] == ["compare.svg", "compare.png"]
+    assert [path.name for path in paths[3:]] == ["compare.svg", "compare.png", "report.html"]
     assert paths[4].read_bytes()[:4] == b"\x89PNG"
 
 
@@ -233,7 +233,7 @@ def test_a_picture_or_a_table_that_fails_is_a_warning(runs, tmp_path, monkeypatc
         "the pictures could not be made", "the table of results could not be made",
     ]  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "compare.csv", "compare.json", "compare.md",
+        "compare.csv", "compare.json", "compare.md", "report.html",
     ]  # fmt: skip
 
 
