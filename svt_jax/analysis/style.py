@@ -63,7 +63,7 @@ RC = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9,
     "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "svt_jax", "svg.fonttype": "path",
     "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.titlelocation": "left", "legend.frameon": False, "grid.color": GRID, "grid.linewidth": 0.6,
+    "axes.titlelocation": "left", "legend.frameon": False, "legend.handlelength": 3.2, "grid.color": GRID, "grid.linewidth": 0.6,
     "figure.facecolor": GROUND, "axes.facecolor": GROUND,
 }  # fmt: skip
 
@@ -145,9 +145,15 @@ def styles(settings: Iterable[str], methods: Mapping[str, str] | None = None) ->
             used = {style.colour for style in found.values()}
             free = next((hue for hue in HUES if hue not in used), own.colour)
             own = dataclasses.replace(own, colour=free)
-        taken = set(found.values())
-        found[name] = next((style for style in _variants(own) if style not in taken), own)
+        found[name] = _free(own, set(found.values()))
     return {name: found[name] for name in names}
+
+
+def _free(own: Style, taken: set[Style]) -> Style:
+    """The first variant that no setting has: with a line of its own if there is one, since not all curves have markers."""
+    lines = {(style.colour, style.line) for style in taken}
+    variants = [style for style in _variants(own) if style not in taken]
+    return next((style for style in variants if (style.colour, style.line) not in lines), next(iter(variants), own))
 
 
 def _variants(style: Style) -> Iterator[Style]:
@@ -196,7 +202,7 @@ def key(figure: Figure, handles: Mapping[str, Any], *, title: str = "") -> None:
     columns = int(figure.get_figwidth() / (0.75 + 0.068 * longest))  # inches of the handle and of a letter
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower left", ncols=max(1, min(columns, len(handles))), fontsize=8,
-        title=title or None, title_fontsize=8, alignment="left", handlelength=3.2, columnspacing=1.4,
+        title=title or None, title_fontsize=8, alignment="left", columnspacing=1.4,
     )  # fmt: skip
 
 

@@ -66,6 +66,7 @@ def test_a_method_looks_the_same_in_every_picture_and_settings_of_one_do_not():
         found = style.styles(names, methods)
         assert list(found) == list(names)
         assert len(set(found.values())) == 5
+        assert len({(look.colour, look.line) for look in found.values()}) == 5  # also without markers
         first, second = sorted("bc", key=names.index)
         assert found[first] == alone
         assert found[second].colour == alone.colour
