@@ -32,10 +32,11 @@ def scores(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(4.0 + 3.4 * columns, (0.95 + 0.19 * lines) * len(metrics) + 0.1), layout="constrained")
     panels = figure.subplots(len(metrics), columns, squeeze=False, sharey=True, width_ratios=[1.2, 1][:columns])
     for row, metric in zip(panels, metrics, strict=True):
-        for place, setting in enumerate(settings):
-            mean = comparison.summary(metric, setting)[1]
-            by_seed = list(comparison.scores[metric][setting].values())
-            _mean(row[0], place, mean, comparison.interval(metric, setting), by_seed, looks[setting])
+        drawn = [
+            (comparison.summary(metric, name)[1], comparison.interval(metric, name), list(by_seed.values()))
+            for name, by_seed in comparison.scores[metric].items()
+        ]
+        _means(row[0], dict(enumerate(drawn)), [looks[name] for name in settings])
         row[0].set_title(f"{comparison.task}: {metric}")
         row[0].set_xlabel("validation score × 100")
         row[0].set_yticks(range(len(settings)), names)
@@ -53,34 +54,49 @@ def scores(comparison: Comparison) -> Figure:
 
 def _differences(panel: Axes, comparison: Comparison, metric: str, looks: Mapping[str, Style]) -> None:
     panel.axvline(0.0, color=FAINT, linewidth=1.0)
-    shown = False
-    for place, setting in enumerate(comparison.settings):
-        found = comparison.difference(metric, setting)
-        if found is not None:
-            _mean(panel, place, found.mean, found.interval, found.values, looks[setting])
-            shown = True
+    found = {place: comparison.difference(metric, name) for place, name in enumerate(comparison.settings)}
+    drawn = {place: (each.mean, each.interval, each.values) for place, each in found.items() if each is not None}
+    _means(panel, drawn, [looks[name] for name in comparison.settings], zero=True)
     panel.set_title(f"difference from {wrapped(comparison.settings[0], 36).strip()}")
     panel.set_xlabel("points (score × 100), paired by seed")
-    if not shown:
+    if not drawn:
         panel.text(0.5, 0.5, "needs two seeds in common", transform=panel.transAxes, ha="center", va="center")
         panel.set_xticks([])
 
 
-def _mean(
-    panel: Axes, place: int, mean: float, ends: tuple[float, float] | None, by_seed: Sequence[float], style: Style
-) -> None:
-    """A mean with its interval, and the seeds below it; all times 100."""
-    if ends is not None:
-        panel.hlines(place, 100 * ends[0], 100 * ends[1], color=style.colour, linewidth=1.8)
-    if len(by_seed) > 1:
+_Mean = tuple[float, tuple[float, float] | None, Sequence[float]]
+
+
+def _means(panel: Axes, drawn: Mapping[int, _Mean], looks: Sequence[Style], *, zero: bool = False) -> None:
+    """By place: the mean, its interval, and the seeds below it, all times 100. An arrow ends an interval that goes on.
+
+    Two seeds have intervals of 18 standard deviations; an axis that held them would show nothing else.
+    """
+    seen = [100 * value for _, _, by_seed in drawn.values() for value in by_seed] + [0.0] * zero
+    low, high = (min(seen), max(seen)) if drawn else (0.0, 1.0)
+    room = 0.8 * max(high - low, 0.1)
+    low, high = low - room, high + room
+    reach = [100 * end for _, ends, _ in drawn.values() for end in ends or ()] + seen
+    low, high = max(low, min(reach, default=low)), min(high, max(reach, default=high))
+    margin = 0.04 * (high - low) or 0.1
+    panel.set_xlim(low - margin, high + margin)
+    for place, (mean, ends, by_seed) in drawn.items():
+        style = looks[place]
+        if ends is not None:
+            left, right = 100 * ends[0], 100 * ends[1]
+            panel.hlines(place, max(left, low), min(right, high), color=style.colour, linewidth=1.8)
+            beyond = [(low, "<")] * (left < low) + [(high, ">")] * (right > high)
+            for at, arrow in beyond:
+                panel.plot([at], [place], marker=arrow, markersize=5, color=style.colour, linestyle="")
+        if len(by_seed) > 1:
+            panel.plot(
+                [100 * value for value in by_seed], [place + 0.27] * len(by_seed), linestyle="", marker="o", markersize=3,
+                markerfacecolor="none", markeredgecolor=style.colour, markeredgewidth=0.8,
+            )  # fmt: skip
         panel.plot(
-            [100 * value for value in by_seed], [place + 0.27] * len(by_seed), linestyle="", marker="o", markersize=3,
-            markerfacecolor="none", markeredgecolor=style.colour, markeredgewidth=0.8,
+            [100 * mean], [place], marker=style.marker, markersize=6, markerfacecolor=style.face,
+            markeredgecolor=style.colour, zorder=3,
         )  # fmt: skip
-    panel.plot(
-        [100 * mean], [place], marker=style.marker, markersize=6, markerfacecolor=style.face, markeredgecolor=style.colour,
-        zorder=3,
-    )  # fmt: skip
 
 
 def _note(comparison: Comparison) -> str:
@@ -88,7 +104,7 @@ def _note(comparison: Comparison) -> str:
     if max(counts) == 1:
         return "one seed a setting: no interval"
     seeds = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    return f"mean of {seeds} seeds and its 95 % t interval; small circles: seeds"
+    return f"mean of {seeds} seeds and its 95 % t interval (an arrow: it goes on); small circles: seeds"
 
 
 @matplotlib.rc_context(RC)

@@ -63,7 +63,7 @@ RC = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9,
     "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "svt_jax", "svg.fonttype": "path",
     "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.titlelocation": "left", "legend.frameon": False, "legend.handlelength": 3.2, "grid.color": GRID, "grid.linewidth": 0.6,
+    "axes.titlelocation": "left", "axes.formatter.useoffset": False, "legend.frameon": False, "legend.handlelength": 3.2, "grid.color": GRID, "grid.linewidth": 0.6,
     "figure.facecolor": GROUND, "axes.facecolor": GROUND,
 }  # fmt: skip
 

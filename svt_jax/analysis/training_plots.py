@@ -40,8 +40,11 @@ def training_curves(
     runs = [run for several in settings.values() for run in several]
     scores = [name for name in runs[0]["evaluations"][0]["metrics"] if all(_has_score(run, name) for run in runs)]
     parameters = [_numbers(line) for run in runs for line in run["lines"]]
-    layers = sorted({layer for by_layer in parameters for layer in by_layer})
-    learned = list(dict.fromkeys(name for by_layer in parameters for named in by_layer.values() for name in named))
+    learned: dict[str, set[int]] = {}
+    for by_layer in parameters:
+        for layer, named in by_layer.items():
+            for name in named:
+                learned.setdefault(name, set()).add(layer)
     panels_of = [("line", "loss", f"training loss ({_unit(scores)})"), ("line", "grad_norm", "gradient norm")]
     panels_of += [("score", name, f"validation {name.replace('_', ' ')} (× 100)") for name in scores]
     panels_of += [("parameter", name, "α" if name == "alpha" else name) for name in learned]
@@ -53,7 +56,7 @@ def training_curves(
         panel.remove()
     for panel, (kind, name, title) in zip(panels, panels_of, strict=False):
         if kind == "parameter":
-            _parameter(figure, panel, settings, layers, name, looks)
+            _parameter(figure, panel, settings, sorted(learned[name]), name, looks)
         for label, several in settings.items():
             if kind == "score":
                 _scores(panel, several, name, looks[label], label, shaded=few(settings))

@@ -22,7 +22,7 @@ _PICTURES = {
     "compare": (
         "Scores by setting",
         "Left: mean validation score of each setting and its 95 % t interval. Right: difference from the first setting, paired by "
-        "seed. Small circles: seeds.",
+        "seed. Small circles: seeds. An arrow ends an interval that goes on.",
     ),
     "curves": (
         "Course of the training",
