@@ -1,28 +1,30 @@
-"""Draws the pictures of how-it-works.md: python docs/make_pictures.py"""
+"""Draws the pictures of how-it-works.md, in the style of all pictures: python docs/make_pictures.py
+
+NAME.svg follows its page to light or dark; NAME.png is for where an SVG is not shown.
+"""
 
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+import svt_jax
+from svt_jax.analysis.style import BLUE, GRID, GROUND, INK, OCHRE, RC, save, style_of, styles
+from svt_jax.data.packing import choose_shape, place, random_batches
+
+# isort: split
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-import svt_jax
-from svt_jax.data.packing import choose_shape, place, random_batches
-
 FOLDER = Path(__file__).parent / "pictures"
-INK, BLUE, ORANGE, GREEN = (
-    "#333333",
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-)  # colour-blind readers can tell them apart, also by their dashes
-PADDING = "#DDDDDD"
+PADDING = GRID
 GAP = 0.5  # between groups, in rows
 
 
+@matplotlib.rc_context(RC)
 def functions_and_spectrum() -> Figure:
     """Left: what each function does to a singular value. Right: the spectrum of tokens that are alike, before and after."""
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
@@ -30,39 +32,39 @@ def functions_and_spectrum() -> Figure:
     largest = 20.0
     values = np.linspace(0.0, largest, 400)
     spectrum = jnp.asarray([largest])
-    shown = [
-        ("soft_decay, α = −0.2", svt_jax.SoftDecay(alpha=-0.2), BLUE, "-"),
-        ("soft_decay, α = −0.6", svt_jax.SoftDecay(alpha=-0.6), ORANGE, "--"),
-        ("centered_soft_decay, α = −0.6", svt_jax.SoftDecay(alpha=-0.6, centered=True), GREEN, ":"),
-    ]
+    shown = {
+        "soft_decay, α = −0.2": svt_jax.SoftDecay(alpha=-0.2),
+        "soft_decay, α = −0.6": svt_jax.SoftDecay(alpha=-0.6),
+        "centered_soft_decay, α = −0.6": svt_jax.SoftDecay(alpha=-0.6, centered=True),
+    }
+    looks = styles(shown, {name: name.split(",")[0] for name in shown})
     left.plot([0, largest], [0, largest], color=INK, linewidth=0.8)
     left.annotate("unchanged", (14.5, 14.0), color=INK, rotation=33, ha="center", va="top", rotation_mode="anchor")
-    for name, function, color, dash in shown:
-        left.plot(
-            values, np.asarray(function(jnp.asarray(values), spectrum)), dash, color=color, label=name, linewidth=2
-        )
+    for name, function in shown.items():
+        after = np.asarray(function(jnp.asarray(values), spectrum))
+        left.plot(values, after, color=looks[name].colour, linestyle=looks[name].line, label=name, linewidth=2)
     left.set(
         xlabel="singular value σ (largest: 20)", ylabel="new singular value φ(σ)", xlim=(0, largest), ylim=(-2, largest)
     )
     left.axhline(0.0, color=INK, linewidth=0.5)
-    left.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.09), fontsize=8)
+    left.legend(loc="lower right", bbox_to_anchor=(1.0, 0.09), fontsize=8)
 
     key = jax.random.key(0)
     tokens = 1.5 + jax.random.normal(key, (32, 64)) * jnp.geomspace(1.5, 0.05, 64)  # a common part and a falling tail
     before = np.linalg.svd(np.asarray(tokens, np.float64), compute_uv=False)
     place = np.arange(1, len(before) + 1)
-    right.plot(place, before, "o", color=INK, markersize=4, label="before")
-    for name, function, color, _ in shown[:2]:
+    plain = style_of("plain")
+    right.plot(place, before, linestyle="", marker=plain.marker, color=plain.colour, markersize=4, label="before")
+    for name, function in list(shown.items())[:2]:
         after = np.linalg.svd(np.asarray(svt_jax.svt(tokens, function), np.float64), compute_uv=False)
-        marker = "s" if color == BLUE else "^"
-        right.plot(place, after, marker, color=color, markersize=4, label=name, fillstyle="none")
+        right.plot(place, after, label=name, **{**looks[name].curve(), "linestyle": "", "markerfacecolor": "none"})
     right.set(xlabel="number of the singular value, largest first", ylabel="singular value", yscale="log")
-    right.legend(frameon=False, fontsize=8)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
+    right.yaxis.set_major_formatter("{x:g}")  # the style shows formulas as text
+    right.legend(fontsize=8)
     return figure
 
 
+@matplotlib.rc_context(RC)
 def packed_rows() -> Figure:
     """Left: a random batch with one example in each row. Right: the batch that `packing` makes of it, in two groups."""
     size, groups, seed = 16, 2, 4
@@ -100,22 +102,21 @@ def packed_rows() -> Figure:
     exchanged = (", ".join(str(number[example]) for example in examples) for examples in (gone, come))
     shown = [
         Patch(color=BLUE, label="an example, with its number in the epoch's order"),
-        Patch(color=ORANGE, label="exchanged: {} for {}".format(*exchanged)),
+        Patch(color=OCHRE, label="exchanged: {} for {}".format(*exchanged)),
         Patch(color=PADDING, label="padding"),
     ]
-    right.legend(handles=shown, frameon=False, loc="lower left", fontsize=9)
+    right.legend(handles=shown, loc="lower left", fontsize=9)
     for axes in (left, right):
         axes.spines[:].set_visible(False)
     return figure
 
 
 def _draw_example(axes: Axes, row: float, start: int, length: int, number: int, *, moved: bool) -> None:
-    color = ORANGE if moved else BLUE
-    axes.barh(row, length, left=start, height=0.86, color=color, edgecolor="white", linewidth=1.5)
-    axes.text(start + length / 2, row + 0.05, str(number), color="white", fontsize=8.5, ha="center", va="center")
+    color = OCHRE if moved else BLUE
+    axes.barh(row, length, left=start, height=0.86, color=color, edgecolor=GROUND, linewidth=1.5)
+    axes.text(start + length / 2, row + 0.05, str(number), color=GROUND, fontsize=8.5, ha="center", va="center")
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    functions_and_spectrum().savefig(FOLDER / "functions.png", dpi=150)
-    packed_rows().savefig(FOLDER / "packed_rows.png", dpi=150)
+    save({"functions": functions_and_spectrum(), "packed_rows": packed_rows()}, FOLDER)

@@ -14,6 +14,7 @@ READINGS = {  # file -> name in the pictures
     "plain": "fine-tuned",
     "soft_decay": "fine-tuned with SoftDecay",
 }
+METHODS = {"fine-tuned": "none", "fine-tuned with SoftDecay": "soft_decay", "pretrained": "none"}
 SHOWN = {
     "skewness": "skewness",
     "median_ratio": "median of σ/σ₁",
@@ -49,10 +50,8 @@ def main() -> None:
     readings = {label: read(name) for name, label in READINGS.items()}
     figures = {f"histograms_{name}": plots.spectrum_histograms(read(name)) for name in READINGS}
     figures["svt"] = plots.svt_histograms(read("soft_decay"))
-    figures["by_depth"] = plots.measures_by_depth({label: [reading] for label, reading in readings.items()})
-    for path in plots.save(figures, HERE / "spectra"):
-        if path.suffix == ".svg":  # a picture in a page is one file
-            path.unlink()
+    figures["by_depth"] = plots.measures_by_depth({label: [readings[label]] for label in METHODS}, METHODS)
+    plots.save(figures, HERE / "spectra")  # an SVG follows its page to light or dark
     print(table())
 
 

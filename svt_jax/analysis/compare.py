@@ -10,14 +10,14 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from svt_jax.analysis.finished import read_finished
-from svt_jax.analysis.statistics import Difference, holm, paired_difference
+from svt_jax.analysis.statistics import Difference, holm, mean_interval, paired_difference
 from svt_jax.run.config import identity
 from svt_jax.stores import as_path
 
@@ -58,6 +58,7 @@ class Comparison:
       folders: the runs' folders by setting and seed.
       uniformity: token uniformity of the last layer's output after the last step, by setting and seed; without runs
         that did not record it.
+      methods: the setting's `svt.function`; pictures show each method in its own colour.
     """
 
     task: str
@@ -65,6 +66,7 @@ class Comparison:
     warnings: list[str]
     folders: dict[str, dict[int, Path]]
     uniformity: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
+    methods: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def settings(self) -> list[str]:
@@ -75,6 +77,10 @@ class Comparison:
         """Number of seeds, mean, and standard deviation with n - 1 (None for a single seed)."""
         values = list(self.scores[metric][setting].values())
         return len(values), float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    def interval(self, metric: str, setting: str) -> tuple[float, float] | None:
+        """95 % t interval of the setting's mean; None for a single seed, or if the scores do not vary."""
+        return mean_interval(list(self.scores[metric][setting].values()))
 
     def difference(self, metric: str, setting: str) -> Difference | None:
         """The setting minus the baseline; None with fewer than two seeds in common, since one seed shows nothing."""
@@ -147,7 +153,8 @@ def compare(runs: Sequence[str | Path], names: Sequence[str] | None = None) -> C
                     )
                 by_seed[seed] = value
     warnings = [*_warnings([run.manifest for run in finished]), *(each for run in finished for each in run.left_out)]
-    return Comparison(finished[0].results["task"], scores, warnings, by_setting, uniformity)
+    methods = {name: run.method for name, run in zip(names, finished, strict=True)}
+    return Comparison(finished[0].results["task"], scores, warnings, by_setting, uniformity, methods)
 
 
 def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:
@@ -157,8 +164,19 @@ def _names(folders: list[Path], configs: list[dict[str, Any]]) -> list[str]:
     names = [re.sub(r"[-_]?seed\d+", "", folder.resolve().name) or "run" for folder in folders]
     if len(set(names)) == len(set(keys)) == len(set(zip(names, keys, strict=True))):
         return names
-    differing = [k for k in dict.fromkeys(k for s in settings for k in s) if len({str(s.get(k)) for s in settings}) > 1]
+    differing = differing_keys(settings)
     return [", ".join(f"{key} {setting.get(key)}" for key in differing) or "all" for setting in settings]
+
+
+def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all settings.
+
+    Example:
+      >>> differing_keys([{"svt.alpha": -0.2, "optim.epochs": 3}, {"optim.epochs": 3}])
+      ['svt.alpha']
+    """
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    return [key for key in keys if len({str(setting.get(key)) for setting in settings}) > 1]
 
 
 def _warnings(manifests: list[dict[str, Any]]) -> list[str]:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from svt_jax.analysis.compare import Comparison, Search
 from svt_jax.analysis.csv_text import csv_text
-from svt_jax.analysis.finished import read_finished
+from svt_jax.analysis.finished import FinishedRun, read_finished
 from svt_jax.host import only_warns
-from svt_jax.stores import make_folder, writable
+from svt_jax.stores import make_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+READING = (
+    "Validation scores x 100 after the last step, over seeds; ± is the standard deviation (n - 1). Differences are from "
+    "{baseline}, seed by seed, with the paired t-test's two-sided p, and that p by Holm's correction for the number of rows; p is "
+    "empty where the differences do not vary. With few seeds a large p shows little: read the interval. Seeds for 1.0 is how many "
+    "seeds would find a true difference of 1.0 in four of five tries, if the differences vary as they did here. Token uniformity "
+    "is that of the last layer's output after the last step, a mean over seeds, with the change from the baseline."
+)
+"""How to read the table."""
 
 
 def table(comparison: Comparison) -> list[list[str]]:
@@ -34,7 +42,7 @@ def table(comparison: Comparison) -> list[list[str]]:
                 row += ["" if setting == comparison.settings[0] else "needs two seeds in common", *[""] * 7]
             else:
                 row += [f"{100 * found.mean:+.2f} ± {100 * found.std:.2f}"]
-                row += [_interval(ends) for ends in (found.interval, found.interval_bca)]
+                row += [interval_text(ends, sign="+") for ends in (found.interval, found.interval_bca)]
                 row += ["" if len(found.seeds) == n else str(len(found.seeds))]
                 row += ["" if p is None else f"{p:.3f}" for p in (found.p_t, found.p_holm, found.p_wilcoxon)]
                 row += [str(found.seeds_for_one_point or "")]
@@ -49,8 +57,9 @@ def _uniformity(mean: float | None, change: float | None, is_baseline: bool) -> 
     return f"{mean:.3f}" if change is None or is_baseline else f"{mean:.3f} ({change:+.3f})"
 
 
-def _interval(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else " to ".join(f"{100 * end:+.2f}" for end in ends)
+def interval_text(ends: tuple[float, float] | None, *, sign: str = "") -> str:
+    """Both ends times 100; empty for none."""
+    return "" if ends is None else " to ".join(f"{100 * end:{sign}.2f}" for end in ends)
 
 
 def search_table(searches: Mapping[str, Search]) -> list[list[str]]:
@@ -76,12 +85,7 @@ def markdown(comparison: Comparison, searches: Mapping[str, Search] | None = Non
     lines = [f"# {comparison.task}: {', '.join(comparison.settings)}", "", *_rows(table(comparison))]
     lines += [
         "",
-        "Validation scores x 100 after the last step, over seeds; ± is the standard deviation (n - 1). Differences are "
-        f"from {comparison.settings[0]}, seed by seed, with the paired t-test's two-sided p, and that p by Holm's "
-        "correction for the number of rows; p is empty where the differences do not vary. With few seeds a large p shows "
-        "little: read the interval. Seeds for 1.0 is how many seeds would find a true difference of 1.0 in four of five "
-        "tries, if the differences vary as they did here. Token uniformity is that of the last layer's output after the last step, "
-        "a mean over seeds, with the change from the baseline.",
+        READING.format(baseline=comparison.settings[0]),
         *(f"\nNote: {warning}." for warning in comparison.warnings),
     ]
     if searches:
@@ -131,84 +135,59 @@ def as_csv(comparison: Comparison) -> str:
     )
 
 
-def picture(comparison: Comparison, path: Path) -> None:
-    """Each metric's scores by setting: a marker for each seed, joined between settings, and a bar at the mean."""
-    from svt_jax.analysis.plots import PLAIN_TEXT, FigureCanvasAgg, matplotlib
-
-    with matplotlib.rc_context(PLAIN_TEXT):
-        figure = _scores(comparison)
-        FigureCanvasAgg(figure)
-        figure.savefig(path, dpi=150)
-
-
-def _scores(comparison: Comparison) -> Figure:
-    from svt_jax.analysis.plots import Figure
-
-    settings = comparison.settings
-    seeds = sorted({seed for scores in comparison.scores.values() for by in scores.values() for seed in by})
-    markers = "osD^v<>phX"
-    width = max(3.5, 1.2 * len(settings) + 1)
-    figure = Figure(figsize=(width * len(comparison.scores), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(comparison.scores), squeeze=False)
-    for axis, (metric, by_setting) in zip(axes[0], comparison.scores.items(), strict=True):
-        for n, seed in enumerate(seeds):
-            points = [100 * by_setting[s][seed] if seed in by_setting[s] else np.nan for s in settings]
-            axis.plot(
-                points, marker=markers[n % len(markers)], color="0.45", linewidth=0.8, markerfacecolor="white",
-                label=f"seed {seed}",
-            )  # fmt: skip
-        for n, setting in enumerate(settings):
-            mean = 100 * comparison.summary(metric, setting)[1]
-            axis.hlines(mean, n - 0.25, n + 0.25, color="black", linewidth=2.5, label=None if n else "mean")
-        axis.set_xticks(range(len(settings)), settings, rotation=20 if len(settings) > 2 else 0)
-        axis.set(title=f"{comparison.task}: {metric} x 100", xlim=(-0.5, len(settings) - 0.5))
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0][-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
-def seed_bands(comparison: Comparison) -> dict[str, Figure]:
-    """Loss, scores and alpha by step, and each measure by layer after the last step: seeds as a band around their mean.
-
-    Leaves out what some run has not written.
-    """
-    from svt_jax.analysis.plots import measures_by_depth, training_curves
-
-    runs = {
+def runs_of(comparison: Comparison) -> dict[str, list[FinishedRun]]:
+    """The runs by setting, in the order of their seeds."""
+    return {
         setting: [read_finished(path) for _, path in sorted(by_seed.items())]
         for setting, by_seed in comparison.folders.items()
     }
+
+
+def figures(comparison: Comparison, runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, Figure]:
+    """Pictures of the runs by the names of their files; leaves out what some run has not written.
+
+    compare   scores by setting and differences from the baseline, with 95 % intervals and each seed
+    curves    loss, scores and parameters by step, seeds as a band around their mean
+    depth     each measure by layer after the last step, likewise
+    spectra   the distribution of sigma / sigma_1 by layer, a panel for each setting
+    """
+    from svt_jax.analysis import comparison_plots
+    from svt_jax.analysis.plots import measures_by_depth
+    from svt_jax.analysis.training_plots import training_curves
+
     every = [run for several in runs.values() for run in several]
-    figures = {}
+    found = {"compare": comparison_plots.scores(comparison)}
     if all(run.lines and "evaluations" in run.results for run in every):
-        curves = {
+        courses = {
             setting: [{"lines": run.lines, "evaluations": run.results["evaluations"]} for run in several]
             for setting, several in runs.items()
         }
-        figures["curves"] = training_curves(curves)
+        found["curves"] = training_curves(courses, comparison.methods)
     if all(run.readings for run in every):
-        figures["depth"] = measures_by_depth(
-            {name: [r.readings[-1] for r in several] for name, several in runs.items()}
-        )
-    return figures
+        readings = {setting: [run.readings[-1] for run in several] for setting, several in runs.items()}
+        found["depth"] = measures_by_depth(readings, comparison.methods)
+        found["spectra"] = comparison_plots.spectra_by_depth(readings, comparison.methods)
+    return found
 
 
 def write_comparison(comparison: Comparison, folder: Path, searches: Mapping[str, Search] | None = None) -> list[Path]:
-    """Writes compare.md, .json, .csv and .png, and the pictures of `seed_bands`; returns their paths.
+    """Writes compare.md, .json and .csv, the pictures of `figures` as SVG and PNG, and report.html; returns their paths.
 
-    If a picture cannot be made, it warns.
+    If the pictures or the page cannot be made, it warns.
     """
     make_folder(folder)
     paths = [folder / f"compare.{ending}" for ending in ("md", "json", "csv")]
     paths[0].write_text(markdown(comparison, searches), encoding="utf-8")
     paths[1].write_text(json.dumps(as_json(comparison, searches), indent=2) + "\n", encoding="utf-8")
     paths[2].write_text(as_csv(comparison), encoding="utf-8")
-    with only_warns("the picture of the scores"):
-        with writable(folder) as local:
-            picture(comparison, local / "compare.png")
-        paths.append(folder / "compare.png")
-    with only_warns("the pictures of the runs"):
-        from svt_jax.analysis.plots import save
+    runs, drawn = runs_of(comparison), {}
+    with only_warns("the pictures"):
+        from svt_jax.analysis.style import save
 
-        paths += save(seed_bands(comparison), folder)
+        drawn = figures(comparison, runs)
+        paths += save(drawn, folder)
+    with only_warns("the page"):
+        from svt_jax.analysis.report import write_comparison_report
+
+        paths.append(write_comparison_report(comparison, runs, drawn, folder, searches))
     return paths

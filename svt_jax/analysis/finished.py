@@ -47,6 +47,11 @@ class FinishedRun:
         return self.path.resolve().name
 
     @property
+    def method(self) -> str:
+        """Its spectral function or remedy; "none" without one."""
+        return str(self.config["svt"].get("function", "none"))
+
+    @property
     def task(self) -> str:
         """The task's name; for a custom task also its columns and classes, which tell two custom tasks apart."""
         if self.results["task"] != "custom":

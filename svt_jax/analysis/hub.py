@@ -153,7 +153,8 @@ def _picture(run: FinishedRun | None, folder: Path) -> str | None:
         from svt_jax.analysis import plots
 
         with tempfile.TemporaryDirectory() as temporary:
-            plots.save({"spectrum": plots.measures_by_depth({run.name: [run.readings[-1]]})}, Path(temporary))
+            figure = plots.measures_by_depth({run.name: [run.readings[-1]]}, {run.name: run.method})
+            plots.save({"spectrum": figure}, Path(temporary))
             shutil.copy(Path(temporary) / _PICTURE, folder / _PICTURE)
         return _PICTURE
     return None

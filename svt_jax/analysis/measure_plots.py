@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from svt_jax.analysis import no_backend  # noqa: F401
+from svt_jax.analysis.plots import depth_ticks, states_of
+from svt_jax.analysis.style import BLUE, GROUND, INK, OCHRE, RC
 
 # isort: split
 import matplotlib
@@ -13,7 +14,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from svt_jax.analysis.plots import _RC, _STYLES, INK, _depth_ticks, states_of
 from svt_jax.evaluation.probe import Reading
 
 TITLES = {
@@ -41,7 +41,7 @@ _COLUMNS = (4, 5)
 """Columns of up to twelve panels, and of more."""
 
 
-@matplotlib.rc_context(_RC)
+@matplotlib.rc_context(RC)
 def by_depth(reading: Reading, names: Sequence[str]) -> Figure:
     """A panel for each measure: the mean of each layer's output, and a band of one standard deviation to each side.
 
@@ -49,13 +49,13 @@ def by_depth(reading: Reading, names: Sequence[str]) -> Figure:
     """
     columns = min(_COLUMNS[len(names) > 12], len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(2.75 * columns + 0.3, 2.0 * rows + 0.5), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(2.75 * columns + 0.3, 2.0 * rows + 0.5), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in panels[len(names) :]:
         panel.remove()
     outputs = states_of(reading, "output")
-    ticks = _depth_ticks(len(outputs) - 1)
-    colour, _, marker = _STYLES[0]
+    ticks = depth_ticks(len(outputs) - 1)
+    colour, marker, arrow = BLUE, "o", OCHRE
     for number, (panel, name) in enumerate(zip(panels, names, strict=False)):
         there = [state for state in outputs if name in state]
         depth = [-1 if state["layer"] is None else state["layer"] for state in there]
@@ -63,11 +63,11 @@ def by_depth(reading: Reading, names: Sequence[str]) -> Figure:
         spread = np.array([state["std"][name] for state in there])
         panel.fill_between(depth, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
         panel.plot(depth, mean, color=colour, marker=marker, markersize=3.5, linewidth=1.4)
-        for kind, shape, face in (("svt_input", "^", "white"), ("svt_output", "v", _STYLES[1][0])):
+        for kind, shape, face in (("svt_input", "^", GROUND), ("svt_output", "v", arrow)):
             found = [state for state in states_of(reading, kind) if name in state]
             panel.plot(
                 [state["layer"] for state in found], [state[name] for state in found], linestyle="", marker=shape,
-                markersize=6, markerfacecolor=face, markeredgecolor=_STYLES[1][0],
+                markersize=6, markerfacecolor=face, markeredgecolor=arrow,
             )  # fmt: skip
         panel.set_title(TITLES.get(name, name.replace("_", " ")), fontsize=9)
         panel.set_xticks(ticks, ["emb." if n == -1 else str(n) for n in ticks])

@@ -74,8 +74,7 @@ def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float]
     interval = bca = p_t = p_wilcoxon = needed = None
     if std > _SAME:  # else the t-test would call a constant and its rounding errors certain
         p_t = float(stats.ttest_rel([scores[seed] for seed in seeds], [baseline[seed] for seed in seeds]).pvalue)
-        half = float(stats.t.ppf(0.975, len(seeds) - 1)) * std / math.sqrt(len(seeds))
-        interval = (mean - half, mean + half)
+        interval = _t_interval(mean, std, len(seeds))
         needed = seeds_needed(0.01 / std)
         if len(seeds) >= _BOOTSTRAP_LEAST:
             sampled = stats.bootstrap((values,), np.mean, n_resamples=_RESAMPLES, method="BCa", rng=0)
@@ -83,6 +82,27 @@ def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float]
     if np.count_nonzero(np.abs(values) > _SAME) >= _WILCOXON_LEAST:
         p_wilcoxon = float(stats.wilcoxon(values).pvalue)
     return Difference(seeds, values.tolist(), mean, std, interval, bca, p_t, p_wilcoxon, None, needed)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % t interval of a setting's mean score over seeds; None for a single seed, or if the values do not vary.
+
+    It holds what the seeds do to one setting. Two settings whose intervals overlap may still differ: see the paired difference.
+
+    Example:
+      >>> [round(end, 4) for end in mean_interval([0.5, 0.6, 0.55])]
+      [0.4258, 0.6742]
+    """
+    if len(values) < 2 or (std := float(np.std(values, ddof=1))) <= _SAME:
+        return None
+    return _t_interval(float(np.mean(values)), std, len(values))
+
+
+def _t_interval(mean: float, std: float, n: int) -> tuple[float, float]:
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+    return mean - half, mean + half
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:

@@ -29,7 +29,7 @@ EVALUATIONS = {
     "sts": "score sentence embeddings on similarity, unsupervised",
     "compare": "compare settings over seeds: train a grid, or read finished runs",
     "spectrum": "measure the spectrum of each layer: JSON and pictures",
-    "report": "write report.html from what a run left",
+    "report": "write report.html from what a run left, or of several side by side",
     "export": "write a run's classifier as a model folder, here or on the hub",
 }
 DATA = {"glue": "write GLUE's files from the hub in the official layout"}

@@ -16,6 +16,7 @@ import svt_jax
 from svt_jax import cli
 from svt_jax.analysis.compare import Comparison
 from svt_jax.analysis.comparison_files import markdown, table, write_comparison
+from svt_jax.analysis.comparison_plots import scores
 from svt_jax.analysis.statistics import paired_difference, seeds_needed
 from svt_jax.training.grid import setting_names
 
@@ -205,7 +206,34 @@ def test_the_files_hold_the_same_numbers(runs, tmp_path):
     assert [(r["setting"], int(r["seed"]), float(r["value"])) for r in rows[3:]] == [
         ("soft", s, v) for s, v in SOFT.items()
     ]
-    assert paths[3].read_bytes()[:4] == b"\x89PNG"
+    assert [path.name for path in paths[3:]] == ["compare.svg", "compare.png", "report.html"]
+    assert paths[4].read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_picture_shows_each_mean_interval_and_seed(runs):
+    comparison = svt_jax.compare(runs)
+    figure = scores(comparison)
+    left, right = figure.axes
+    low, high = comparison.interval("accuracy", "soft")
+    expected = {left: ((100 * low, 1), (100 * high, 1)), right: ((-1.968275, 1), (7.968275, 1))}
+    for panel, ends in expected.items():
+        segments = [segment for lines in panel.collections for segment in lines.get_segments()]
+        assert any(np.allclose(segment, ends, atol=1e-5) for segment in segments)
+    circles = [line.get_xdata() for line in left.lines if line.get_markersize() == 3]
+    np.testing.assert_allclose(np.sort(circles), [[50, 55, 60], [53, 60, 61]])
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["plain", "soft"]
+
+
+def test_an_interval_of_two_seeds_does_not_take_the_axis(tmp_path):
+    runs = write_runs(tmp_path, "plain", {0: 0.5, 1: 0.52}) + write_runs(
+        tmp_path, "soft", {0: 0.5, 1: 0.6}, function="f"
+    )
+    left, right = scores(svt_jax.compare(runs)).axes
+    assert left.get_xlim()[0] > 40
+    assert left.get_xlim()[1] < 70
+    for panel, arrows in ((left, 3), (right, 2)):
+        drawn = [line for line in panel.lines if line.get_marker() in "<>" and line.get_markersize() == 5]
+        assert len(drawn) == arrows
 
 
 def test_names_are_shown_as_they_are_everywhere(tmp_path, capsys):
@@ -225,13 +253,15 @@ def test_a_picture_or_a_table_that_fails_is_a_warning(runs, tmp_path, monkeypatc
     def fail(*_):
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("svt_jax.analysis.comparison_files.picture", fail)
+    monkeypatch.setattr("svt_jax.analysis.comparison_files.figures", fail)
     monkeypatch.setattr("svt_jax.cli.commands.compare.show", fail)
     assert cli.evaluate(["compare", "--runs", *runs, "--output", str(tmp_path / "out")]) == 0
     assert [message.partition(" (")[0] for message in caplog.messages] == [
-        "the picture of the scores could not be made", "the table of results could not be made",
+        "the pictures could not be made", "the table of results could not be made",
     ]  # fmt: skip
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.csv", "compare.json", "compare.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "compare.csv", "compare.json", "compare.md", "report.html",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["results.json", "manifest.json", "config.yaml"])

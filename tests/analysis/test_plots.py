@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from synthetic import course, reading
 
-from svt_jax.analysis import plots
+from svt_jax.analysis import comparison_plots, plots
+from svt_jax.analysis.training_plots import training_curves
 
 
 def texts(figure):
@@ -47,12 +48,14 @@ def figures(layers, svt_layers):
         "svt_histograms": lambda: plots.svt_histograms(one),
         "cdf": lambda: plots.spectrum_cdf(one),
         "measures": lambda: plots.measures_by_depth({"soft_decay": [one, reading(layers, svt_layers, seed=1)], "plain": [reading(layers)]}),
-        "curves": lambda: plots.training_curves({"soft_decay": runs, "plain": [course(seed=4)]}),
+        "many": lambda: plots.measures_by_depth({f"setting number {n}": [reading(layers, svt_layers, seed=n)] for n in range(15)}),
+        "spectra": lambda: comparison_plots.spectra_by_depth({f"setting number {n}": [reading(layers, svt_layers, seed=n)] for n in range(7)}),
+        "curves": lambda: training_curves({"soft_decay": runs, "plain": [course(seed=4)]}),
     }  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["histograms", "svt_histograms", "cdf", "measures", "curves"])
+@pytest.mark.parametrize("name", ["histograms", "svt_histograms", "cdf", "measures", "many", "spectra", "curves"])
 @pytest.mark.parametrize(("layers", "svt_layers"), [(2, (1,)), (12, (11,)), (24, tuple(range(24)))])
 def test_no_text_overlaps_another_or_is_cut_off(layers, svt_layers, name):
     assert_no_overlap(figures(layers, svt_layers)[name]())
@@ -77,7 +80,7 @@ def test_the_median_line_and_the_bars_are_those_of_the_reading():
 
 def test_a_band_reaches_from_the_smallest_seed_to_the_largest():
     runs = [course(seed=seed) for seed in range(3)]
-    figure = plots.training_curves({"plain": runs})
+    figure = training_curves({"plain": runs})
     panel = next(axes for axes in figure.axes if "accuracy" in axes.get_title("left"))
     scores = np.array([[100 * e["metrics"]["accuracy"] for e in run["evaluations"]] for run in runs])
     np.testing.assert_allclose(panel.lines[0].get_ydata(), scores.mean(axis=0))
@@ -91,7 +94,7 @@ def test_a_band_reaches_from_the_smallest_seed_to_the_largest():
 def test_a_run_with_one_line_shows_a_point_in_every_panel_at_a_whole_step():
     whole = course((1,))
     run = {"lines": whole["lines"][:1], "evaluations": whole["evaluations"][:1]}
-    for panel in plots.training_curves({"soft_decay": [run]}).axes:
+    for panel in training_curves({"soft_decay": [run]}).axes:
         assert any(line.get_marker() not in ("None", None, "") for line in panel.lines), panel.get_title("left")
         assert all(tick == round(tick) for tick in panel.get_xticks())
 
@@ -107,7 +110,7 @@ def test_files_are_svg_and_png_and_the_same_each_time(tmp_path):
 
 def test_names_in_pictures_are_text_and_no_formulas():
     names = (r"$\foo{$", "_hidden", "a_b^c")
-    curves = plots.training_curves({name: [course(seed=n)] for n, name in enumerate(names)})
+    curves = training_curves({name: [course(seed=n)] for n, name in enumerate(names)})
     depth = plots.measures_by_depth({name: [reading(2, seed=n)] for n, name in enumerate(names)})
     for figure in (curves, depth):
         assert plots.to_svg(figure).startswith("<svg")

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from synthetic import write_run
 
 from svt_jax import cli
-from svt_jax.analysis.plots import training_curves
 from svt_jax.analysis.report import render_report
+from svt_jax.analysis.training_plots import training_curves
 from svt_jax.evaluation.probe import MEASURES
 
 NAME = "soft <b>bold & 'co'"

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import importlib.metadata
 import logging
 import math
 import shlex
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
-from markupsafe import Markup
 
 from svt_jax.analysis.finished import FinishedRun, read_finished
+from svt_jax.analysis.report.render import picture, render, source
 from svt_jax.analysis.report.tables import Table, evaluation_table, layer_table, score_table, training_table
 
 log = logging.getLogger(__name__)
 
-_HERE = Path(__file__).parent
 _READINGS = 25
 """The slider shows at most this many readings of a long run."""
 
@@ -42,15 +38,12 @@ def render_report(run: Path, baseline: Path | None = None) -> str:
     left_out = [*this.left_out, *(other.left_out if other else [])]
     for problem in left_out:
         log.warning("%s", problem)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # a browser's JSON parser rejects NaN
-    page = environment.get_template("page.html").render(
+    return render(
+        "page.html",
+        of="of the run",
         title=f"{this.results['task']}: {this.name}",
         lead=_lead(this, other),
-        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        script=Markup((_HERE / "spectrum.js").read_text(encoding="utf-8")),
+        script=source("spectrum.js"),
         left_out=left_out,
         scores=score_table(this, other),
         baseline_note="" if other is None else _baseline_note(this, other),
@@ -65,9 +58,7 @@ def render_report(run: Path, baseline: Path | None = None) -> str:
         ],
         commands=_commands(this, other),
         config=yaml.safe_dump(this.config, sort_keys=False),
-        version=importlib.metadata.version("svt_jax"),
     )
-    return page.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair, UTF-8 cannot
 
 
 def _lead(run: FinishedRun, baseline: FinishedRun | None) -> str:
@@ -167,13 +158,16 @@ def _for_json(state: dict[str, Any]) -> dict[str, Any]:
 
 def _pictures(run: FinishedRun, baseline: FinishedRun | None) -> list[dict[str, Any]]:
     from svt_jax.analysis import plots
+    from svt_jax.analysis.training_plots import training_curves
 
     runs = {"this run": run} if baseline is None else {"this run": run, "baseline": baseline}
+    methods = {name: each.method for name, each in runs.items()}
     logged = {name: each for name, each in runs.items() if each.lines}
     found = []
     if logged:
-        curves = plots.training_curves(
-            {n: [{"lines": each.lines, "evaluations": each.results["evaluations"]}] for n, each in logged.items()}
+        curves = training_curves(
+            {n: [{"lines": each.lines, "evaluations": each.results["evaluations"]}] for n, each in logged.items()},
+            methods,
         )
         found.append(
             (
@@ -186,9 +180,11 @@ def _pictures(run: FinishedRun, baseline: FinishedRun | None) -> list[dict[str, 
         last = run.readings[-1]
         measured = {name: [each.readings[-1]] for name, each in runs.items() if each.readings}
         if run.readings[0]["step"] != last["step"]:
-            measured = {**measured, f"this run, step {run.readings[0]['step']}": [run.readings[0]]}
+            first = f"this run, step {run.readings[0]['step']}"
+            measured = {**measured, first: [run.readings[0]]}
+            methods = {**methods, first: run.method}
         found += [
-            ("Measures by depth", plots.measures_by_depth(measured),
+            ("Measures by depth", plots.measures_by_depth(measured, methods),
              "Each measure by layer; hollow triangles are an SVT's input, filled ones its output."),
             ("Spectrum of each layer", plots.spectrum_histograms(last),
              "Histogram and density of σ/σ₁ behind each layer, with the mean of the examples' medians (dashed)."),
@@ -198,16 +194,7 @@ def _pictures(run: FinishedRun, baseline: FinishedRun | None) -> list[dict[str, 
         svts = plots.svt_histograms(last)
         if svts is not None:
             found.append(("Spectrum before and after the SVT", svts, "σ/σ₁ of the SVT's input and output."))
-    return [
-        {
-            "name": name,
-            "width": round(96 * figure.get_figwidth()),
-            "alt": f"{name}. {caption} The numbers stand in the tables below.",
-            "caption": caption,
-            "data": base64.b64encode(plots.to_svg(figure).encode()).decode(),
-        }
-        for name, figure, caption in found
-    ]
+    return [picture(name, figure, caption) for name, figure, caption in found]
 
 
 def _commands(run: FinishedRun, baseline: FinishedRun | None) -> str:

@@ -52,8 +52,7 @@ def layer_table(run: FinishedRun) -> Table:
     header = ["layer", "state", "step", *names, *MEASURES]
     rows = [
         [
-            layer_name(state["layer"]),
-            state["state"].replace("svt_", "SVT "),
+            *place_name(state),
             reading["step"],
             *(parameters.get(state["layer"], {}).get(name, "") if state["state"] != "output" else "" for name in names),
             *(state[measure] for measure in MEASURES),
@@ -85,7 +84,7 @@ def evaluation_table(run: FinishedRun) -> Table:
     rows = [
         [evaluation["step"], split, name, value]
         for evaluation in run.results["evaluations"]
-        for split, metrics in [("validation", evaluation["metrics"]), *_other_splits(evaluation)]
+        for split, metrics in [("validation", evaluation["metrics"]), *other_splits(evaluation)]
         for name, value in metrics.items()
     ]
     return with_csv("Evaluations", "evaluations.csv", ["step", "split", "metric", "value"], rows, rows)
@@ -108,7 +107,13 @@ def _names(parameters: Iterable[dict[int, dict[str, Any]]]) -> list[str]:
     return list(dict.fromkeys(name for by_layer in parameters for named in by_layer.values() for name in named))
 
 
-def _other_splits(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+def place_name(state: dict[str, Any]) -> tuple[str, str]:
+    """A state's layer and kind in words."""
+    return layer_name(state["layer"]), state["state"].replace("svt_", "SVT ")
+
+
+def other_splits(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """An evaluation's scores by split, without the validation set's."""
     return [(name, metrics) for name, metrics in evaluation.items() if name not in ("step", "metrics")]
 
 

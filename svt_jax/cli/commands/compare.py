@@ -55,7 +55,10 @@ def options() -> ArgumentParser:
         "nothing and trains the files' own values",
     )
     parser.add_argument_group("what is written").add_argument(
-        "--output", type=path, help="folder of table, CSV and pictures, and of the grid's runs"
+        "--output",
+        type=path,
+        help="folder of compare.md, .json and .csv, the pictures (compare, curves, depth, spectra; SVG and PNG), report.html, and "
+        "the grid's runs",
     )
     return parser
 

@@ -44,14 +44,17 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.evaluation.layer_measures import chosen_measures
     from svt_jax.evaluation.probe import MEASURES
     from svt_jax.host import only_warns
+    from svt_jax.run.folder import read_run
     from svt_jax.run.task_model import TaskModel
     from svt_jax.stores import make_folder
     from svt_jax.training.progress import PlainConsole
     from svt_jax.writing import write_whole, writing
 
+    methods = {}
     names = chosen_measures(None if chosen.measures == ["all"] else chosen.measures) if chosen.measures else ()
     if chosen.run:
         model = TaskModel.from_run(chosen.run, checkpoint=chosen.checkpoint or "last", source=chosen.data.source)
+        methods[chosen.run] = read_run(chosen.run)[1]["svt"].get("function", "none")
         reading = {"run": chosen.run, **spectrum(model, names)}
     else:
         model = TaskModel.from_pretrained(
@@ -69,7 +72,7 @@ def run(arguments: list[str], *, started: float) -> None:
             "histograms": plots.spectrum_histograms(reading),
             "svt_histograms": plots.svt_histograms(reading),
             "cdf": plots.spectrum_cdf(reading),
-            "measures": plots.measures_by_depth({chosen.run or chosen.model: [reading]}),
+            "measures": plots.measures_by_depth({chosen.run or chosen.model: [reading]}, methods),
         }
         paths += plots.save(figures, output)
     further = Reading({"measures": list(names), "batches": 1, **reading})
