@@ -1,6 +1,6 @@
 """Draws the pictures of how-it-works.md, in the style of all pictures: python docs/make_pictures.py
 
-NAME.svg follows its page to light or dark; NAME.png is for where an SVG is not shown.
+They follow their page to light or dark.
 """
 
 from pathlib import Path
@@ -119,4 +119,6 @@ def _draw_example(axes: Axes, row: float, start: int, length: int, number: int, 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    save({"functions": functions_and_spectrum(), "packed_rows": packed_rows()}, FOLDER)
+    for path in save({"functions": functions_and_spectrum(), "packed_rows": packed_rows()}, FOLDER):
+        if path.suffix == ".png":
+            path.unlink()  # pages show the SVG

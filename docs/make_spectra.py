@@ -51,7 +51,9 @@ def main() -> None:
     figures = {f"histograms_{name}": plots.spectrum_histograms(read(name)) for name in READINGS}
     figures["svt"] = plots.svt_histograms(read("soft_decay"))
     figures["by_depth"] = plots.measures_by_depth({label: [readings[label]] for label in METHODS}, METHODS)
-    plots.save(figures, HERE / "spectra")  # an SVG follows its page to light or dark
+    for path in plots.save(figures, HERE / "spectra"):
+        if path.suffix == ".png":
+            path.unlink()  # pages show the SVG, which follows them to light or dark
     print(table())
 
 
