@@ -61,6 +61,7 @@ def assert_prints(output, expected):
     for a, b in zip(ours, theirs, strict=True):
         if a != b:
             digits = len(b.partition(".")[2])
+            assert digits, (a, b)
             assert abs(float(a) - float(b)) <= 2.01 * 10**-digits, (a, b)
 
 
