@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 SETTINGS = {"plain": "fine-tuned", "soft_decay": "fine-tuned with SoftDecay in layer 5"}
-THEMES = {  # ink, grid, colours of the settings; Okabe and Ito's, lighter on a dark page
-    "light": ("#1f2328", "#c9ced6", ("#d55e00", "#0072b2")),
-    "dark": ("#e6edf3", "#3d444d", ("#ff9d57", "#56b4e9")),
+THEMES = {  # ink, grid, colours of the settings: a plain model is drawn in ink
+    "light": ("#1f2328", "#c9ced6", ("#1f2328", "#305fe3")),
+    "dark": ("#e6e8eb", "#454c56", ("#e6e8eb", "#4f80fc")),
 }
 OVERLAP = 1.5  # height of the tallest distribution in rows
 
@@ -60,14 +60,14 @@ def draw(theme: str) -> Figure:
         *panels, curve = figure.subplots(1, 3)
         found = {name: read(name) for name in SETTINGS}
         tallest = max(plots.density(state["histogram"]).max() for states in found.values() for state in states)
-        lines = zip(panels, found.items(), SETTINGS.values(), colours, ("s", "o"), strict=True)
-        for panel, (_, states), label, colour, marker in lines:
+        lines = zip(panels, found.items(), SETTINGS.values(), colours, ("o", "s"), strict=True)
+        for panel, (name, states), label, colour, marker in lines:
             rows(panel, states, colour, ink, tallest)
             panel.set_title(label)
             uniformity = [state["token_uniformity"] for state in states]
             curve.plot(range(-1, len(states) - 1), uniformity, color=colour, marker=marker, markersize=4)
             curve.annotate(
-                {"plain": "without", "soft_decay": "with"}[_], (len(states) - 2, uniformity[-1]),
+                {"plain": "without", "soft_decay": "with"}[name], (len(states) - 2, uniformity[-1]),
                 xytext=(7, 0), textcoords="offset points", color=colour, va="center",
             )  # fmt: skip
         panels[1].tick_params(axis="y", labelleft=False)
