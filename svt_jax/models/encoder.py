@@ -1,6 +1,6 @@
-"""The encoder: embeddings, post-norm transformer layers as in BERT, pooler.
+"""The encoder: embeddings, transformer layers, pooler.
 
-One encoder serves BERT, RoBERTa, DistilBERT and ALBERT: they differ by the fields of `EncoderConfig`.
+One encoder serves all families of `families.FAMILIES`: they differ by the fields of `EncoderConfig`.
 
 Outputs equal those of Hugging Face's PyTorch models within float32 rounding. Parameters are float32. The computation is
 in `dtype`, except that layer norm, softmax and SVT are always in float32.
@@ -26,8 +26,9 @@ from svt_jax.models.config import EncoderConfig
 from svt_jax.models.embeddings import Embeddings, Pooler
 from svt_jax.models.encoder_layer import EncoderLayer
 from svt_jax.models.layer_loop import through_layers
-from svt_jax.models.layers import DropoutBits, draw
+from svt_jax.models.layers import DropoutBits, LayerNorm, draw
 from svt_jax.models.packed import Layout, OneInEachRow
+from svt_jax.models.positions import Carried, Places, Positions
 from svt_jax.models.sites import loss_term
 from svt_jax.models.svt_config import SVTConfig
 
@@ -43,6 +44,7 @@ class EncoderOutput:
       last_hidden_state: [B, L, D]; [B, 1, D] where only the first token was asked for.
       pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler; NaN for input without tokens.
       hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
+        Where a norm follows the last layer, the last one is behind it, as in transformers.
       svt_failures: int32[B], the number of layers in which an example's decomposition failed and the transformation was
         left out; None for a model without SVT.
       svt_states: each SVT's input and output [B, L, D], by layer number; None if not asked for.
@@ -56,6 +58,15 @@ class EncoderOutput:
     svt_failures: Array | None = None
     svt_states: dict[int, tuple[Array, Array]] | None = None
     attentions: tuple[Array, ...] | None = None
+
+
+class ContactHead(nnx.Module):
+    """The weights of ESM's head for contacts in proteins, which every ESM checkpoint has; nothing here computes with them."""
+
+    def __init__(self, config: EncoderConfig):
+        maps = config.num_layers * config.num_attention_heads
+        self.weight = Carried(jnp.zeros((1, maps)), logical_axes=("parameter", "parameter"))
+        self.bias = Carried(jnp.zeros(1), logical_axes=("parameter",))
 
 
 class Encoder(nnx.Module):
@@ -83,20 +94,30 @@ class Encoder(nnx.Module):
         scan_layers: bool = False,
     ):
         svt = svt or SVTConfig()
+        svt.check_norms(config)
         alphas = svt.slots(config.num_layers)
         self.config, self.svt_config = config, svt
         self.remat, self.scan_layers = remat, scan_layers
+        self.dtype = dtype
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
+        rotary_or_relative = config.positions == "rotary" or config.relative_buckets > 0
+        self.positions = Positions(config, rngs=rngs) if rotary_or_relative else None
         self.layers: nnx.List[EncoderLayer] = nnx.List([])
         first: dict[tuple[int, int], EncoderLayer] = {}
         for n, group in enumerate(config.weight_groups):
             hands_on = n == 0 and svt.enabled and svt.site == "value"
             layer = EncoderLayer(
-                config, svt, alphas.get(n), shared=first.get(group), hands_on=hands_on, dtype=dtype, rngs=rngs
+                config, svt, alphas.get(n), number=n, shared=first.get(group), hands_on=hands_on, dtype=dtype, rngs=rngs
             )
             first.setdefault(group, layer)
             self.layers.append(layer)
+        self.final_norm = (
+            LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs, use_bias=config.norm_bias)
+            if config.final_norm
+            else None
+        )
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs) if config.pooler else None
+        self.contact_head = ContactHead(config) if config.protein else None
 
     def __call__(
         self,
@@ -206,6 +227,7 @@ class Encoder(nnx.Module):
             self.layers,
             x,
             layout,
+            (Places(), Places()) if self.positions is None else self.positions(layout),
             None if bits is None else bits[1:],
             size,
             remat=self.remat,
@@ -214,6 +236,9 @@ class Encoder(nnx.Module):
             keep=output_hidden_states,
             keep_maps=output_attentions,
         )
+        if self.final_norm is not None:
+            x = self.final_norm(x).astype(self.dtype)
+            states[-1] = x
         failures = [each.failed.astype(jnp.int32) for each in transformed.values()]
         first_tokens = x if first_token_only else layout.first_tokens(x)
         return EncoderOutput(

@@ -25,9 +25,11 @@ from svt_jax.models.weight_names import (
     base_name,
     encoder_names,
     head_names,
+    in_parts,
     is_buffer,
     is_head,
     may_be_absent,
+    may_be_missing,
     svt_name,
     with_tied,
 )
@@ -49,7 +51,7 @@ def load_encoder(
     remat: bool = False,
     scan_layers: bool = False,
 ) -> Encoder:
-    """Loads a pretrained BERT, RoBERTa, DistilBERT or ALBERT.
+    """Loads a pretrained encoder of one of the families of `models.families`.
 
     Args:
       path_or_id: a folder with config.json and model.safetensors (or a sharded index), or a hub id. A `pytorch_model.bin`
@@ -100,6 +102,9 @@ def load_classifier(
     fits = _head_fits(config, checkpoint.tensors, num_labels)
     if fits:
         names |= head_names(config)
+    elif config.head == "norm":  # all but the classifier is the head of the pretrained language model
+        below = {t: entry for t, entry in head_names(config).items() if not entry[0].startswith("classifier/")}
+        names |= below if below.keys() <= checkpoint.tensors.keys() else {}
 
     def make() -> Classifier:
         rngs = nnx.Rngs(seed)
@@ -127,7 +132,7 @@ def has_head(folder: Path, num_labels: int) -> bool:
 
 def _head_fits(config: EncoderConfig, tensors: Tensors, num_labels: int) -> bool:
     size = config.hidden_size
-    shapes = {"dense": (size, size), "classifier": (num_labels, size)}
+    shapes = {"dense": (size, size), "norm": (size,), "classifier": (num_labels, size)}
     for theirs, (ours, _) in head_names(config).items():
         module, parameter = ours.split("/")
         shape = shapes[module] if parameter == "kernel" else shapes[module][:1]
@@ -174,7 +179,7 @@ def _open(path_or_id: str | Path, svt: SVTConfig | None, ignore: Sequence[str]) 
     return _Checkpoint(
         folder,
         config,
-        with_tied(config, tensors),
+        in_parts(encoder_names(config), with_tied(config, tensors)),
         full_names,
         svt=exported if svt is None else svt,
         svt_is_chosen=svt is not None,
@@ -208,7 +213,7 @@ def _fill(
         if path not in theirs_of:  # a new head, or an SVT that starts here
             continue
         if path not in tensors:
-            if has_pooler or "pooler/" not in path:
+            if (has_pooler or "pooler/" not in path) and not may_be_missing(path):
                 missing.append(f"{theirs_of[path]} is missing ({path} {list(shape)})")
         elif tensors[path].shape != shape:
             misshapen.append(f"{theirs_of[path]} gives {list(tensors[path].shape)} for {path} {list(shape)}")

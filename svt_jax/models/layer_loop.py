@@ -13,6 +13,7 @@ from svt_jax.mesh import shard_batch
 from svt_jax.models.encoder_layer import EncoderLayer, LayerOutput, Transformed
 from svt_jax.models.layers import DropoutBits, draw
 from svt_jax.models.packed import Layout
+from svt_jax.models.positions import Places
 from svt_jax.spectral.solvers import DECOMPOSITION
 
 Array = jax.Array
@@ -22,6 +23,7 @@ def through_layers(
     layers: Sequence[EncoderLayer],
     x: Array,
     layout: Layout,
+    places: tuple[Places, Places],
     bits: Array | None,
     size: int,
     *,
@@ -37,6 +39,7 @@ def through_layers(
       layers: all layers of an encoder.
       x: [R, S, D], the embeddings' output.
       layout: where examples lie in the rows.
+      places: what attention knows of places, in layers of full and of sliding attention.
       bits: what the dropouts of each layer draw from: uint16[layers, R, size], or keys [layers]; None for no dropout.
       size: number of random entries of a row.
       remat, scan: `Encoder`'s settings.
@@ -52,12 +55,13 @@ def through_layers(
     parts = [nnx.split(layer) for layer in layers]
     last = len(layers) - 1
     for start, stop in _loops(layers, scan, first_token_only):
+        where = places[layers[start].window is not None]
         if stop - start > 1:
             shared = all(layer.attention is layers[start].attention for layer in layers[start:stop])
             some = None if bits is None else bits[start:stop]
             with jax.named_scope(f"layers_{start}_to_{stop - 1}"):
                 x, inner, maps = _scan(
-                    parts[start:stop], x, layout, some, size, call, shared=shared, keep=keep, keep_maps=keep_maps
+                    parts[start:stop], x, layout, where, some, size, call, shared=shared, keep=keep, keep_maps=keep_maps
                 )
             states += inner
             attentions += maps
@@ -66,7 +70,7 @@ def through_layers(
             of_first = first_values if layers[start].site == "value" else None
             with jax.named_scope(f"layer_{start}"):  # around the call, whose trace all layers share
                 out = call(
-                    *parts[start], x, layout, some, of_first, size, first_token_only and start == last, keep_maps
+                    *parts[start], x, layout, where, some, of_first, size, first_token_only and start == last, keep_maps
                 )
             x, found, maps_of_one = out.x, out.transformed, out.maps
             first_values = out.values if layers[start].hands_on else first_values
@@ -77,12 +81,13 @@ def through_layers(
     return x, states, transformed, attentions
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8))  # layers of one shape are traced once
+@functools.partial(jax.jit, static_argnums=(0, 7, 8, 9))  # layers of one shape are traced once
 def _call(
     graphdef: nnx.GraphDef,
     state: nnx.State,
     x: Array,
     layout: Layout,
+    places: Places,
     bits: Array | None,
     first_values: Array | None,
     size: int,
@@ -93,13 +98,13 @@ def _call(
     if bits is not None and bits.ndim == 0:  # a key: the gradient draws again, and keeps no bits
         bits = draw(bits, len(x), size)
     drawn = None if bits is None else DropoutBits(shard_batch(bits))
-    out = layer(x, layout, first_values, first_token_only=first_token_only, bits=drawn)
+    out = layer(x, layout, first_values, places=places, first_token_only=first_token_only, bits=drawn)
     return out if keep_maps else out._replace(maps=None)
 
 
 # The gradient computes a layer's inner values again, but keeps a decomposition.
 _call_again = jax.checkpoint(
-    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 6, 7, 8)
+    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 7, 8, 9)
 )
 
 
@@ -108,7 +113,9 @@ def _loops(layers: Sequence[EncoderLayer], scan: bool, last_by_itself: bool) -> 
     loops: list[tuple[int, int]] = []
     for n in range(len(layers)):
         by_itself = last_by_itself and n == len(layers) - 1
-        alike = all(each.svt is None and not each.hands_on for each in layers[max(n - 1, 0) : n + 1])
+        pair = layers[max(n - 1, 0) : n + 1]
+        alike = all(each.svt is None and not each.hands_on for each in pair)
+        alike &= len({(each.window, each.attention_norm is None) for each in pair}) == 1
         if scan and not by_itself and n and alike:
             loops[-1] = (loops[-1][0], n + 1)
         else:
@@ -120,6 +127,7 @@ def _scan(
     parts: Sequence[tuple[nnx.GraphDef, nnx.State]],
     x: Array,
     layout: Layout,
+    places: Places,
     bits: Array | None,
     size: int,
     call: Callable[..., LayerOutput],
@@ -138,7 +146,7 @@ def _scan(
 
     def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, tuple[Array | None, Array | None]]:
         state, drawn = item
-        out = call(graphdef, first if state is None else state, x, layout, drawn, None, size, False, keep_maps)
+        out = call(graphdef, first if state is None else state, x, layout, places, drawn, None, size, False, keep_maps)
         return out.x, (out.x if keep else None, out.maps)
 
     x, kept = jax.lax.scan(body, x, (stacked, bits), length=len(parts))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from svt_jax.models.config import read_fields
+from svt_jax.models.config import EncoderConfig, read_fields
 from svt_jax.spectral.base import SOLVERS, TOKEN_SITES, Parametric, Solver, solver_for
 from svt_jax.spectral.registry import function_names, get_function
 from svt_jax.text import printable
@@ -20,6 +20,7 @@ Site = Literal["feed_forward", "attention", "attention_map", "value", "loss"]
 SITES = ("feed_forward", "attention", "attention_map", "value", "loss")
 Placement = Literal["before_norm", "after_norm", "replace_norm", "output", "norm_input", "before_residual"]
 PLACEMENTS = ("before_norm", "after_norm", "replace_norm", "output", "norm_input", "before_residual")
+_PRE_NORM = ("output", "before_residual")
 
 Parameters = Mapping[str, Mapping[str, Any]]
 """Parameters of functions, by the layer's number as text and by name: numbers inside their bounds, or lists of them."""
@@ -172,6 +173,14 @@ class SVTConfig:
         """
         function = self._function_but_alpha()
         return dataclasses.replace(function, alpha=alpha) if hasattr(function, "alpha") else function  # type: ignore[type-var]
+
+    def check_norms(self, encoder: EncoderConfig) -> None:
+        """Refuses placements that an encoder with the norms in front of its parts does not have."""
+        if self.enabled and self.site in TOKEN_SITES and encoder.norm == "pre" and self.placement not in _PRE_NORM:
+            raise ValueError(
+                f"svt.placement is {self.placement}, which is by the norm behind a part, and {encoder.model_type} has its "
+                f"norms in front; allowed are {' and '.join(_PRE_NORM)}. Use output, which acts on the residual stream."
+            )
 
     @property
     def enabled(self) -> bool:

@@ -1,7 +1,8 @@
 """Names of weights: what a Hugging Face checkpoint calls each of our tensors, one table for each family (`NAMES`).
 
 A table maps Hugging Face's name to (our path, the change of the tensor). A change is its own inverse, so the same table
-serves loading and export. {layer} stands for the layer's number, {group} and {inner} for ALBERT's two numbers.
+serves loading and export. {layer} stands for the layer's number, {group} and {inner} for ALBERT's two numbers. A name that
+ends in [i/n] is the i-th of n equal parts of a tensor that the checkpoint keeps as one (`in_parts`, `in_one`).
 """
 
 from __future__ import annotations
@@ -34,11 +35,17 @@ def _norm(theirs: str, ours: str) -> Names:
     return {f"{theirs}.weight": (f"{ours}/scale", _same), f"{theirs}.bias": (f"{ours}/bias", _same)}
 
 
+def _parts(theirs: str, *ours: str) -> Names:
+    """Dense layers whose outputs one dense layer of the checkpoint makes, one after another."""
+    return {
+        f"{name}[{n}/{len(ours)}]": entry for n, each in enumerate(ours) for name, entry in _dense(theirs, each).items()
+    }
+
+
 def _embedding(theirs: str, ours: str) -> Names:
     return {f"{theirs}.weight": (f"{ours}/embedding", _same)}
 
 
-_WORD = "embeddings.word_embeddings.weight"
 _EMBEDDINGS: Names = {
     **_embedding("embeddings.word_embeddings", "embeddings/word"),
     **_embedding("embeddings.position_embeddings", "embeddings/position"),
@@ -82,6 +89,58 @@ _ALBERT: Names = {
     **_norm(f"{_SHARED}.full_layer_layer_norm", "layers/{layer}/output_norm"),
     **_dense("pooler", "pooler/dense"),
 }
+_ELECTRA: Names = {
+    **{theirs: entry for theirs, entry in _BERT.items() if not theirs.startswith("pooler.")},
+    **_dense("embeddings_project", "embeddings/projection"),
+}
+_MODERNBERT: Names = {
+    **_embedding("embeddings.tok_embeddings", "embeddings/word"),
+    **_norm("embeddings.norm", "embeddings/norm"),
+    **_norm("layers.{layer}.attn_norm", "layers/{layer}/attention_norm"),
+    **_parts("layers.{layer}.attn.Wqkv", *(f"layers/{{layer}}/attention/{name}" for name in ("query", "key", "value"))),
+    **_dense("layers.{layer}.attn.Wo", "layers/{layer}/attention/out"),
+    **_norm("layers.{layer}.mlp_norm", "layers/{layer}/output_norm"),
+    **_parts("layers.{layer}.mlp.Wi", "layers/{layer}/gate", "layers/{layer}/up"),
+    **_dense("layers.{layer}.mlp.Wo", "layers/{layer}/down"),
+    **_norm("final_norm", "final_norm"),
+}
+_GATED: Names = {
+    **{theirs: entry for theirs, entry in _EMBEDDINGS.items() if "position" not in theirs},
+    **_dense("layers.{layer}.self_attn.q_proj", "layers/{layer}/attention/query"),
+    **_dense("layers.{layer}.self_attn.k_proj", "layers/{layer}/attention/key"),
+    **_dense("layers.{layer}.self_attn.v_proj", "layers/{layer}/attention/value"),
+    **_dense("layers.{layer}.self_attn.o_proj", "layers/{layer}/attention/out"),
+    **_norm("layers.{layer}.post_attention_layernorm", "layers/{layer}/attention_norm"),
+    **_dense("layers.{layer}.mlp.gate_proj", "layers/{layer}/gate"),
+    **_dense("layers.{layer}.mlp.up_proj", "layers/{layer}/up"),
+    **_dense("layers.{layer}.mlp.down_proj", "layers/{layer}/down"),
+    **_norm("layers.{layer}.post_mlp_layernorm", "layers/{layer}/output_norm"),
+    **_dense("pooler.dense", "pooler/dense"),
+}
+_ESM: Names = {
+    **{theirs: entry for theirs, entry in _BERT.items() if "LayerNorm" not in theirs and "token_type" not in theirs},
+    **_norm("embeddings.layer_norm", "embeddings/norm"),
+    **_norm("encoder.layer.{layer}.attention.LayerNorm", "layers/{layer}/attention_norm"),
+    **_norm("encoder.layer.{layer}.LayerNorm", "layers/{layer}/output_norm"),
+    **_norm("encoder.emb_layer_norm_after", "final_norm"),
+    "rotary_embeddings.inv_freq": ("positions/frequencies", _same),
+    "contact_head.regression.weight": ("contact_head/weight", _same),
+    "contact_head.regression.bias": ("contact_head/bias", _same),
+}
+_MPNET: Names = {
+    **{theirs: entry for theirs, entry in _EMBEDDINGS.items() if "token_type" not in theirs},
+    **{theirs: entry for theirs, entry in _BERT.items() if theirs.startswith("pooler.")},
+    "encoder.relative_attention_bias.weight": ("positions/bias", _same),
+    **_dense("encoder.layer.{layer}.attention.attn.q", "layers/{layer}/attention/query"),
+    **_dense("encoder.layer.{layer}.attention.attn.k", "layers/{layer}/attention/key"),
+    **_dense("encoder.layer.{layer}.attention.attn.v", "layers/{layer}/attention/value"),
+    **_dense("encoder.layer.{layer}.attention.attn.o", "layers/{layer}/attention/out"),
+    **_norm("encoder.layer.{layer}.attention.LayerNorm", "layers/{layer}/attention_norm"),
+    **_dense("encoder.layer.{layer}.intermediate.dense", "layers/{layer}/up"),
+    **_dense("encoder.layer.{layer}.output.dense", "layers/{layer}/down"),
+    **_norm("encoder.layer.{layer}.output.LayerNorm", "layers/{layer}/output_norm"),
+}
+_TWO_DENSE: Names = {**_dense("classifier.dense", "dense"), **_dense("classifier.out_proj", "classifier")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +153,7 @@ class FamilyNames:
       head: the tensors of the classification head.
       other_heads: pattern for the beginning of names that are not the encoder's: heads, for this task or others.
       tied: the output embeddings of the masked language model, which are the word embeddings; some files keep only these.
+      word: the word embeddings.
     """
 
     prefix: str
@@ -101,6 +161,7 @@ class FamilyNames:
     head: Names
     other_heads: str
     tied: str
+    word: str = "embeddings.word_embeddings.weight"
 
 
 NAMES: dict[str, FamilyNames] = {
@@ -111,13 +172,10 @@ NAMES: dict[str, FamilyNames] = {
         "cls|classifier|qa_outputs",
         "cls.predictions.decoder.weight",
     ),
-    "roberta": FamilyNames(
-        "roberta.",
-        _BERT,
-        {**_dense("classifier.dense", "dense"), **_dense("classifier.out_proj", "classifier")},
-        "lm_head|classifier|qa_outputs",
-        "lm_head.decoder.weight",
-    ),
+    **{
+        family: FamilyNames("roberta.", _BERT, _TWO_DENSE, "lm_head|classifier|qa_outputs", "lm_head.decoder.weight")
+        for family in ("roberta", "xlm-roberta", "camembert")
+    },
     "distilbert": FamilyNames(
         "distilbert.",
         _DISTILBERT,
@@ -132,6 +190,29 @@ NAMES: dict[str, FamilyNames] = {
         "predictions|sop_classifier|classifier|qa_outputs",
         "predictions.decoder.weight",
     ),
+    "electra": FamilyNames(
+        "electra.",
+        _ELECTRA,
+        _TWO_DENSE,
+        "discriminator_predictions|generator_predictions|generator_lm_head|sequence_summary|classifier|qa_outputs",
+        "generator_lm_head.weight",
+    ),
+    "modernbert": FamilyNames(
+        "model.",
+        _MODERNBERT,
+        {**_dense("head.dense", "dense"), **_norm("head.norm", "norm"), **_dense("classifier", "classifier")},
+        "head|decoder|classifier",
+        "decoder.weight",
+        "embeddings.tok_embeddings.weight",
+    ),
+    "nomic_bert": FamilyNames(
+        "nomic_bert.", _GATED, _dense("classifier", "classifier"), "cls|classifier", "cls.predictions.decoder.weight"
+    ),
+    "gte": FamilyNames(
+        "gte.", _GATED, _dense("classifier", "classifier"), "lm_head|classifier", "lm_head.decoder.weight"
+    ),
+    "esm": FamilyNames("esm.", _ESM, _TWO_DENSE, "lm_head|classifier", "lm_head.decoder.weight"),
+    "mpnet": FamilyNames("mpnet.", _MPNET, _TWO_DENSE, "lm_head|classifier|qa_outputs", "lm_head.decoder.weight"),
 }
 """By `model_type`, as `families.FAMILIES`."""
 
@@ -157,7 +238,45 @@ def encoder_names(config: EncoderConfig) -> Names:
 
 def head_names(config: EncoderConfig) -> Names:
     """The classification head's tensors."""
-    return NAMES[config.model_type].head
+    absent = {path for path, there in (("dense/bias", config.head_bias), ("norm/bias", config.norm_bias)) if not there}
+    return {theirs: entry for theirs, entry in NAMES[config.model_type].head.items() if entry[0] not in absent}
+
+
+def in_parts(names: Names, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors with parts in place of those that the checkpoint keeps as one; one that does not divide stays.
+
+    Example:
+      >>> in_parts({"W[0/2]": ("a", _same), "W[1/2]": ("b", _same)}, {"W": np.arange(4)})
+      {'W[0/2]': array([0, 1]), 'W[1/2]': array([2, 3])}
+    """
+    counts = {whole: int(count) for whole, _, count in map(_part, names) if count}
+    out = {}
+    for name, tensor in tensors.items():
+        count = counts.get(name, 0)
+        if count and tensor.ndim and not len(tensor) % count:
+            out |= {f"{name}[{n}/{count}]": each for n, each in enumerate(np.split(tensor, count))}
+        else:
+            out[name] = tensor
+    return out
+
+
+def in_one(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `in_parts`; parts must stand in their order.
+
+    Example:
+      >>> in_one({"W[0/2]": np.arange(2), "W[1/2]": np.arange(2)})
+      {'W': array([0, 1, 0, 1])}
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        parts.setdefault(_part(name)[0], []).append(tensor)
+    return {name: np.concatenate(each) if len(each) > 1 else each[0] for name, each in parts.items()}
+
+
+def _part(name: str) -> tuple[str, str, str]:
+    """A name, and of a part its number and how many there are."""
+    found = re.fullmatch(r"(.+)\[(\d+)/(\d+)\]", name)
+    return (name, "", "") if found is None else (found[1], found[2], found[3])
 
 
 def prefix(config: EncoderConfig) -> str:
@@ -176,6 +295,8 @@ def base_name(config: EncoderConfig, name: str) -> str:
     prefixes = (*_WRAPPERS, prefix(config))
     while ahead := next((each for each in prefixes if name.startswith(each)), None):
         name = name.removeprefix(ahead)
+    if config.protein:  # until transformers 5 each of ESM's layers kept the same frequencies; the first's count
+        name = re.sub(r"^encoder\.layer\.0\.attention\.self\.(?=rotary_embeddings\.inv_freq$)", "", name)
     # TensorFlow-era checkpoints call layer norm's parameters gamma and beta
     return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
 
@@ -187,18 +308,24 @@ def is_head(config: EncoderConfig, name: str) -> bool:
 
 def may_be_absent(name: str) -> bool:
     """Whether a model's purpose, not its config.json, may leave no place for this tensor of its family."""
-    return name.startswith("pooler.")  # RoBERTa's classifier has none
+    # RoBERTa's classifier has no pooler; files of rotary ESMs have a table of positions that nothing reads
+    return name.startswith(("pooler.", "embeddings.position_embeddings."))
+
+
+def may_be_missing(path: str) -> bool:
+    """Whether a file may lack our tensor, which then has the value of a new model."""
+    return path.removeprefix("encoder/") in ("positions/frequencies", "contact_head/weight", "contact_head/bias")
 
 
 def is_buffer(name: str) -> bool:
-    return name in _BUFFERS
+    return name in _BUFFERS or name.endswith(".attention.self.rotary_embeddings.inv_freq")
 
 
 def with_tied(config: EncoderConfig, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Adds word embeddings that a file keeps only as the output embeddings which they are tied to."""
-    tied = NAMES[config.model_type].tied
-    if _WORD not in tensors and tied in tensors:
-        return {**tensors, _WORD: tensors[tied]}
+    tied, word = NAMES[config.model_type].tied, NAMES[config.model_type].word
+    if word not in tensors and tied in tensors:
+        return {**tensors, word: tensors[tied]}
     return tensors
 
 

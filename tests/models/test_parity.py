@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 import svt_jax
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.packed import OneInEachRow
-from svt_jax.models.weight_names import encoder_names, head_names, prefix
+from svt_jax.models.positions import Carried
+from svt_jax.models.weight_names import encoder_names, head_names, in_parts, prefix
 
 
 def assert_close(ours, theirs, tolerance, what):
@@ -36,7 +37,11 @@ def assert_equal_to_pytorch(folder, arrays):
     for n, (mine, theirs) in enumerate(zip(ours.hidden_states, states, strict=True)):
         assert_close(mine, theirs, 1e-4, f"state {n}")
     for n, layer in enumerate(encoder.layers):  # each block separately, from PyTorch's state
-        out = layer(jnp.asarray(states[n]), OneInEachRow(jnp.asarray(given[1]).astype(bool)), bits=None).x
+        layout = OneInEachRow(jnp.asarray(given[1]).astype(bool))
+        places = encoder.positions(layout)[layer.window is not None] if encoder.positions else None
+        out = layer(jnp.asarray(states[n]), layout, places=places, bits=None).x
+        if encoder.final_norm is not None and n == len(encoder.layers) - 1:
+            out = encoder.final_norm(out)
         assert_close(out, states[n + 1], 1e-5, f"block {n}")
     assert (ours.pooled is None) == ("pooled" not in arrays)
     if ours.pooled is not None:
@@ -53,11 +58,14 @@ def assert_gradients_equal(classifier, given, arrays):
 
     grads, logits = jax.grad(loss, has_aux=True)(params)
     assert_close(logits, arrays["logits"], 1e-4, "logits")
-    ours = {"/".join(map(str, k)): np.asarray(v.get_value()) for k, v in nnx.to_flat_state(grads)}
+    ours = {
+        "/".join(map(str, k)): np.asarray(v.get_value()) for k, v in nnx.to_flat_state(grads) if v.type is not Carried
+    }
     config = classifier.encoder.config
     names = {prefix(config) + theirs: (f"encoder/{path}", c) for theirs, (path, c) in encoder_names(config).items()}
     names |= head_names(config)
     theirs = {k.removeprefix("grad/"): v for k, v in arrays.items() if k.startswith("grad/")}
+    theirs = in_parts(names, theirs)
     # the key's bias has zero gradient, since softmax ignores it: rounding is measured against the others
     largest = max(np.abs(g).max() for g in theirs.values())
     for name, grad in theirs.items():
