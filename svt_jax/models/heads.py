@@ -47,7 +47,8 @@ class Classifier(nnx.Module):
         if config.head != "pooled":
             encoder.pooler = None
         elif encoder.pooler is None:
-            encoder.pooler = Pooler(config, dtype=encoder.dtype, rngs=rngs)
+            # explicit, for NNX took the encoder's None for a static value
+            encoder.pooler = nnx.data(Pooler(config, dtype=encoder.dtype, rngs=rngs))
         self.dense = (
             dense(config.hidden_size, "embed", "pooled", use_bias=config.head_bias) if config.head != "pooled" else None
         )

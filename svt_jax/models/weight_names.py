@@ -250,7 +250,7 @@ def in_parts(names: Names, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarr
       {'W[0/2]': array([0, 1]), 'W[1/2]': array([2, 3])}
     """
     counts = {whole: int(count) for whole, _, count in map(_part, names) if count}
-    out = {}
+    out: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         count = counts.get(name, 0)
         if count and tensor.ndim and not len(tensor) % count:
