@@ -63,7 +63,7 @@ class Positions(nnx.Module):
         shape = (config.relative_buckets, config.num_attention_heads)
         normal = nnx.initializers.normal(config.initializer_range)
         self.bias = (
-            nnx.Param(normal(rngs.params(), shape, jnp.float32), logical_axes=("rows", "labels"))
+            nnx.Param(normal(rngs.params(), shape, jnp.float32), logical_axes=("rows", "parameter"))
             if config.relative_buckets
             else None
         )

@@ -1,5 +1,6 @@
 """The SVT, padding, dropout and precision in every family."""
 
+import functools
 import itertools
 
 import jax
@@ -10,7 +11,10 @@ import tiny
 from flax import nnx
 
 import svt_jax
+from svt_jax.models.config import EncoderConfig
+from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
+from svt_jax.models.packed import OneInEachRow
 from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
 
 # ALBERT with two layers in a group, each used twice: layers 0 and 2, and 1 and 3, share weights.
@@ -29,8 +33,11 @@ CASES = [
         if sum(a == b for a, b in zip(case, ("bert", "before_norm", "all"), strict=True)) > 1
         else pytest.mark.slow,
     )
-    for case in itertools.product(FAMILIES, PLACEMENTS, CHOICES)
+    for case in itertools.product(tiny.POST_NORM, PLACEMENTS, CHOICES)
 ]
+
+
+ACTS = {"albert": functools.partial(jax.nn.gelu, approximate=True), "nomic_bert": jax.nn.silu}
 
 
 def states(model, ids=tiny.IDS, mask=tiny.MASK, **kwargs):
@@ -63,14 +70,50 @@ def test_each_chosen_layer_transforms_as_its_placement_says_with_its_own_alpha(f
     out = states(model)
     mask = jnp.asarray(tiny.MASK, bool)
     np.testing.assert_array_equal(out[0], states(plain)[0])
+    places = plain.positions(OneInEachRow(mask))[0] if plain.positions else None
+    act = ACTS.get(family, functools.partial(jax.nn.gelu, approximate=False))
     for n, layer in enumerate(plain.layers):  # the plain model's weights: shared ones must be the same
-        x = layer.attention_norm(
-            layer.attention(out[n], out[n], jnp.asarray(mask, bool)[:, None], bits=None)[0] + out[n]
-        )
-        h = layer.down(jax.nn.gelu(layer.up(x), approximate=family == "albert"))
+        h = layer.attention(out[n], out[n], mask[:, None], places=places, bits=None)[0]
+        x = layer.attention_norm(h + out[n])
+        h = layer.down(act(layer.up(x)) if layer.gate is None else act(layer.gate(x)) * layer.up(x))
         expected = by_formula(placement, layer.output_norm, h, x, alphas.get(n), mask)
         # a layer is compiled as one program and rounds otherwise than the formula; small singular values magnify it
         np.testing.assert_allclose(out[n + 1], expected, rtol=2e-5, atol=2e-5, err_msg=f"layer {n}")
+
+
+@pytest.mark.parametrize("site", ["feed_forward", "attention"])
+@pytest.mark.parametrize("placement", ["output", "before_residual"])
+@pytest.mark.parametrize("family", tiny.PRE_NORM)
+def test_a_remedy_of_a_pre_norm_encoder_acts_on_the_residual_stream(family, placement, site):
+    plain = tiny.encoder(family)
+    config = SVTConfig("soft_decay", layers="all", site=site, placement=placement, alpha=(-0.3, -0.6))
+    model = tiny.encoder(family, config)
+    out, mask = states(model), jnp.asarray(tiny.MASK, bool)
+    places = plain.positions(OneInEachRow(mask))
+    for n, layer in enumerate(plain.layers):
+        svt = lambda y, n=n: svt_jax.svt(y, svt_jax.SoftDecay(alpha=config.alpha[n]), mask=mask)
+        normed = out[n] if layer.attention_norm is None else layer.attention_norm(out[n])
+        attends = np.broadcast_to(tiny.MASK[:, None].astype(bool), (2, 5, 5))
+        if layer.window is not None:
+            attends = attends & (np.abs(np.subtract.outer(np.arange(5), np.arange(5))) <= layer.window)
+        h = layer.attention(normed, normed, attends, places=places[layer.window is not None], bits=None)[0]
+        end = lambda h, x, svt=svt: svt(h + x) if placement == "output" else svt(h) + x
+        x = end(h, out[n]) if site == "attention" else h + out[n]
+        inner = layer.output_norm(x)
+        act = functools.partial(jax.nn.gelu, approximate=False)
+        h = layer.down(act(layer.up(inner)) if layer.gate is None else act(layer.gate(inner)) * layer.up(inner))
+        x = end(h, x) if site == "feed_forward" else h + x
+        expected = plain.final_norm(x) if n == 1 else x
+        ours, real = np.asarray(out[n + 1]), tiny.MASK.astype(bool)
+        np.testing.assert_allclose(ours[real], np.asarray(expected)[real], rtol=2e-5, atol=2e-5, err_msg=f"layer {n}")
+
+
+@pytest.mark.parametrize("family", tiny.PRE_NORM)
+@pytest.mark.parametrize("placement", ["before_norm", "after_norm", "replace_norm", "norm_input"])
+def test_placements_by_a_norm_that_is_not_there_are_refused(family, placement):
+    svt = SVTConfig("soft_decay", placement=placement)
+    with pytest.raises(ValueError, match=f"svt.placement is {placement}.*{family} has its norms in front.*output and"):
+        Encoder(EncoderConfig.from_hf(tiny.fields(family)), svt, rngs=nnx.Rngs(0))
 
 
 def test_shared_layers_are_kept_once_and_their_svts_apart():

@@ -39,7 +39,7 @@ def inputs(shape, rows=ROWS, tokens=TOKENS):
 
 def padded_inputs(family):
     batch = collate(TOKENS, ROWS, [8], 8)
-    ids = np.where(batch["attention_mask"], batch["input_ids"], {"roberta": 1}.get(family, 0))
+    ids = np.where(batch["attention_mask"], batch["input_ids"], tiny.PADDING.get(family, 0))
     return jnp.asarray(ids), jnp.asarray(batch["token_type_ids"]), OneInEachRow(batch["attention_mask"].astype(bool))
 
 
@@ -62,7 +62,7 @@ def logits_and_gradient(model, ids, types, layout, order):
 def assert_same(model, family, shape, tolerance=1e-5):
     ids, types, layout = padded_inputs(family)
     logits, gradient = logits_and_gradient(model, ids, types, layout, ROWS)
-    tokens = Tokens.of_padded(IDS, TYPES, LENGTHS, TOKENS.labels, {"roberta": 1}.get(family, 0))
+    tokens = Tokens.of_padded(IDS, TYPES, LENGTHS, TOKENS.labels, tiny.PADDING.get(family, 0))
     packed, order = inputs(shape, tokens=tokens)
     ours, our_gradient = logits_and_gradient(model, *packed, order)
     np.testing.assert_allclose(ours, logits, atol=tolerance)
@@ -75,17 +75,32 @@ def case(*values, fast=False):
     return pytest.param(*values, marks=() if fast else pytest.mark.slow)
 
 
+FAST = [("bert", "one group"), ("roberta", "two groups"), ("modernbert", "one group")]
+
+
 @pytest.mark.parametrize(
     ("family", "shape"),
-    [
-        case(family, shape, fast=(family, shape) in [("bert", "one group"), ("roberta", "two groups")])
-        for family in FAMILIES
-        for shape in SHAPES
-    ],
+    [case(family, shape, fast=(family, shape) in FAST) for family in FAMILIES for shape in SHAPES],
 )
 def test_logits_and_gradients_are_those_of_padded_rows(family, shape):
     svt = SVTConfig("soft_decay", layers=(0, -1), dropout=0.0)
     assert_same(tiny.classifier(family, svt), family, SHAPES[shape])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("modernbert", {"pooling": "mean", "local_attention": 2}),
+        ("esm", {"token_dropout": True, "embedding_norm": True}),
+        ("esm", {"positions": "absolute"}),
+        ("mpnet", {"num_hidden_layers": 1}),
+    ],
+)
+@pytest.mark.parametrize("function", ["none", "soft_decay"])
+def test_means_masked_tokens_and_distances_are_those_of_padded_rows(family, changes, function):
+    svt = SVTConfig(function, layers=(0,), dropout=0.0)
+    assert_same(tiny.classifier(family, svt, **changes), family, SHAPES["two groups"])
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,38 @@ ODD = {
         {"embedding_size": 12, "hidden_act": "gelu", "type_vocab_size": 1},
         {"layer_norm_eps": 1e-5, "hidden_act": "gelu_accurate"},
     ],
+    "xlm-roberta": [{"num_hidden_layers": 1}, {"pad_token_id": 0, "max_position_embeddings": 17}],
+    "camembert": [{"hidden_act": "relu"}],
+    "electra": [{"embedding_size": 12}, {"embedding_size": 4, "num_hidden_layers": 1}, {"hidden_act": "gelu_new"}],
+    "modernbert": [
+        {"layer_types": ["full_attention"], "num_hidden_layers": 1},
+        {"layer_types": ["sliding_attention"], "num_hidden_layers": 1, "local_attention": 2},
+        {"layer_types": ["full_attention", "full_attention"]},
+        {"layer_types": ["sliding_attention", "full_attention"], "local_attention": 5},
+        {"local_attention": 64},
+        {"local_attention": 1},
+        {"norm_bias": True},
+        {"attention_bias": True, "up_bias": True, "head_bias": True},
+        {"pooling": "mean", "head_act": "relu"},
+        {"rope_theta": 500.0, "local_rope_theta": 100.0, "num_hidden_layers": 4},
+        {"hidden_act": "silu", "num_attention_heads": 1},
+    ],
+    "nomic_bert": [{"num_hidden_layers": 1}, {"rope_theta": 10_000.0}, {"hidden_act": "gelu"}, {"type_vocab_size": 1}],
+    "gte": [{"num_hidden_layers": 1}, {"type_vocab_size": 0}, {"rope_theta": 100.0}, {"hidden_act": "relu"}],
+    "esm": [
+        {"num_hidden_layers": 1},
+        {"positions": "absolute"},
+        {"positions": "absolute", "token_dropout": True, "embedding_norm": True},
+        {"token_dropout": True},
+        {"embedding_norm": True, "layer_norm_eps": 1e-5},
+        {"rope_theta": 100.0, "num_attention_heads": 1},
+    ],
+    "mpnet": [
+        {"num_hidden_layers": 1},
+        {"relative_buckets": 40},
+        {"hidden_act": "relu", "num_attention_heads": 12},
+        {"layer_norm_eps": 1e-5},
+    ],
 }
 
 
@@ -121,6 +153,17 @@ def random_changes(family, seed):
         "num_hidden_groups": [1],
         "inner_group_num": [1, 2],
     }
+    if FAMILIES[family].fixed.get("positions") == "rotary" or family == "esm":
+        choices["num_attention_heads"] = [1, 2, 3, 6]  # heads of even sizes
+    if family == "modernbert":
+        choices |= {name: [False, True] for name in ("norm_bias", "attention_bias", "up_bias", "head_bias")}
+        choices |= {"local_attention": [1, 2, 6, 9, 40], "pooling": ["cls", "mean"], "rope_theta": [100.0, 10_000.0]}
+    if family == "esm":
+        choices |= {
+            "positions": ["absolute", "rotary"],
+            "token_dropout": [False, True],
+            "embedding_norm": [False, True],
+        }
     names = FAMILIES[family].fields
     return {name: rng.choice(options).item() for name, options in choices.items() if name in names}
 
@@ -177,6 +220,9 @@ def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
     from svt_jax.models import layer_loop as loop_module
 
     rates = {"hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.5, "classifier_dropout": 0.125}
+    if family == "modernbert":
+        rates["inner_dropout_prob"] = 0.0625
+    rates = {name: rate for name, rate in rates.items() if name in FAMILIES[family].fields}
     values = tiny.fields(family, **rates)
     config = transformers.AutoConfig.for_model(**values, attn_implementation="eager")
     theirs = transformers.AutoModelForSequenceClassification.from_config(config).train()
@@ -188,7 +234,7 @@ def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
         return real(x, p, training, inplace)
 
     monkeypatch.setattr(torch.nn.functional, "dropout", torch_dropout)
-    theirs(torch.tensor(tiny.IDS).long())
+    theirs(torch.tensor(tiny.IDS).long(), torch.ones(tiny.IDS.shape))
 
     def jax_dropout(x, rate, bits):
         counted["jax"][rate, tuple(x.shape)] += bits is not None and rate > 0

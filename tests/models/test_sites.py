@@ -60,7 +60,7 @@ def states(family, name=None, dtype="float32"):
     def run(state):
         model = nnx.merge(graphdef, state)
         out = model.encoder(tiny.IDS, tiny.MASK)
-        return out.last_hidden_state, model._logits(out, None)
+        return out.last_hidden_state, model._logits(out, OneInEachRow(jnp.asarray(tiny.MASK, bool)), None)
 
     hidden, logits = run(state)
     return np.asarray(hidden, np.float32)[tiny.MASK.astype(bool)], np.asarray(logits)
