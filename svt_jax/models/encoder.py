@@ -24,7 +24,7 @@ from flax import nnx
 from svt_jax.mesh import has_explicit_axes, shard_batch, with_auto_axes
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.embeddings import Embeddings, Pooler
-from svt_jax.models.encoder_layer import EncoderLayer
+from svt_jax.models.encoder_layer import EncoderLayer, Transformed
 from svt_jax.models.layer_loop import through_layers
 from svt_jax.models.layers import DropoutBits, LayerNorm, draw
 from svt_jax.models.packed import Layout, OneInEachRow
@@ -222,7 +222,8 @@ class Encoder(nnx.Module):
             first = DropoutBits(shard_batch(draw_rows(keys[0]) if self.remat else bits[0]))
         with jax.named_scope("embeddings"):
             x = shard_batch(self.embeddings(input_ids, token_type_ids, layout, bits=first))
-        embedded = x
+        embedded, last = x, self.layers[-1].svt
+        behind_norm = last if self.svt_config.placement == "final_norm" else None
         x, states, transformed, attentions = through_layers(
             self.layers,
             x,
@@ -232,12 +233,17 @@ class Encoder(nnx.Module):
             size,
             remat=self.remat,
             scan=self.scan_layers,
-            first_token_only=first_token_only,
+            first_token_only=first_token_only and behind_norm is None,
             keep=output_hidden_states,
             keep_maps=output_attentions,
         )
         if self.final_norm is not None:
             x = self.final_norm(x).astype(self.dtype)
+            if behind_norm is not None:
+                with jax.named_scope("svt"):
+                    before, after, failed = behind_norm.on_rows(x, layout, bits=None)
+                transformed[len(self.layers) - 1] = Transformed(failed, before, after)
+                x = (after[:, :1] if first_token_only else layout.to_rows(after)).astype(self.dtype)
             states[-1] = x
         failures = [each.failed.astype(jnp.int32) for each in transformed.values()]
         first_tokens = x if first_token_only else layout.first_tokens(x)

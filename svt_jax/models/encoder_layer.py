@@ -148,7 +148,7 @@ class EncoderLayer(nnx.Module):
         encoder; ModernBERT's first layer has no attention_norm.
       window: how far attention sees to each side; None is everywhere.
       svt: the remedy and its parameters, or None.
-      site: where in the layer it acts; None without one, and for a loss.
+      site: where in the layer it acts; None without one, for a loss, and where the encoder applies it (`final_norm`).
       hands_on: whether it is the first layer of an encoder with a remedy of site `value`, which needs its values.
     """
 
@@ -191,7 +191,8 @@ class EncoderLayer(nnx.Module):
         self._norm_in_front = config.norm == "pre"
         sizes = {"heads": config.num_attention_heads, "hidden": config.hidden_size}
         self.svt = None if alpha is None else SVTLayer(svt, alpha, sizes)
-        self.site: Site | None = None if alpha is None or svt.site == "loss" else svt.site
+        elsewhere = svt.site == "loss" or svt.placement == "final_norm"
+        self.site: Site | None = None if alpha is None or elsewhere else svt.site
         self.hands_on = hands_on
         self._placement: Placement = svt.placement
         self._activation = ACTIVATION_FUNCTIONS[config.hidden_act]

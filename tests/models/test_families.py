@@ -15,7 +15,7 @@ from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.packed import OneInEachRow
-from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
+from svt_jax.models.svt_config import POST_NORM_PLACEMENTS, SVTConfig
 
 # ALBERT with two layers in a group, each used twice: layers 0 and 2, and 1 and 3, share weights.
 SHARED = {"albert": {"inner_group_num": 2}}
@@ -33,7 +33,7 @@ CASES = [
         if sum(a == b for a, b in zip(case, ("bert", "before_norm", "all"), strict=True)) > 1
         else pytest.mark.slow,
     )
-    for case in itertools.product(tiny.POST_NORM, PLACEMENTS, CHOICES)
+    for case in itertools.product(tiny.POST_NORM, POST_NORM_PLACEMENTS, CHOICES)
 ]
 
 
@@ -112,7 +112,36 @@ def test_a_remedy_of_a_pre_norm_encoder_acts_on_the_residual_stream(family, plac
 @pytest.mark.parametrize("placement", ["before_norm", "after_norm", "replace_norm", "norm_input"])
 def test_placements_by_a_norm_that_is_not_there_are_refused(family, placement):
     svt = SVTConfig("soft_decay", placement=placement)
-    with pytest.raises(ValueError, match=f"svt.placement is {placement}.*{family} has its norms in front.*output and"):
+    with pytest.raises(ValueError, match=f"svt.placement is {placement}.*{family} has its norms in front.*output, "):
+        Encoder(EncoderConfig.from_hf(tiny.fields(family)), svt, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("family", tiny.PRE_NORM)
+def test_a_remedy_behind_the_final_norm_transforms_what_the_plain_model_returns(family):
+    svt = SVTConfig("soft_decay", placement="final_norm", alpha=-0.5)
+    model, plain = tiny.encoder(family, svt), tiny.encoder(family)
+    ours, theirs, mask = states(model), states(plain), jnp.asarray(tiny.MASK, bool)
+    np.testing.assert_array_equal(ours[1], theirs[1])
+    expected = svt_jax.svt(jnp.asarray(theirs[-1]), svt_jax.SoftDecay(alpha=-0.5), mask=mask)
+    np.testing.assert_allclose(ours[-1], expected, atol=1e-5)
+    first = model(tiny.IDS, tiny.MASK, first_token_only=True, output_svt_states=True)
+    np.testing.assert_allclose(first.last_hidden_state[:, 0], ours[-1][:, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        np.where(mask[..., None], first.svt_states[1][0], 0), np.where(mask[..., None], theirs[-1], 0), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("bert", {}, "bert has no norm behind its last layer.*Use output"),
+        ("esm", {"layers": "all"}, r"svt.layers \[0, 1\]; allowed are feed_forward and the last"),
+        ("esm", {"site": "attention"}, "svt.site attention"),
+    ],
+)
+def test_the_final_norm_is_behind_the_last_layer_of_a_pre_norm_encoder(family, changes, words):
+    svt = SVTConfig("soft_decay", placement="final_norm", **changes)
+    with pytest.raises(ValueError, match=words):
         Encoder(EncoderConfig.from_hf(tiny.fields(family)), svt, rngs=nnx.Rngs(0))
 
 

@@ -15,7 +15,7 @@ from svt_jax.data.packing import Shape
 from svt_jax.data.tokens import Tokens
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.packed import OneInEachRow, read_batch
-from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
+from svt_jax.models.svt_config import POST_NORM_PLACEMENTS, SVTConfig
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([7, 3, 5, 2, 4, 6, 1, 3], np.int32)
@@ -107,7 +107,7 @@ def test_means_masked_tokens_and_distances_are_those_of_padded_rows(family, chan
     ("function", "placement"),
     [
         case("none", "before_norm", fast=True),
-        *(case("soft_decay", placement) for placement in PLACEMENTS),
+        *(case("soft_decay", placement) for placement in POST_NORM_PLACEMENTS),
         *(
             case(function, "before_norm")
             for function in ("centered_soft_decay", "log_shift", "linear", "average", "contra_norm", "token_whitening")

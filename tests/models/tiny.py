@@ -10,6 +10,7 @@ from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.heads import Classifier
+from svt_jax.models.svt_config import PRE_NORM_PLACEMENTS
 from svt_jax.spectral.base import TOKEN_SITES
 
 SIZES = {
@@ -54,7 +55,7 @@ def fields(family, **changes):
 
 def fitting(family, svt):
     """The same remedy at a place that the family has."""
-    if svt is None or family not in PRE_NORM or svt.site not in TOKEN_SITES or svt.placement == "before_residual":
+    if svt is None or family not in PRE_NORM or svt.site not in TOKEN_SITES or svt.placement in PRE_NORM_PLACEMENTS:
         return svt
     return dataclasses.replace(svt, placement="output")
 
