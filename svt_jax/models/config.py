@@ -285,7 +285,8 @@ class EncoderConfig:
         flat = {theirs: getattr(self, ours) for ours, (theirs, _) in family.fields.items()}
         if self.layer_types is not None:
             flat["layer_types"] = list(self.layer_types)
-        values: dict[str, Any] = {"model_type": self.model_type}
+        absent = {name: None for name, number in family.special.items() if number >= self.vocab_size}
+        values: dict[str, Any] = {"model_type": self.model_type, **absent}
         for name, value in flat.items():
             *tables, last = name.split(".")
             inner = values

@@ -25,6 +25,7 @@ class Family:
       fields: our field -> (name in config.json, default). A dot in a name leads into a table.
       fixed: our fields that no config.json of this family changes, where they differ from BERT's.
       synonyms: second names that transformers accepts for a field of config.json.
+      special: numbers of special tokens that transformers takes by default; a smaller vocabulary has none of them.
       only: fields of config.json of which we support one value, beside those of `UNSUPPORTED`.
     """
 
@@ -33,6 +34,7 @@ class Family:
     fixed: Mapping[str, Any]
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
     only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    special: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 _BERT_DEFAULTS: dict[str, Any] = {
@@ -196,6 +198,7 @@ FAMILIES: dict[str, Family] = {
             **_rope("rope_parameters.sliding_attention"),
             **_rope("rope_scaling"),
         },
+        {"bos_token_id": 50281, "cls_token_id": 50281, "sep_token_id": 50282, "eos_token_id": 50282},
     ),
     "nomic_bert": _gated(
         "NomicBert",

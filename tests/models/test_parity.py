@@ -205,6 +205,40 @@ def test_a_sequence_of_one_token_equals_pytorch(tmp_path, family, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parity
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("modernbert", {"local_attention": 4}), ("modernbert", {"pooling": "mean"}), ("esm", {}), ("nomic_bert", {})],
+)
+def test_padding_on_the_left_equals_pytorch(tmp_path, family, changes, monkeypatch):
+    """The classifier reads the first place, padding too; its keys may all be masked in a narrow window."""
+    flipped = lambda values, seed: {name: array[:, ::-1].copy() for name, array in whole(values, seed).items()}
+    whole = reference.inputs
+    monkeypatch.setattr(reference, "inputs", flipped)
+    arrays = reference.compute(reference.fields(family, **changes), num_labels=2, seed=3)
+    assert arrays["mask"][1, 0] == 0
+    assert_equal_to_pytorch(tmp_path, arrays)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize("family", ["modernbert", "nomic_bert", "gte", "esm"])
+def test_a_sequence_of_more_than_2048_tokens_equals_pytorch(tmp_path, family, monkeypatch):
+    """Frequencies of rotation are rounded: far from the start their last digits count."""
+    rng = np.random.default_rng(0)
+    length = 2304
+    mask = (np.arange(length) < np.array([[length], [length - 200]])).astype(np.int64)
+    given = {"ids": rng.integers(3, 40, mask.shape), "mask": mask, "types": np.zeros_like(mask)}
+    monkeypatch.setattr(reference, "inputs", lambda values, seed: given)
+    values = reference.fields(family, max_position_embeddings=length, hidden_size=24)
+    arrays = reference.compute(values, num_labels=2, seed=5)
+    encoder, _ = load(tmp_path, arrays)
+    ours = encoder(*(jnp.asarray(given[name].astype(np.int32)) for name in given), output_hidden_states=True)
+    for n, state in enumerate(ours.hidden_states):
+        assert_close(state, arrays[f"state/{n}"], 1e-4, f"state {n}")
+
+
+@pytest.mark.slow
+@pytest.mark.parity
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
     """Counts how often each rate is drawn in one forward pass; the three rates differ."""
