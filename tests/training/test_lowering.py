@@ -50,7 +50,7 @@ def test_a_function_that_vanishes_at_zero_needs_no_eigenproblem_on_a_tpu(solver)
 @pytest.mark.parametrize(("family", "solver", "dtype", "devices"), CASES)
 def test_both_steps_lower_for_accelerators(family, solver, dtype, devices):
     encoder = EncoderConfig.from_hf(tiny.fields(family, **SIZES))
-    svt = SVTConfig("soft_decay", solver=solver)
+    svt = tiny.fitting(family, SVTConfig("soft_decay", solver=solver))
     mesh = make_mesh(**dataclasses.asdict(MESHES[devices]), devices=jax.devices()[:devices])
     for program in programs(encoder, svt, mesh, batch=8, tokens=8, dtype=dtype):
         for platform in ("tpu", "cuda"):
