@@ -119,12 +119,17 @@ def test_every_placement_and_function_gives_the_same(function, placement):
     assert_same(tiny.classifier("bert", svt), "bert", SHAPES["one group"])
 
 
+@pytest.mark.parametrize("family", ["albert", "modernbert", "mpnet"])
 @pytest.mark.parametrize("settings", [case({"scan_layers": True}), case({"remat": True})], ids=["scan", "remat"])
-def test_a_loop_over_layers_and_recomputation_give_the_same(settings):
-    model = tiny.classifier("albert", SVTConfig("soft_decay", dropout=0.0), num_hidden_layers=4)
+def test_a_loop_over_layers_and_recomputation_give_the_same(settings, family):
+    changes = {"layer_types": [f"{each}_attention" for each in ("full", "full", "sliding", "sliding", "full")]}
+    changes = {**changes, "num_hidden_layers": 5} if family == "modernbert" else {"num_hidden_layers": 4}
+    plain = tiny.classifier(family, SVTConfig("soft_decay", dropout=0.0), **changes)
+    expected = plain(tiny.IDS, tiny.MASK)
     for name, value in settings.items():
-        setattr(model.encoder, name, value)
-    assert_same(model, "albert", SHAPES["two groups"])
+        setattr(plain.encoder, name, value)
+    np.testing.assert_allclose(plain(tiny.IDS, tiny.MASK), expected, atol=1e-5)
+    assert_same(plain, family, SHAPES["two groups"])
 
 
 @pytest.mark.slow
