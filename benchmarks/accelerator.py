@@ -1,6 +1,6 @@
 """All figures of a machine with a GPU or a TPU in one command: `python -m benchmarks.accelerator --output FILE.jsonl`.
 
-Random weights and random tokens, no network, under nine minutes. Each part is a process with a time limit of its own;
+Random weights and random tokens, no network, under ten minutes. Each part is a process with a time limit of its own;
 each result is written as it comes, a line of JSON, so that a part that is stopped leaves what it had:
 
   device   the devices, their memory, versions, and the rate of one large product in each precision

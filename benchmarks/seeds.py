@@ -61,10 +61,10 @@ class SideBySide:
         self._program = compile_step(experiment, state, number)
         self.seconds, self.bytes = self._program.seconds, self._program.bytes
         self._stack = Stack.of(self._program, [state] * number)
-        place = lambda values: jax.device_put(values, self._program.by_run)
-        self._batch = {name: place(np.stack([values] * number)) for name, values in batch.items()}
-        self._seeds = place(np.arange(number, dtype=np.int32))
-        self._rates = Rates(*(place(np.full(number, rate, np.float32)) for rate in Rates.of(experiment.config.optim)))
+        stacked = self._program.stacked
+        self._batch = {name: stacked([values] * number) for name, values in batch.items()}
+        self._seeds = stacked([np.int32(n) for n in range(number)])
+        self._rates = Rates(*(stacked([np.float32(rate)] * number) for rate in Rates.of(experiment.config.optim)))
 
     def step(self) -> None:
         self._stack.state, found = self._program(self._stack.state, self._batch, self._seeds, self._rates, 0)

@@ -409,7 +409,9 @@ def _passing_classes() -> tuple[type[BaseException], ...]:
         ("requests.exceptions", "ConnectionError"),
         ("requests.exceptions", "Timeout"),
         ("google.auth.exceptions", "TransportError"),
+        ("botocore.exceptions", "ConnectionError"),  # no class of it is an HTTPClientError
         ("botocore.exceptions", "HTTPClientError"),
+        ("botocore.exceptions", "IncompleteReadError"),
         ("fsspec.exceptions", "FSTimeoutError"),
     ):
         with contextlib.suppress(ImportError, AttributeError):

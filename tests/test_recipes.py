@@ -173,6 +173,7 @@ sys.exit(subprocess.run(args[first:]).returncode)
         (143, "0", True),
         (4, "3", True),
         (134, "0", True),
+        (137, "0", True),
         (143, "20", False),
         (2, "0", False),
         (3, "0", False),
@@ -185,7 +186,7 @@ def test_slurm_trains_with_every_argument_and_requeues_what_can_resume(machine, 
     numbers = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": restarts}
     done = machine.run(RECIPES / "slurm-gpus.sbatch", *OPTIONS, RUNS="/shared/my runs", **numbers)
     assert done.returncode == status, done.stderr
-    assert machine.calls("srun")[0][:2] == ["--kill-on-bad-exit=1", "--wait=60"]
+    assert machine.calls("srun")[0][:2] == ["--kill-on-bad-exit=0", "--wait=120"]
     assert machine.calls("svt-jax") == [["train", "--run.output_dir", "/shared/my runs", *SAVES, *OPTIONS]]
     assert machine.calls("scontrol") == ([["requeue", "17"]] if requeued else [])
 

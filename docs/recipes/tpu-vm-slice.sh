@@ -54,7 +54,7 @@ for ((try = 1; try <= TRIES; try++)); do
     | tee -a "$NAME.log" || status=$?
   case $status in
     0) break ;;
-    2 | 3) exit "$status" ;;   # bad input, or a number that is not finite: the next try would end the same way
+    2 | 3) exit "$status" ;;   # bad input, a store that stayed away, or a number that is not finite: look first
   esac
   echo "try $try of $TRIES ended with status $status" | tee -a "$NAME.log"
 done

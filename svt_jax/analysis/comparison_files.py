@@ -35,7 +35,7 @@ def table(comparison: Comparison) -> list[list[str]]:
             else:
                 row += [f"{100 * found.mean:+.2f} ± {100 * found.std:.2f}"]
                 row += [_interval(ends) for ends in (found.interval, found.interval_bca)]
-                row += [str(len(found.seeds))]
+                row += ["" if len(found.seeds) == n else str(len(found.seeds))]
                 row += ["" if p is None else f"{p:.3f}" for p in (found.p_t, found.p_holm, found.p_wilcoxon)]
                 row += [str(found.seeds_for_one_point or "")]
             rows.append([*row, _uniformity(*comparison.mean_uniformity(setting), setting == comparison.settings[0])])

@@ -20,6 +20,7 @@ from svt_jax.models.files import local_folder
 from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import load_encoder
 from svt_jax.run.task_model import TaskModel
+from svt_jax.stores import as_path, make_folder
 from svt_jax.writing import write_whole, writing
 
 _NO_ROOM = "Make room, or choose another folder."
@@ -68,9 +69,9 @@ class Reading:
         from svt_jax.analysis import measure_plots, plots
         from svt_jax.host import only_warns
 
-        folder = Path(folder)
+        folder = as_path(folder)
         with writing(folder, _NO_ROOM):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         paths = [folder / "probe.json"]
         write_whole(paths[0], json.dumps({**self.values, "table": self.table}, indent=2) + "\n", _NO_ROOM)
         with only_warns("the pictures"):
@@ -82,7 +83,7 @@ class Reading:
         return paths
 
     def __str__(self) -> str:
-        """A row for each state, a column for each measure; more than eight measures are tables one under another."""
+        """A row for each state, a column for each measure; more than five measures are tables one under another."""
         names, states = self.values["measures"], self.values["states"]
         rows = [_place(state) for state in states]
         width = max(len(row) for row in rows)
@@ -178,7 +179,7 @@ def _opened(model: str | Path | Encoder | Classifier | TaskModel, tokenizer: Any
                 "Give tokenizer=, or the folder that it came from."
             )
         return TaskModel.of(model, make_mesh(), tokenizer=tokenizer)
-    if (Path(model) / "config.yaml").is_file():
+    if (as_path(model) / "config.yaml").is_file():
         found = TaskModel.from_run(model)
         return found if tokenizer is None else dataclasses.replace(found, tokenizer=tokenizer)
     folder = local_folder(model)

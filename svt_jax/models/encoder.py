@@ -45,10 +45,11 @@ class EncoderOutput:
       pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler; NaN for input without tokens.
       hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
         Where a norm follows the last layer, the last one is behind it, as in transformers.
-      svt_failures: int32[B], the number of layers in which an example's decomposition failed and the transformation was
-        left out; None for a model without SVT.
-      svt_states: each SVT's input and output [B, L, D], by layer number; None if not asked for.
-      attentions: each layer's attention maps [B, N, L, L], after softmax and without dropout; rows ask, columns are keys.
+      svt_failures: int32[B], the number of layers in which an example's remedy failed (its result was not finite) and was
+        left out; None for a model without a remedy that acts in its layers.
+      svt_states: input and output [B, L, D] of each SVT or remedy of tokens, by layer number; None if not asked for.
+      attentions: each layer's attention maps [B, N, L, L], rows ask, columns are keys: after softmax and after the
+        layer's remedy of maps. While dropout acts they are those before it, and before what acts behind it, as GFSA.
         None if not asked for.
     """
 
@@ -74,7 +75,7 @@ class Encoder(nnx.Module):
 
     Args:
       config: the architecture.
-      svt: which layers transform their singular values; None or function "none" is exactly the plain encoder.
+      svt: which remedy acts in which layers; None or function "none" is exactly the plain encoder.
       dtype: the computation's dtype, float32 or bfloat16.
       rngs: for the random initialisation.
       remat: whether differentiation computes a layer's inner values again instead of keeping them: less memory, more

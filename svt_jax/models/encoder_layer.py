@@ -6,7 +6,8 @@ post-norm
   feed-forward  y = LN(a + h), h = drop(W_2 act(W_1 a))
 pre-norm: x and a enter a part by way of its norm, and a = x + h, y = a + h.
 
-A gated feed-forward has W_2 drop(act(W_g a) * W_1 a). Rotary positions rotate q and k. A remedy acts on A (site `attention_map`), on A v (`value`), or in place of one of the two sums (`attention`,
+A gated feed-forward has W_2 drop(act(W_g a) * W_1 a). Rotary positions rotate q and k. A remedy acts on A, before or
+behind its drop (site `attention_map`), on A v (`value`), or in place of one of the two sums (`attention`,
 `feed_forward`), by the placements of `SVTConfig`.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,14 @@ from svt_jax.models.positions import Places
 from svt_jax.spectral.solvers import DECOMPOSITION
 
 Array = jax.Array
+
+
+class _Static(NamedTuple):
+    """What is the same whenever a compiled layer runs: entries drawn for a row, and what the layer returns."""
+
+    size: int
+    first_token_only: bool
+    keep_maps: bool
 
 
 def through_layers(
@@ -33,7 +42,7 @@ def through_layers(
     keep: bool,
     keep_maps: bool = False,
 ) -> tuple[Array, list[Array], dict[int, Transformed], list[Array]]:
-    """Returns every layer's output, what each SVT did, by layer number, and every layer's attention maps.
+    """Returns the last layer's output, every layer's, what each remedy did, by layer number, and every layer's attention maps.
 
     Args:
       layers: all layers of an encoder.
@@ -53,6 +62,7 @@ def through_layers(
     first_values: Array | None = None
     call = _call_again if remat else _call
     parts = [nnx.split(layer) for layer in layers]
+    static = _Static(size, first_token_only=False, keep_maps=keep_maps)
     last = len(layers) - 1
     for start, stop in _loops(layers, scan, first_token_only):
         where = places[layers[start].window is not None]
@@ -61,7 +71,7 @@ def through_layers(
             some = None if bits is None else bits[start:stop]
             with jax.named_scope(f"layers_{start}_to_{stop - 1}"):
                 x, inner, maps = _scan(
-                    parts[start:stop], x, layout, where, some, size, call, shared=shared, keep=keep, keep_maps=keep_maps
+                    parts[start:stop], x, layout, where, some, call, static, shared=shared, keep=keep
                 )
             states += inner
             attentions += maps
@@ -69,9 +79,8 @@ def through_layers(
             some = None if bits is None else bits[start]
             of_first = first_values if layers[start].site == "value" else None
             with jax.named_scope(f"layer_{start}"):  # around the call, whose trace all layers share
-                out = call(
-                    *parts[start], x, layout, where, some, of_first, size, first_token_only and start == last, keep_maps
-                )
+                here = static._replace(first_token_only=first_token_only and start == last)
+                out = call(*parts[start], x, layout, where, some, of_first, here)
             x, found, maps_of_one = out.x, out.transformed, out.maps
             first_values = out.values if layers[start].hands_on else first_values
             states.append(x)
@@ -81,7 +90,7 @@ def through_layers(
     return x, states, transformed, attentions
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7, 8, 9))  # layers of one shape are traced once
+@functools.partial(jax.jit, static_argnums=(0, 7))  # layers of one shape are traced once
 def _call(
     graphdef: nnx.GraphDef,
     state: nnx.State,
@@ -90,21 +99,19 @@ def _call(
     places: Places,
     bits: Array | None,
     first_values: Array | None,
-    size: int,
-    first_token_only: bool,
-    keep_maps: bool,
+    static: _Static,
 ) -> LayerOutput:
     layer: EncoderLayer = nnx.merge(graphdef, state)
     if bits is not None and bits.ndim == 0:  # a key: the gradient draws again, and keeps no bits
-        bits = draw(bits, len(x), size)
+        bits = draw(bits, len(x), static.size)
     drawn = None if bits is None else DropoutBits(shard_batch(bits))
-    out = layer(x, layout, first_values, places=places, first_token_only=first_token_only, bits=drawn)
-    return out if keep_maps else out._replace(maps=None)
+    out = layer(x, layout, first_values, places=places, first_token_only=static.first_token_only, bits=drawn)
+    return out if static.keep_maps else out._replace(maps=None)
 
 
 # The gradient computes a layer's inner values again, but keeps a decomposition.
 _call_again = jax.checkpoint(
-    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 7, 8, 9)
+    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 7)
 )
 
 
@@ -129,12 +136,11 @@ def _scan(
     layout: Layout,
     places: Places,
     bits: Array | None,
-    size: int,
     call: Callable[..., LayerOutput],
+    static: _Static,
     *,
     shared: bool,
     keep: bool,
-    keep_maps: bool,
 ) -> tuple[Array, list[Array], list[Array]]:
     """Computes each layer's output and attention maps in one loop, compiled once for all of them.
 
@@ -146,7 +152,7 @@ def _scan(
 
     def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, tuple[Array | None, Array | None]]:
         state, drawn = item
-        out = call(graphdef, first if state is None else state, x, layout, places, drawn, None, size, False, keep_maps)
+        out = call(graphdef, first if state is None else state, x, layout, places, drawn, None, static)
         return out.x, (out.x if keep else None, out.maps)
 
     x, kept = jax.lax.scan(body, x, (stacked, bits), length=len(parts))

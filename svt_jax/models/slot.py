@@ -121,7 +121,12 @@ def _with_sizes(function: Any, sizes: Mapping[str, int]) -> Any:
     changed, problems = {}, []
     for name, kind in function.one_per.items():
         value = np.asarray(getattr(function, name), np.float64)
+        if not sizes:
+            continue
         if kind not in sizes:
+            problems.append(
+                f"{type(function).__name__}.one_per says {kind!r} for {name}; allowed are {' and '.join(sizes)}. Correct it."
+            )
             continue
         if value.shape in ((), (sizes[kind],)):
             changed[name] = np.broadcast_to(value, (sizes[kind],))

@@ -206,6 +206,11 @@ class SVTConfig:
         return self.function != "none"
 
     @property
+    def decomposes(self) -> bool:
+        """Whether the remedy reads `solver`."""
+        return self.enabled and self._function_but_alpha().decomposes
+
+    @property
     def trains(self) -> bool:
         """Whether training changes a parameter of the function."""
         return self.enabled and self.learnable and bool(jax.tree.leaves(self._function_but_alpha()))

@@ -24,9 +24,9 @@ from svt_jax.spectral.solvers import product
 Array = jax.Array
 
 
-def _by_head(parameter: Array) -> Array:
+def _by_head(parameter: Array, attention: Array) -> Array:
     """A number, or one for each head [N], beside maps [..., N, L, L]."""
-    return jnp.reshape(parameter, (-1, 1, 1))
+    return jnp.reshape(parameter, (*(1,) * (attention.ndim - 3), -1, 1, 1))
 
 
 class AttnScale(AttentionMapOperation):
@@ -57,7 +57,7 @@ class AttnScale(AttentionMapOperation):
     def operate(self, attention: Array, attends: Array) -> Array:
         keys = jnp.maximum(jnp.sum(attends, axis=-1, keepdims=True), 1).astype(attention.dtype)
         average = jnp.where(attends, 1.0 / keys, 0.0)
-        return attention + _by_head(self.scale) * (attention - average)
+        return attention + _by_head(self.scale, attention) * (attention - average)
 
 
 class GFSA(AttentionMapOperation):
@@ -98,7 +98,7 @@ class GFSA(AttentionMapOperation):
 
     def operate(self, attention: Array, attends: Array) -> Array:
         power = attention + (self.k - 1) * (product(attention, attention) - attention)
-        filtered = attention + _by_head(self.w_k) * power
+        filtered = attention + _by_head(self.w_k, attention) * power
         return filtered + self.w_0 * _identity(attention) if self.w_0 else filtered
 
 
@@ -127,7 +127,7 @@ class LaplacianHeads(AttentionMapOperation):
     one_per: ClassVar = {"share": "heads"}
 
     def operate(self, attention: Array, attends: Array) -> Array:
-        return attention + _by_head(self.share) * (_identity(attention) - 2.0 * attention)
+        return attention + _by_head(self.share, attention) * (_identity(attention) - 2.0 * attention)
 
 
 def _identity(attention: Array) -> Array:

@@ -66,10 +66,7 @@ class AttentionMapOperation(Parametric):
             raise ValueError(
                 f"{who} needs a floating-point array [..., N, L, L], got {attention.dtype}{list(shape)}. Cast or reshape it."
             )
-        keys = (*shape[:-3], shape[-1])
-        mask = jnp.ones(keys, bool) if mask is None else jnp.asarray(mask).astype(bool)
-        if mask.shape != keys:
-            raise ValueError(f"mask must have the keys' shape {keys}; got {mask.shape}.")
+        mask = _mask_of(mask, (*shape[:-3], shape[-1]), "keys")
         return self.on_attended(attention, mask[..., None, None, :])
 
     def on_attended(self, attention: Array, attends: Array) -> Array:
@@ -136,11 +133,15 @@ class ValueOperation(Parametric):
             raise ValueError(
                 f"{who} needs three floating-point arrays [..., N, L, H] of one shape, got {what}. Cast or reshape them."
             )
-        tokens = (*shape[:-3], shape[-2])
-        mask = jnp.ones(tokens, bool) if mask is None else jnp.asarray(mask).astype(bool)
-        if mask.shape != tokens:
-            raise ValueError(f"mask must have the tokens' shape {tokens}; got {mask.shape}.")
-        return _on_values(self, *arrays, mask)
+        return _on_values(self, *arrays, _mask_of(mask, (*shape[:-3], shape[-2]), "tokens"))
+
+
+def _mask_of(mask: Array | None, shape: tuple[int, ...], what: str) -> Array:
+    """The mask as bool; all true for None. Raises ValueError if it has another shape."""
+    mask = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
+    if mask.shape != shape:
+        raise ValueError(f"mask must have the {what}' shape {shape}; got {mask.shape}.")
+    return mask
 
 
 @jax.jit
@@ -172,7 +173,7 @@ class LossTerm(Parametric):
         """The term itself, without its weight.
 
         Args:
-          x: float32 or float64 [..., L, D], rows zero where `mask` is false. In an encoder the hidden states [K, E, L, D]
+          x: float32 or float64 [..., L, D], rows zero where `mask` is false. In an encoder the hidden states [E, K, L, D]
             of E examples behind the K layers of `svt.layers`.
           mask: bool[..., L]; tokens that are not real must have no influence. A matrix may have none.
           state: the state before this step; None if there is none.

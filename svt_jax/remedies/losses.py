@@ -163,11 +163,11 @@ class SpectrumArea(LossTerm):
       >>> float(SpectrumArea()(jnp.array([[4.0, 0.0], [0.0, 2.0], [9.0, 9.0]]), jnp.array([True, True, False])))
       0.75
 
+    It takes the measures' own solver, whatever `svt.solver` says. A matrix whose decomposition fails is left out.
+
     References:
       arXiv 2306.11986, the area under the singular value curve.
     """
-
-    decomposes = False  # by the measures' own solver, whatever svt.solver says
 
     def operate(self, x: Array, mask: Array, state: Array | None) -> Array:
         sigma = measures.singular_values(x, mask)

@@ -35,7 +35,7 @@ class RunConfig:
         name: Folder of this run inside output_dir; null makes a name from task, model, function and seed.
         output_dir: Folder of all runs; may lie in a bucket, gs://bucket/runs or s3://bucket/runs.
         seed: Decides the head's initialisation, the order of examples, and dropout.
-        max_svt_failures: Failed decompositions, each of which skips its transformation, before the run stops.
+        max_svt_failures: How often the remedy may fail, which skips it for an example and layer, before the run stops.
         plugin: Module or .py file that registers functions and remedies of your own; the same as --plugin. Commands that
             read the run load it too.
     """

@@ -33,7 +33,7 @@ class Polynomial(SpectralFunction):
 
     Args:
       theta: coefficients [K + 1], of degrees 0 to K; trained. A longer list makes a higher degree.
-      a, b: of the Jacobi polynomials, a + b > -2; not trained. The default, 0 and 0, are Legendre's.
+      a, b: the Jacobi polynomials' two exponents, a + b > -2; not trained. The default, 0 and 0, are Legendre's.
       powers: whether P_k(x) = x^k instead.
 
     Raises:

@@ -71,7 +71,7 @@ def get_function(name: str, **params: Any) -> Any:
     if name not in function_names():
         near = difflib.get_close_matches(name, function_names(), n=1)
         raise ValueError(
-            f"unknown spectral function {name!r}; known are {', '.join(function_names())}. "
+            f"unknown function or remedy {name!r}; known are {', '.join(function_names())}. "
             + (f"Did you mean {near[0]!r}?" if near else "Add your own with svt_jax.register_function.")
         )
     make = _REGISTRY[name] if name in _REGISTRY else pkgutil.resolve_name(f"svt_jax.remedies.{_REMEDIES[name]}")

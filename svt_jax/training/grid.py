@@ -1,6 +1,6 @@
 """A grid of configs and seeds; it keeps finished runs and resumes stopped ones.
 
-Seeds are the outer loop, so that a stopped grid leaves runs that can be compared.
+One after another, seeds are the outer loop, so that a stopped grid leaves runs that can be compared.
 """
 
 from __future__ import annotations
@@ -113,10 +113,15 @@ def grid_configs(
     for name, config in zip(setting_names(configs), configs, strict=True):
         parsed = read_setting(config, [*overrides, *chosen.get(name, ())])
         runs += [(name, placed(parsed, output / "runs", f"{name}-seed{seed}", seed)) for seed in seeds]
-    tasks = sorted({config.data.task for _, config in runs})
+    check_one_task([config for _, config in runs])
+    return sorted(runs, key=lambda run: seeds.index(run[1].run.seed))  # stable: configs keep their order
+
+
+def check_one_task(configs: Sequence[TrainConfig]) -> None:
+    """Raises ValueError if the configs are of several tasks."""
+    tasks = sorted({config.data.task for config in configs})
     if len(tasks) > 1:
         raise ValueError(f"the configs are of the tasks {', '.join(tasks)}; allowed is one. Compare each by itself.")
-    return sorted(runs, key=lambda run: seeds.index(run[1].run.seed))  # stable: configs keep their order
 
 
 def run_grid(runs: Sequence[tuple[str, TrainConfig]], console: Console, side_by_side: int | None = None) -> list[Path]:

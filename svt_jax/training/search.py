@@ -16,7 +16,7 @@ from rich.console import Console
 from svt_jax.analysis.compare import Search
 from svt_jax.run.command_line import read_search
 from svt_jax.run.folder import RunFolder
-from svt_jax.training.grid import placed, read_setting, run_grid, setting_names
+from svt_jax.training.grid import check_one_task, placed, read_setting, run_grid, setting_names
 
 
 def declared(configs: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -79,6 +79,7 @@ def search(
         for number, each in enumerate(values):
             parsed = read_setting(config, [*overrides, f"--data.holdout={holdout}", *options(each)])
             runs.append((name, placed(parsed, output / "search", f"{name}-try{number}", seed)))
+    check_one_task([config for _, config in runs])
     folders = iter(run_grid(runs, console, side_by_side))
     found = {}
     for name, values in tries.items():

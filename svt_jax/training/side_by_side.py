@@ -98,10 +98,9 @@ def _train(sessions: Sequence[Session], program: Program, signals: StopSignals) 
     """Steps sessions, all after the same step, until they are over; returns the errors of those that failed."""
     states = Stack.of(program, [session.run.state for session in sessions])
     configs = [session.run.config for session in sessions]
-    place = lambda numbers: jax.device_put(np.array(numbers), program.by_run)
-    seeds = place(np.array([config.run.seed for config in configs], np.int32))
+    seeds = program.stacked([np.int32(config.run.seed) for config in configs])
     rates = zip(*(Rates.of(config.optim) for config in configs), strict=True)
-    peaks = Rates(*(place(np.array(each, np.float32)) for each in rates))
+    peaks = Rates(*(program.stacked([np.float32(rate) for rate in each]) for each in rates))
     for n, session in enumerate(sessions):
         session.run.state = states.part(n, session.experiment.shardings)
         session.run.clock.compiles += 1
@@ -115,20 +114,16 @@ def _train(sessions: Sequence[Session], program: Program, signals: StopSignals) 
     while active := [n for n, session in enumerate(sessions) if n not in failed and not session.over]:
         for n in active:  # the others go on with their last batch, and nobody reads what becomes of them
             batches[n] = sessions[n].next_batch()
-        arrays = {
-            name: jax.device_put(np.stack([batch[name] for batch in batches]), program.by_run)
-            for name in batches[0]
-            if name != "index"
-        }
+        arrays = {name: program.stacked([batch[name] for batch in batches]) for name in batches[0] if name != "index"}
         step = sessions[active[0]].run.step
         states.state, found = program(states.state, arrays, seeds, peaks, step)
-        metrics = {name: np.asarray(values) for name, values in found.items()}
         stopped, stopped_by = None, signals.stops_after(step + 1)
         for n in active:
-            clock = sessions[n].run.clock
-            clock.first_step_seconds = clock.first_step_seconds or time.perf_counter() - sessions[n].experiment.started
+            if not (clock := sessions[n].run.clock).first_step_seconds:
+                jax.block_until_ready(found)
+                clock.first_step_seconds = time.perf_counter() - sessions[n].experiment.started
             try:
-                sessions[n].after_step({name: values[n] for name, values in metrics.items()}, stopped_by)
+                sessions[n].after_step(found[n], stopped_by)
             except NonFiniteError as error:
                 failed[n] = error
             except StoppedBySignalError as error:

@@ -8,7 +8,9 @@ same products one after another: there the program loops over the runs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import operator
 import os
 import time
 from collections.abc import Sequence
@@ -28,33 +30,42 @@ from svt_jax.training.step import make_train_step
 Array = jax.Array
 log = logging.getLogger(__name__)
 
+_BY_RUN = PartitionSpec("seed")
 _SHARE = 0.8
 """Of the free memory, how much the runs may take."""
 
 
 @dataclasses.dataclass
 class Program:
-    """The compiled step of `number` runs.
+    """The compiled step of several runs.
 
     Attributes:
+      number: how many runs.
+      places: how many it computes, a multiple of the devices; the last run fills up the rest.
+      mesh: the devices.
       seconds: what compiling took.
       bytes: what it needs of each device's memory, with the states that it is given.
     """
 
     number: int
+    places: int
     mesh: Mesh
     seconds: float
     bytes: int
     _compiled: Any
 
-    @property
-    def by_run(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec("seed"))
+    def stacked(self, values: Sequence[Any]) -> Array:
+        """A value of each run, divided over the devices."""
+        filled = [*values, *[values[-1]] * (self.places - len(values))]
+        return jax.device_put(np.stack([np.asarray(each) for each in filled]), NamedSharding(self.mesh, _BY_RUN))
 
-    def __call__(self, state: TrainState, batches: dict[str, np.ndarray], seeds: Any, rates: Rates, step: int) -> Any:
+    def __call__(
+        self, state: TrainState, batch: dict[str, Array], seeds: Array, rates: Rates, step: int
+    ) -> tuple[TrainState, list[dict[str, Array]]]:
         """Returns the new states and the metrics of each run; takes over the buffers of `state`."""
         with jax.set_mesh(self.mesh):
-            return self._compiled(state, batches, seeds, rates, np.int32(step))
+            state, found = self._compiled(state, batch, seeds, rates, np.int32(step))
+            return state, _each(found, self.number)
 
 
 def first_state(experiment: Experiment) -> TrainState:
@@ -69,7 +80,8 @@ def compile_step(experiment: Experiment, state: TrainState, number: int) -> Prog
     Args:
       state: the state of one run, or its shapes.
     """
-    size = max(n for n in range(1, jax.local_device_count() + 1) if number % n == 0)
+    size = min(number, jax.local_device_count())
+    places = -(-number // size) * size
     mesh = jax.make_mesh((size,), ("seed",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:size])
     optim = experiment.config.optim
 
@@ -89,27 +101,26 @@ def compile_step(experiment: Experiment, state: TrainState, number: int) -> Prog
             return jax.lax.map(lambda run: one(run[0], run[1], run[2], run[3], step), (state, batch, seed, rates))
         return jax.vmap(one, in_axes=(0, 0, 0, 0, None))(state, batch, seed, rates, step)
 
-    by_run, whole = PartitionSpec("seed"), PartitionSpec()
+    specs = (*[_BY_RUN] * 4, PartitionSpec())
     step = jax.jit(
-        jax.shard_map(of_a_device, mesh=mesh, in_specs=(*[by_run] * 4, whole), out_specs=by_run, check_vma=False),
-        in_shardings=(*[NamedSharding(mesh, by_run)] * 4, NamedSharding(mesh, whole)),
+        jax.shard_map(of_a_device, mesh=mesh, in_specs=specs, out_specs=_BY_RUN, check_vma=False),
+        in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs),
         donate_argnums=0,
         compiler_options=compiler_options("training"),
     )
     batch = next(experiment.batches.from_batch(0))
     shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype),
+        lambda leaf: jax.ShapeDtypeStruct((places, *leaf.shape), leaf.dtype),
         (state, {name: values for name, values in batch.items() if name != "index"}),
     )
-    numbers = jax.ShapeDtypeStruct((number,), np.int32), Rates(*[jax.ShapeDtypeStruct((number,), np.float32)] * 2)
+    numbers = jax.ShapeDtypeStruct((places,), np.int32), Rates(*[jax.ShapeDtypeStruct((places,), np.float32)] * 2)
     start = time.perf_counter()
     with jax.set_mesh(mesh):
         compiled = step.lower(*shapes, *numbers, jax.ShapeDtypeStruct((), np.int32)).compile()
     memory = compiled.memory_analysis()
-    needed = (
-        0 if memory is None else memory.temp_size_in_bytes + 2 * memory.argument_size_in_bytes
-    )  # to stack is to copy
-    return Program(number, mesh, time.perf_counter() - start, needed, compiled)
+    # a state is copied when it is stacked
+    needed = 0 if memory is None else memory.temp_size_in_bytes + 2 * memory.argument_size_in_bytes
+    return Program(number, places, mesh, time.perf_counter() - start, needed, compiled)
 
 
 def loops() -> bool:
@@ -156,8 +167,7 @@ class Stack:
     @classmethod
     def of(cls, program: Program, states: Sequence[TrainState]) -> Stack:
         """Stacks a state for each of the program's runs."""
-        whole = lambda *leaves: jax.device_put(np.stack([np.asarray(leaf) for leaf in leaves]), program.by_run)
-        return cls(program, jax.tree.map(whole, *states))
+        return cls(program, jax.tree.map(lambda *leaves: program.stacked(leaves), *states))
 
     def part(self, number: int, shardings: TrainState) -> Part:
         """One run's state, in the shardings of its own mesh."""
@@ -188,6 +198,12 @@ class Part:
         with jax.set_mesh(self.stack.program.mesh):
             part = _take(getattr(self.stack.state, name), np.int32(self.number))
         return jax.device_put(part, getattr(self.shardings, name))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _each(stacked: Any, number: int) -> list[Any]:
+    """What each run has of stacked values; one call, which does not wait for them."""
+    return [jax.tree.map(operator.itemgetter(n), stacked) for n in range(number)]
 
 
 @jax.jit

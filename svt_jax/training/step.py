@@ -51,8 +51,8 @@ def make_train_step(
       static: see `data.layouts.Plan`.
     Returns:
       step(state, batch, seed, number) -> (state, metrics), with the arrays of `accumulate` micro-batches; dropout follows
-      from the seed and the step's number. Metrics are the mean loss, the global gradient norm, `svt_failures`, the
-      number of failed decompositions, and `squared_norms`, one entry for each gradient leaf, to name a non-finite one. With
+      from the seed and the step's number. Metrics are the mean loss, the global gradient norm, `svt_failures`, how
+      often the remedy failed, and `squared_norms`, one entry for each gradient leaf, to name a non-finite one. With
       a remedy of site `loss` also `svt_loss`, its weighted term, which is minimised beside the loss and not part of it:
       the mean of the micro-batches' terms.
     """

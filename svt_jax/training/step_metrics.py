@@ -52,7 +52,7 @@ class StepMetrics:
           metrics: the step's metrics.
           svt: "alpha" by layer and "svt" by layer and name, for a step that writes a line.
         Raises:
-          NonFiniteError: if the loss or gradient that it reads is not finite, or too many decompositions have failed.
+          NonFiniteError: if the loss or gradient that it reads is not finite, or the remedy has failed too often.
         """
         self._pending.append((step, {**metrics, **svt}))
         while len(self._pending) > _LAG:
@@ -75,10 +75,16 @@ class StepMetrics:
         clock.svt_failures += int(metrics["svt_failures"])
         limit = self._run.config.run.max_svt_failures
         if clock.svt_failures > limit:
+            svt = self._run.config.svt
+            advice = (
+                "Choose another svt.solver, or raise the limit"
+                if svt.decomposes
+                else "Change svt.params, or raise the limit"
+            )
             raise NonFiniteError(
-                f"step {step}: {clock.svt_failures} decompositions have failed since the run began; allowed are "
-                f"run.max_svt_failures {limit}, and {last_good(self._experiment.checkpoints)}. Choose another svt.solver, or "
-                "raise the limit."
+                f"step {step}: svt.function {svt.function} has failed {clock.svt_failures} times since the run began (its result "
+                f"was not finite, and was left out); allowed are run.max_svt_failures {limit}, and "
+                f"{last_good(self._experiment.checkpoints)}. {advice}."
             )
         numbers = {"loss": loss, **term, "grad_norm": grad_norm, "examples_per_second": clock.examples_per_second}
         self._call.on_step(step, numbers)

@@ -197,7 +197,7 @@ def test_what_makes_runs_less_comparable_is_said(tmp_path):
 def test_the_files_hold_the_same_numbers(runs, tmp_path):
     paths = write_comparison(svt_jax.compare(runs), tmp_path / "out")
     text = paths[0].read_text()
-    assert "| accuracy | soft | 3 | 58.00 ± 4.36 | +3.00 ± 2.00 | -1.97 to +7.97 | 3 | 0.122 | 0.122 | 34 |" in text
+    assert "| accuracy | soft | 3 | 58.00 ± 4.36 | +3.00 ± 2.00 | -1.97 to +7.97 | 0.122 | 0.122 | 34 |" in text
     stored = json.loads(paths[1].read_text())
     assert stored["baseline"] == "plain"
     assert stored["metrics"]["accuracy"]["soft"]["difference"]["p_t"] == pytest.approx(1 - math.sqrt(6.75 / 8.75))
@@ -315,7 +315,7 @@ def test_a_grid_resumes_where_it_stopped_and_ends_as_if_it_had_not(tmp_path, cap
     (tmp_path / "soft.yaml").write_text("svt: {function: soft_decay}\n")
     settings = [f"--config={DEMO}+{tmp_path / name}.yaml" for name in ("plain", "soft")]
     short = ["--optim.max_steps", "4", "--checkpoint.every_steps", "2", "--log.every_steps", "1"]
-    command = ["compare", *settings, "--seeds", "0,1", *short, "--output"]
+    command = ["compare", *settings, "--seeds", "0,1", "--side_by_side", "1", *short, "--output"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert cli.evaluate([*command, str(whole)]) == 0
     read, third_steps = StepMetrics._read, []

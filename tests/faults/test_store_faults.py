@@ -130,7 +130,7 @@ def test_a_full_bucket_is_one_line_and_the_same_command_resumes(server, start, r
     with server.failing(lambda request: full(server) if request.writes else None):
         status, output = run.finish()
     assert status == 2, output
-    errors = [line for line in output.splitlines() if not re.match("platform|WARNING|step|resuming", line)]
+    errors = [line for line in output.splitlines() if not re.match("platform|writing to|WARNING|step|resuming", line)]
     assert len(errors) == 1, output
     assert re.fullmatch(r"error: .*(could not be written).*[qQ]uota.*[Mm]ake room.*", errors[0]), output
     assert saved_steps(run.path / "checkpoints")

@@ -1,5 +1,6 @@
 """Remedies at every site of an encoder: the published layers, the plain model at the start, padding, neighbours, failures."""
 
+import dataclasses
 import functools
 
 import jax
@@ -17,6 +18,7 @@ from svt_jax.models.families import FAMILIES
 from svt_jax.models.packed import OneInEachRow
 from svt_jax.models.slot import SVTParam
 from svt_jax.models.svt_config import SVTConfig
+from svt_jax.spectral import registry
 
 STARTS = {
     "de_escalation": {"site": "feed_forward", "placement": "norm_input"},
@@ -26,9 +28,8 @@ STARTS = {
     "gfsa": {"site": "attention_map"},
     "laplacian": {"site": "attention_map"},
     "neutreno": {"site": "value"},
-    "i_star": {"site": "loss", "params": {"weight": 1.0}},
 }
-"""Remedies that start as the identity."""
+"""Remedies that start as the identity in the encoder."""
 MOVED = {
     "contra_norm": {"site": "attention", "placement": "norm_input", "params": {"scale": 0.2}},
     "polynomial": {"site": "attention", "placement": "norm_input", "params": {"theta": [0.9, 0.2, -0.1]}},
@@ -203,7 +204,7 @@ def test_parameters_have_one_number_for_each_head_or_dimension():
 
 @pytest.mark.parametrize("name", ["gfsa", "neutreno", case("feat_scale"), case("polynomial"), case("i_star")])
 def test_an_export_keeps_the_parameters_of_every_site(name, tmp_path):
-    settings = {**STARTS, **MOVED}[name]
+    settings = {**STARTS, **MOVED, "i_star": {"site": "loss", "params": {"weight": 1.0}}}[name]
     model = tiny.encoder("albert", config(name, settings, layers=[-1]))
     svt_jax.export_hf(model, tmp_path / "kept", svt="keep")
     again = svt_jax.load_encoder(tmp_path / "kept")
@@ -278,14 +279,58 @@ def test_a_layer_is_that_of_the_authors_code(golden, example, settings):
     x, cot = (jnp.where(mask[..., None], jnp.asarray(found[f"A/{name}"], jnp.float32), 0.0) for name in ("x", "cot"))
 
     @jax.jit
-    def run(x, state):
+    def run(x, state, mask, cot):
         run = lambda x, state: nnx.merge(graphdef, state)(x, OneInEachRow(mask), bits=None)[0]
         out, vjp = jax.vjp(run, x, state)
         return out, vjp(cot)
 
-    out, (gx, slopes) = run(x, state)
+    out, (gx, _) = run(x, state, mask, cot)
     real = np.asarray(mask)
     np.testing.assert_allclose(out[real], found[f"A/{example}/alone_out"][real], atol=1e-5)
     np.testing.assert_allclose(gx[real], found[f"A/{example}/alone_gx"][real], atol=1e-5 * np.abs(gx).max())
-    if "gfsa" in example:  # the parameter's gradient, of the batch without pads
-        assert slopes["svt"]["parameters"]["w_k"].get_value().shape == (4,)
+    if "gfsa" in example:  # the parameter's gradient is known of the batch without pads
+        set_params = {"w_k": found["B/gfsa.K4/w_K"].tolist(), "w_0": float(found["B/gfsa.K4/w_0"]), "k": 4}
+        svt = dataclasses.replace(svt, params=set_params)
+        other = Encoder(
+            EncoderConfig.from_hf({"model_type": "bert", **sizes, **dropouts}), svt, rngs=nnx.Rngs(0)
+        ).layers[0]
+        graphdef = nnx.graphdef(other)
+        weights = nnx.state(layer)
+        weights["svt"] = nnx.state(other)["svt"]
+        x, cot = (jnp.asarray(found[f"B/{name}"], jnp.float32) for name in ("x", "cot"))
+        out, (_, slopes) = run(x, weights, jnp.ones(x.shape[:2], bool), cot)
+        np.testing.assert_allclose(out, found["B/gfsa.K4/out"], atol=1e-5)
+        slope = slopes["svt"]["parameters"]["w_k"].get_value()
+        np.testing.assert_allclose(slope, found["B/gfsa.K4/gw_K"], atol=1e-5 * np.abs(slope).max())
+
+
+def test_a_users_remedy_says_which_of_its_parameters_are_by_head_or_dimension(monkeypatch):
+    class Scale(svt_jax.AttentionMapOperation):
+        share: float = 0.0
+        one_per = {"share": "head"}  # noqa: RUF012
+
+        def operate(self, attention, attends):
+            return attention * (1.0 + self.share)
+
+    monkeypatch.setitem(registry._REGISTRY, "misspelt", Scale)
+    with pytest.raises(
+        ValueError, match=r"Scale.one_per says 'head' for share; allowed are heads and hidden. Correct it"
+    ):
+        tiny.encoder("bert", SVTConfig("misspelt", site="attention_map"))
+
+
+def test_a_users_loss_sees_examples_before_layers(monkeypatch):
+    seen = []
+
+    class Look(svt_jax.LossTerm):
+        def operate(self, x, mask, state):
+            seen.append(x.shape)
+            return jnp.sum(x) * 0.0
+
+    monkeypatch.setitem(registry._REGISTRY, "look", Look)
+    svt = SVTConfig("look", site="loss", layers="all", params={"weight": 1.0})
+    model = tiny.classifier("bert", svt, num_hidden_layers=3)
+    layout = OneInEachRow(jnp.asarray(tiny.MASK, bool))
+    types = jnp.zeros_like(tiny.IDS)
+    model.classify_with_term(jnp.asarray(tiny.IDS), types, layout, jnp.ones(len(tiny.IDS), bool))
+    assert {shape[:2] for shape in seen} == {(len(tiny.IDS), 3)}

@@ -115,5 +115,6 @@ def test_plain_commands_read_a_run_with_a_remedy_of_ones_own(file, other_process
     assert cli.evaluate(["export", "--run", str(runs / "own"), "--svt", "keep", "--output", exported]) == 0
     other_process()
     file.write_text(SHARPER.replace("square", "abs"))
+    (runs / "own" / "results.json").unlink()  # as a run that was stopped
     assert cli.train(command) == 2  # a resumed run would go on with another remedy
     assert "began with another plugin" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from svt_jax import stores
 from svt_jax.run.line_files import LineFile, join_parts, read_all, read_lines
 from svt_jax.stores import StoreError, as_path, check_reachable, in_store, local_path, move, readable, remove, writable
 from svt_jax.writing import write_whole
+from tests.stores.servers import free_port
 
 DOWN = (503, b'{"error": {"code": 503, "message": "backendError"}}')
 FULL = (403, b'{"error": {"code": 403, "message": "quotaExceeded"}}')
@@ -145,6 +146,17 @@ def test_a_store_that_stays_away_is_one_line_and_is_no_missing_file(server, fold
             with pytest.raises(StoreError, match="has not answered for") as error:
                 call()
             assert "\n" not in str(error.value)
+
+
+def test_an_address_where_nobody_listens_is_waited_for(server, folder, monkeypatch):
+    if server.scheme == "gs":
+        pytest.skip("gcsfs by itself tries for half a minute")
+    monkeypatch.setattr(stores, "PATIENCE", 0.5)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    files = stores._file_system("s3")
+    monkeypatch.setattr(stores, "_file_system", lambda scheme: type(files)(skip_instance_cache=True))
+    with pytest.raises(StoreError, match=r"has not answered for .*Could not connect"):
+        (folder / "a").write_bytes(b"1")
 
 
 def test_what_the_store_refuses_is_told_at_once(server, folder):

@@ -9,6 +9,7 @@ import pytest
 from svt_jax import cli
 from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.run.config import DataConfig
+from svt_jax.run.folder import read_run
 from svt_jax.run.task_data import find_task, held_out, load_tokens
 from svt_jax.run.task_model import DEMO_ENCODER
 from svt_jax.training.search import declared
@@ -79,8 +80,8 @@ def test_a_faulty_search_starts_nothing(tmp_path, capsys, text, words):
 
 @pytest.mark.slow
 def test_each_setting_is_compared_with_the_values_that_it_chose_on_the_held_part(tmp_path, capsys):
-    plain = write(tmp_path, "plain", "svt: {function: none}\nsearch: {optim.learning_rate: [1.0e-9, 1.0e-3]}\n")
-    soft = write(tmp_path, "soft", "svt: {function: soft_decay}\nsearch: {svt.alpha: [-0.2, -0.5]}\n")
+    plain = write(tmp_path, "plain", "svt: {function: none}\nsearch: {optim.learning_rate: [5.0e-4, 2.0e-3]}\n")
+    soft = write(tmp_path, "soft", "svt: {function: soft_decay}\nsearch: {svt.alpha: [-0.3, -0.5]}\n")
     output = tmp_path / "out"
     command = ["compare", "--config", plain, "--config", soft, "--seeds", "0,1", "--output", str(output)]
     command += ["--optim.max_steps", "30", "--holdout", "0.2", "--log.progress", "false"]
@@ -91,13 +92,13 @@ def test_each_setting_is_compared_with_the_values_that_it_chose_on_the_held_part
         scores = [each["metrics"]["validation"]["accuracy"] for each in tries]
         assert stored["search"][name]["scores"] == scores
         assert stored["search"][name]["chosen"] == stored["search"][name]["tried"][int(np.argmax(scores))]
-    assert stored["search"]["plain"]["chosen"] == {"optim.learning_rate": "1.0e-3"}
-    import yaml
-
+    chosen = {name: each["chosen"] for name, each in stored["search"].items()}
     for seed in (0, 1):
-        config = yaml.safe_load((output / "runs" / f"plain-seed{seed}" / "config.yaml").read_text())
-        assert (config["optim"]["learning_rate"], config["data"]["holdout"]) == (1e-3, 0.0)
-    assert "| plain | optim.learning_rate 1.0e-3 |" in (output / "compare.md").read_text()
+        plain, soft = (read_run(output / "runs" / f"{name}-seed{seed}")[1] for name in ("plain", "soft"))
+        assert plain["optim"]["learning_rate"] == float(chosen["plain"]["optim.learning_rate"])
+        assert soft["svt"]["alpha"] == float(chosen["soft"]["svt.alpha"])
+        assert plain["data"]["holdout"] == soft["data"]["holdout"] == 0.0
+    assert f"| soft | svt.alpha {chosen['soft']['svt.alpha']} |" in (output / "compare.md").read_text()
     assert stored["metrics"]["accuracy"]["soft"]["n"] == 2
     times = {path: path.stat().st_mtime_ns for path in output.rglob("results.json")}
     assert cli.evaluate(command) == 0  # nothing is trained again

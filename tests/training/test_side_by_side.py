@@ -127,8 +127,9 @@ def test_without_an_svt_and_with_accumulation_too(tmp_path, common):
 @pytest.mark.slow
 def test_vmapped_as_on_accelerators_the_numbers_are_the_same(both, tmp_path, monkeypatch):
     monkeypatch.setattr(stacked, "loops", lambda: False)
-    side_by_side(settings(tmp_path)[:2])  # on two devices
-    for name in ("first", "second"):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    side_by_side(settings(tmp_path))  # two on the first device; on the second one, and that again
+    for name in ("first", "second", "third"):
         assert_same(tmp_path / name, both[1] / name)
 
 
@@ -201,7 +202,7 @@ def test_as_many_as_the_memory_has_room_for_are_trained_at_a_time(monkeypatch, c
 
     def compile_step(experiment, state, number):
         made.append(number)
-        return stacked.Program(number, None, 1.0, number * 2**30, None)
+        return stacked.Program(number, number, None, 1.0, number * 2**30, None)
 
     monkeypatch.setattr(stacked, "compile_step", compile_step)
     monkeypatch.setattr(stacked, "first_state", lambda experiment: None)

@@ -77,7 +77,7 @@ def test_failed_decompositions_are_counted_and_stop_the_run_past_the_limit(reads
     assert [line["svt_failures"] for line in told.lines] == [1, 3]
     reads.add(5, metrics(failures=1), {})
     with pytest.raises(
-        NonFiniteError, match="step 5: 4 decompositions have failed .* allowed are run.max_svt_failures 3"
+        NonFiniteError, match="step 5: svt.function none has failed 4 times .* allowed are run.max_svt_failures 3"
     ):
         reads.read_all()
 

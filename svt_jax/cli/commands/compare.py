@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svt_jax.cli.options import NO_ROOM, eval_parser, output_folder, path, read_options, show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jsonargparse import ArgumentParser
+    from rich.console import Console
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +66,7 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.analysis.comparison_files import table, write_comparison
     from svt_jax.host import only_warns
     from svt_jax.run.distributed import is_first
-    from svt_jax.training.grid import expanded, grid_configs, run_grid
     from svt_jax.training.progress import PlainConsole
-    from svt_jax.training.search import declared, search
-    from svt_jax.training.search import options as options_of
     from svt_jax.writing import writing
 
     output = output_folder(chosen.output)
@@ -74,27 +74,7 @@ def run(arguments: list[str], *, started: float) -> None:
     if not console.is_terminal:
         console = PlainConsole(width=120)  # 80 columns, the default of a file, would cut headers
     if chosen.settings:
-        if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds or ""):
-            raise ValueError(f"--seeds is {chosen.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
-        if chosen.plugin:
-            overrides += ["--run.plugin", chosen.plugin]
-        seeds = list(dict.fromkeys(int(seed) for seed in chosen.seeds.split(",")))
-        settings, at_a_time = expanded(chosen.settings), side_by_side(chosen.side_by_side)
-        grid = grid_configs(settings, seeds, overrides, output)
-        if tries := declared(settings):
-            found = search(
-                settings,
-                tries,
-                seed=seeds[0],
-                holdout=chosen.holdout,
-                overrides=overrides,
-                output=output,
-                console=console,
-                side_by_side=at_a_time,
-            )
-            best = {name: options_of(each.chosen) for name, each in found.items()}
-            grid = grid_configs(settings, seeds, overrides, output, best)
-        runs, names = run_grid(grid, console, at_a_time), [name for name, _ in grid]
+        runs, names, found = _train(chosen, overrides, output, console)
         if not is_first():
             return
     elif chosen.seeds:
@@ -114,6 +94,34 @@ def run(arguments: list[str], *, started: float) -> None:
         for row in rows:
             shown.add_row(*row)
         show(console, [shown], paths)
+
+
+def _train(chosen: Any, overrides: list[str], output: Path, console: Console) -> tuple[list[Path], list[str], Any]:
+    """Trains the settings, after their search if they declare one: the runs' folders, their settings' names, the search."""
+    from svt_jax.training.grid import expanded, grid_configs, run_grid
+    from svt_jax.training.search import declared, search
+    from svt_jax.training.search import options as options_of
+
+    if not re.fullmatch(r"\d+(,\d+)*", chosen.seeds or ""):
+        raise ValueError(f"--seeds is {chosen.seeds!r}; --config needs numbers as in 0,1,2. Add or correct them.")
+    if chosen.plugin:
+        overrides = [*overrides, "--run.plugin", chosen.plugin]
+    seeds = list(dict.fromkeys(int(seed) for seed in chosen.seeds.split(",")))
+    settings, at_a_time, found = expanded(chosen.settings), side_by_side(chosen.side_by_side), None
+    if tries := declared(settings):
+        found = search(
+            settings,
+            tries,
+            seed=seeds[0],
+            holdout=chosen.holdout,
+            overrides=overrides,
+            output=output,
+            console=console,
+            side_by_side=at_a_time,
+        )
+    best = {name: options_of(each.chosen) for name, each in (found or {}).items()}
+    grid = grid_configs(settings, seeds, overrides, output, best)
+    return run_grid(grid, console, at_a_time), [name for name, _ in grid], found
 
 
 def side_by_side(text: str) -> int | None:

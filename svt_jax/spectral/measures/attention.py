@@ -2,6 +2,8 @@
 
 `mask` is bool[..., L], without the axis of heads. Masked tokens neither ask nor are asked. Results are [..., N], one
 number for each head. `encoder(..., output_attentions=True)` returns such maps.
+
+The ranges hold for maps whose rows are probabilities. A remedy of maps may make others: entropy leaves negative entries out.
 """
 
 from __future__ import annotations

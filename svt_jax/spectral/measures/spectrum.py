@@ -1,7 +1,7 @@
 """Measures of one spectrum: singular values, their shape, and how many directions they stand for.
 
 Each has a form `..._of` of singular values [..., R], descending, of which the first `count` [...] are real. A reading of
-several measures decomposes once and calls these (`evaluation.measured`).
+several measures decomposes once and calls these (`evaluation.layer_measures`).
 """
 
 from __future__ import annotations

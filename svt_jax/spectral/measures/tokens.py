@@ -168,7 +168,7 @@ def massive_activation(x: Array, mask: Array | None = None) -> Array:
 def _median(values: Array, real: Array, number: Array) -> Array:
     """The median of the `number` [...] real ones among values [..., N] >= 0.
 
-    Bisection on the bits, which are in the order of the numbers: a sort takes thirteen times as long on a CPU.
+    Bisection on the bits, which are in the order of the numbers: a sort takes several times as long on a CPU.
     """
     bits = jnp.where(real, jax.lax.bitcast_convert_type(jax.lax.stop_gradient(values), _INTEGER[values.dtype]), -1)
     width = jnp.iinfo(bits.dtype).bits - 1
