@@ -1,7 +1,9 @@
 from .analysis.compare import compare
+from .analysis.hub import push_to_hub
 from .analysis.reading import Reading, probe
 from .embeddings.embed import embed
 from .embeddings.maps import AllButTheTop, SpectralMap, Whitening
+from .evaluation.predict import Predictions, predict
 from .models.export import export_hf
 from .models.hf import load_classifier, load_encoder
 from .models.slot import SVTLayer
@@ -44,6 +46,7 @@ __all__ = [
     "LossTerm",
     "NeuTRENO",
     "Polynomial",
+    "Predictions",
     "Reading",
     "SVTConfig",
     "SVTLayer",
@@ -66,7 +69,9 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "measures",
+    "predict",
     "probe",
+    "push_to_hub",
     "register_function",
     "static_field",
     "svt",

@@ -1,9 +1,11 @@
-"""Version ranges are honest: CI installs the lower bounds. Rooms import downwards."""
+"""Version ranges are honest: CI installs the lower bounds. Rooms import downwards. Project files agree."""
 
 import ast
 import re
 import tomllib
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,3 +56,25 @@ def test_imports_point_down():
                 ):
                     wrong.append(f"{path.relative_to(ROOT)} imports {node.module}")
     assert not wrong, wrong
+
+
+def test_changelog_and_citation_are_of_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", changes, re.MULTILINE)[0] == project["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    (paper,) = citation["references"]
+    assert paper["url"] == project["urls"]["Paper"]
+
+
+def test_what_contributing_names_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:svt_jax|configs|docs|benchmarks|\.ci)/[\w./]*)`", text))
+    assert len(named) > 8
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    for page in ("CONTRIBUTING.md", "CHANGELOG.md"):
+        links = re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text(encoding="utf-8"))
+        assert links
+        assert [link for link in links if not (ROOT / link).exists()] == []

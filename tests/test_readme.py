@@ -20,9 +20,13 @@ def blocks(language):
 
 
 def run_block(code, *, cwd=None):
+    """Runs the code; packages that are not installed here have stand-ins."""
+    path = os.pathsep.join([str(ROOT / "tests" / "stand_ins"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
-    )
+        [sys.executable, "-c", code],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -30,14 +30,21 @@ EVALUATIONS = {
     "compare": "compare settings over seeds: train a grid, or read finished runs",
     "spectrum": "measure the spectrum of each layer: JSON and pictures",
     "report": "write report.html from what a run left",
-    "export": "write a run's classifier as a model folder",
+    "export": "write a run's classifier as a model folder, here or on the hub",
 }
-COMMANDS = {"train": "fine-tune an encoder as a config says", "eval": ", ".join(EVALUATIONS)}
+DATA = {"glue": "write GLUE's files from the hub in the official layout"}
+COMMANDS = {
+    "train": "fine-tune an encoder as a config says",
+    "predict": "predict the classes of the texts of a file",
+    "eval": ", ".join(EVALUATIONS),
+    "data": "glue: write a data set's files from the hub",
+}
 _EXAMPLES = """examples:
-  svt-jax train                                    # the embedded demo
+  svt-jax train                           # the embedded demo: no network, under two minutes
+  svt-jax eval report --run runs/demo     # what it learned, as a page
   svt-jax train --config rte --model.path MODEL --data.source GLUE --svt.function soft_decay
-  svt-jax eval glue --run runs/demo
-  svt-jax COMMAND --help                           # its options"""
+
+svt-jax COMMAND --help lists the options of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         return DONE if set(arguments) <= _HELP else BAD_INPUT
     arguments.remove(command)
-    return train(arguments, "demo") if command == "train" else evaluate(arguments)
+    match command:
+        case "train":
+            return train(arguments, "demo")
+        case "eval":
+            return evaluate(arguments)
+        case "data":
+            return _of_several("svt-jax data", "Gets a data set.", DATA, arguments, "data_")
+        case _:
+            return _guarded(command, arguments)
 
 
 def train(arguments: Sequence[str] | None = None, default_config: str | None = None) -> int:
@@ -82,15 +97,20 @@ def train(arguments: Sequence[str] | None = None, default_config: str | None = N
 def evaluate(arguments: Sequence[str] | None = None) -> int:
     """`eval.py` and `svt-jax eval`: evaluates a run or a model. Returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser("svt-jax eval", description="Evaluates a run or a model.")
+    return _of_several("svt-jax eval", "Evaluates a run or a model.", EVALUATIONS, arguments)
+
+
+def _of_several(prog: str, description: str, names: Mapping[str, str], arguments: list[str], prefix: str = "") -> int:
+    """Runs the command that the arguments begin with; its module is called `prefix` and its name."""
+    parser = argparse.ArgumentParser(prog, description=description, epilog=f"{prog} COMMAND --help lists its options.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, summary in EVALUATIONS.items():
+    for name, summary in names.items():
         commands.add_parser(name, help=summary, add_help=False)
-    command = _command(parser, arguments, EVALUATIONS)
+    command = _command(parser, arguments, names)
     if command is None:
         return DONE if arguments and set(arguments) <= _HELP else BAD_INPUT
     arguments.remove(command)
-    return _guarded(command, arguments)
+    return _guarded(prefix + command, arguments)
 
 
 _HELP = {"-h", "--help"}

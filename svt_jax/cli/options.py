@@ -23,9 +23,19 @@ path = os.path.expanduser
 """The type of an option that is a path or a hub id. It expands ~, since no shell does in --run=~/runs or a file."""
 
 
-def eval_parser(name: str, description: str) -> ArgumentParser:
-    """The parser of an evaluation command's options."""
-    parser = make_parser(f"eval.py {name}", description)
+def eval_parser(name: str, description: str, *, needed: str, examples: tuple[str, ...]) -> ArgumentParser:
+    """The parser of an evaluation command's options; arguments as for `command_parser`."""
+    return command_parser(f"eval.py {name}", description, needed=needed, examples=examples)
+
+
+def command_parser(prog: str, description: str, *, needed: str, examples: tuple[str, ...]) -> ArgumentParser:
+    """A parser with the options that every command but train has.
+
+    Args:
+      needed: the options without which there is no such command, as its usage shows them.
+      examples: command lines without `prog`.
+    """
+    parser = make_parser(prog, description, usage=f"{prog} {needed} [OPTION ...]", examples=examples)
     parser.add_argument(
         "--plugin",
         help="module or .py file that registers functions of your own; a run that has one loads it by itself",
@@ -36,13 +46,14 @@ def eval_parser(name: str, description: str) -> ArgumentParser:
 
 def run_or_model(parser: ArgumentParser, *, run: str, model: str) -> None:
     """Adds --run and --model, of which one must be given, and the options that go with only one of them."""
-    which = parser.add_mutually_exclusive_group(required=True)
+    inputs = parser.add_argument_group("what is read")
+    which = inputs.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=path, help=run)
     which.add_argument("--model", type=path, help=model)
-    parser.add_argument("--task", help="task for --model; a run knows its own")
-    parser.add_argument("--data.source", type=path, help="overrides the run's data.source")
-    parser.add_argument("--data.max_length", type=int, help="with --model (default 128)")
-    parser.add_argument("--checkpoint", help="with --run: last, best, or a step's number (default last)")
+    inputs.add_argument("--task", help="task for --model; a run knows its own")
+    inputs.add_argument("--data.source", type=path, help="overrides the run's data.source")
+    inputs.add_argument("--data.max_length", type=int, help="with --model (default 128)")
+    inputs.add_argument("--checkpoint", help="with --run: last, best, or a step's number (default last)")
 
 
 def read_options(parser: ArgumentParser, arguments: Sequence[str], required: Sequence[str] = ()) -> Namespace:

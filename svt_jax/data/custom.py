@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from svt_jax.data.glue import Examples, Split, Task, make_examples
-from svt_jax.data.tables import ENDINGS, Problem, Table, name_lines, refuse
+from svt_jax.data.tables import ENDINGS, Problem, Table, name_lines, read_header, read_lines, refuse
 from svt_jax.stores import as_path, check_reachable
+from svt_jax.text import printable
 
 
 def custom_task(text: Sequence[str], label: str, labels: Sequence[str] | None) -> Task:
@@ -84,6 +85,30 @@ def load_custom(task: Task, source: str, split: Split) -> Examples:
     if split == "test":
         return make_examples(task, Table(path, task.text, optional=[task.label]))
     return make_examples(task, Table(path, [*task.text, task.label]))
+
+
+def load_texts(path: Path, columns: Sequence[str] | None) -> Examples:
+    """The texts of one file, without labels.
+
+    Args:
+      path: a .tsv, .csv or .jsonl, or a .txt with one text a line.
+      columns: names of one or two columns; None for a .txt without header.
+    Raises:
+      ValueError: as `data.glue.load_examples`, or if a table comes without names of columns.
+    """
+    if columns is not None:
+        return make_examples(custom_task(columns, "", None), Table(path, columns))
+    if path.suffix.lower() != ".txt":
+        raise ValueError(
+            f"{path} has the columns {', '.join(map(printable, read_header(path)))}; needed is which to read. Name the column of "
+            "the sentences, or the two columns of the pairs, by --data.text_columns."
+        )
+    lines = read_lines(path)
+    if empty := [(number, "it is empty") for number, line in enumerate(lines, start=1) if not line.strip()]:
+        refuse(name_lines(path, empty))
+    if not lines:
+        raise ValueError(f"{path} has no lines; allowed is one text a line. Correct the file.")
+    return Examples(lines, None, None)
 
 
 def _file(source: str, split: Split) -> Path:

@@ -21,6 +21,7 @@ import numpy as np
 from svt_jax.data.stored_texts import KEPT_ROWS, StoredTexts, read_parts
 from svt_jax.data.tables import Columns, Problem, Table, name_lines, refuse
 from svt_jax.stores import as_path, check_reachable
+from svt_jax.text import listed
 
 log = logging.getLogger(__name__)
 
@@ -144,11 +145,16 @@ def _from_file(task: Task, source: Path, split: Split) -> Examples:
     if not source.is_dir():
         raise ValueError(
             f"data.source {str(source)!r} is not a folder; allowed are 'hub' and a folder in the official GLUE layout, "
-            f"holding {task.folder}/{task.files[split]}. Correct the path."
+            f"holding {task.folder}/{task.files[split]}. Correct the path, or make the folder: svt-jax data glue --to DIR."
         )
     if not path.is_file():
-        have = ", ".join(sorted(p.name for p in source.iterdir())) or "nothing"
-        raise ValueError(f"{path} does not exist; {source} holds {have}. Download the task, or correct data.source.")
+        have = listed(sorted(p.name for p in source.iterdir()), most=12) or "nothing"
+        advice = "Correct data.source, or get the task: svt-jax data glue --to DIR."
+        if (right := _right_level(source, task, split)) is not None:
+            advice = f"The folder to name is {right}."
+        raise ValueError(
+            f"{path} does not exist; {source} holds {have}; allowed is the folder that holds {task.folder}/. {advice}"
+        )
     labelled = not split.startswith("test")
     table = Table(
         path,
@@ -158,6 +164,14 @@ def _from_file(task: Task, source: Path, split: Split) -> Examples:
         may_be_empty=task.text,
     )
     return make_examples(task, table)
+
+
+def _right_level(source: Path, task: Task, split: Split) -> Path | None:
+    """The folder in the official layout, if `source` is the one above or below it."""
+    if (source / task.files[split]).is_file() and source.resolve().name == task.folder:
+        return source.parent if source.name == task.folder else source.resolve().parent
+    below = [each for each in sorted(source.iterdir()) if (each / task.folder / task.files[split]).is_file()]
+    return below[0] if len(below) == 1 else None
 
 
 def make_examples(task: Task, table: Table) -> Examples:
@@ -228,7 +242,7 @@ def _from_hub(task: Task, split: Split) -> Examples:
     except (ConnectionError, OSError) as error:
         raise ValueError(
             f"the hub does not give nyu-mll/glue {task.name} ({type(error).__name__}). Check the network, or give a folder "
-            "in the official GLUE layout as data.source."
+            "in the official GLUE layout as data.source (svt-jax data glue --to DIR makes one where there is a network)."
         ) from error
     columns = task.hub_text or task.text
     labelled = not split.startswith("test")

@@ -21,9 +21,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from svt_jax.data.steady_batches import Progress
 from svt_jax.data.tokenizer import load_tokenizer
 from svt_jax.data.tokens import Tokens
-from svt_jax.embeddings.embed import Pooling, Progress, encode, tokenize_sentences
+from svt_jax.embeddings.embed import Pooling, encode, tokenize_sentences
 from svt_jax.host import open_to_umask
 from svt_jax.models.config import read_config
 from svt_jax.models.files import hash_weights, local_folder

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import re
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,22 +25,17 @@ import numpy as np
 from flax import nnx
 
 from svt_jax.data.glue import Examples
+from svt_jax.data.steady_batches import Progress, Static, fill
 from svt_jax.data.tokenizer import check_vocabulary, load_tokenizer, tokenize
 from svt_jax.data.tokens import Tokens
 from svt_jax.embeddings.sentence_modules import SentenceModules, normalized, read_modules
-from svt_jax.host import compiler_options, same_settings
+from svt_jax.host import compiler_options
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.files import local_folder
 from svt_jax.models.hf import load_encoder
 from svt_jax.models.packed import read_batch
 
-if TYPE_CHECKING:
-    from svt_jax.data.packing import Shape
-
 Array = jax.Array
-Progress = Callable[[int], None]
-"""Called with the number of sentences that a batch finished."""
-
 MAX_LENGTH = 128
 
 
@@ -166,79 +159,22 @@ def encode(
     Raises:
       NonFiniteError: if a vector is not finite.
     """
-    from svt_jax.data.packed_rows import pack  # imported here: `import svt_jax` needs no grain
     from svt_jax.errors import NonFiniteError
 
     graphdef, state = nnx.split(encoder)
     wanted = tuple(dict.fromkeys(poolings))
     out = {pooling: np.zeros((len(tokens), encoder.config.hidden_size), np.float32) for pooling in wanted}
-    settings = same_settings()
 
-    def run(shape: Shape, rows: np.ndarray) -> int:
-        batch = pack(tokens, rows, shape)
-        arrays = {name: batch[name] for name in _READ}
-        with settings():
-            pooled = _pooling_program()(graphdef, wanted, tuple(shape.static.items()), state, arrays)
-        real = batch["weights"] > 0
-        for pooling, vectors in zip(wanted, pooled, strict=True):
-            out[pooling][batch["index"][real]] = np.asarray(vectors)[real]
-        return len(rows)
+    def compute(batch: dict[str, np.ndarray], static: Static) -> tuple[Array, ...]:
+        return _pooling_program()(graphdef, wanted, static, state, batch)
 
-    # Two batches at a time: while one is in a small operation, which a single core does, the other fills the cores.
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        for done in pool.map(run, *zip(*_batches(tokens.lengths), strict=True)):
-            if progress is not None:
-                progress(done)
+    fill(list(out.values()), tokens, compute, progress)
     for pooling, vectors in out.items():
         if bad := int(np.sum(~np.isfinite(vectors).all(axis=1))):
             raise NonFiniteError(
                 f"{bad} of {len(vectors)} vectors ({pooling}) are not finite. Check the model's weights."
             )
     return out
-
-
-_WORKERS = 2
-_READ = ("ids", "token_types", "segment", "position", "row", "start", "length", "number")
-_BATCH_TOKENS = 1536  # on two CPU cores 1000 to 3000 take the same time
-_ROW_LENGTH = 64  # a token of a row of 128 takes 1.09 times as long on two CPU cores, for its attention
-_LEAST = 8  # the largest batch has room for a sentence in every so many tokens
-
-
-def _batches(lengths: np.ndarray) -> list[tuple[Shape, np.ndarray]]:
-    """Each packed batch's shape and its sentences.
-
-    There are at most two shapes: rows of 64 tokens, and for longer sentences rows of the next power of two that holds
-    the longest, so that a few long ones do not make all rows long.
-    """
-    short = lengths <= _ROW_LENGTH
-    parts = [(rows, _same_shape(lengths[rows])) for rows in map(np.flatnonzero, (short, ~short)) if len(rows)]
-    return [(shape, rows[batch]) for rows, (shape, batches) in parts for batch in batches]
-
-
-def _same_shape(lengths: np.ndarray) -> tuple[Shape, list[np.ndarray]]:
-    """One shape, and the sentences of each batch; all batches have about the same tokens.
-
-    The shape hardly depends on the sentences, so that another call finds its program compiled: `_BATCH_TOKENS` in rows
-    of `_ROW_LENGTH` or of the next power of two that holds the longest sentence, or the next power of two rows that
-    holds all sentences.
-    """
-    from svt_jax.data.packing import Shape, dealt_evenly, place
-
-    size = max(_ROW_LENGTH, 1 << (int(lengths.max()) - 1).bit_length())
-    most = max(1, _BATCH_TOKENS // size)
-    needed = math.ceil(lengths.sum() / size)
-    rows = min(most, 1 << max(0, needed - 1).bit_length())
-    while True:
-        shape = Shape(rows, size, rows * size // _LEAST, size)
-        number = max(math.ceil(lengths.sum() / (rows * size)), math.ceil(len(lengths) / shape.examples))
-        if rows == most or number == 1:
-            break
-        rows = min(most, 2 * rows)
-    while True:
-        batches = dealt_evenly(lengths, number)
-        if all(place(lengths[batch], shape) is not None for batch in batches):
-            return shape, batches
-        number += 1
 
 
 @functools.cache
@@ -249,7 +185,7 @@ def _pooling_program() -> Any:
 def _pooled(
     graphdef: nnx.GraphDef,
     poolings: tuple[Pooling, ...],
-    static: tuple[tuple[str, int], ...],
+    static: Static,
     state: nnx.State,
     batch: dict[str, Array],
 ) -> tuple[Array, ...]:

@@ -22,8 +22,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from svt_jax.data.steady_batches import Progress
 from svt_jax.embeddings.cache import encode_cached
-from svt_jax.embeddings.embed import MAX_LENGTH, Progress
+from svt_jax.embeddings.embed import MAX_LENGTH
 from svt_jax.embeddings.sts_files import STSTask, load_sts, read_corpus
 from svt_jax.embeddings.sts_maps import PostProcessing, Vectors, fit_honest, fit_published, unscored
 from svt_jax.embeddings.sts_scores import analyse, score_tasks

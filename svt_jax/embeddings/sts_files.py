@@ -177,7 +177,8 @@ def _text_lines(path: Path) -> list[str]:
 def _read_index(path: Path) -> dict[str, list[tuple[str, int]]]:
     if not path.is_file():
         raise ValueError(
-            f"{path} does not exist; the folder of --data holds tasks.json and the files that it names. Correct the path."
+            f"{path} does not exist; the folder of --data holds tasks.json and the files that it names. Correct the path, or "
+            "make the folder of SentEval's files: docs/sts.md shows its form."
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))

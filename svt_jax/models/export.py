@@ -40,7 +40,7 @@ def export_hf(
         computes the plain model, with other numbers. keep: also write a section `svt_jax` into config.json, with the
         settings and, by layer and name, the present parameters, each inside its bounds. transformers ignores it;
         `load_encoder` and `load_classifier` read it back.
-      labels: names of a classifier's classes, in its order; None calls them LABEL_0, LABEL_1, ...
+      labels: names of a classifier's classes, in its order; None takes its `class_names`.
     Raises:
       ValueError: if the model has a transformation and `svt` is not given, if there are more or fewer labels than
         classes, or one twice, if the folder holds a model, or if it cannot be written.
@@ -55,7 +55,7 @@ def export_hf(
             "svt_jax to read."
         )
     labels = None if labels is None else list(labels)
-    classes = model.classifier.out_features if isinstance(model, Classifier) else 0
+    classes = model.num_labels if isinstance(model, Classifier) else 0
     if labels is not None and not len(labels) == len(set(labels)) == classes:
         raise ValueError(
             f"{len(labels)} labels ({listed(labels)}) for {classes} classes; allowed is a different one for each. "
@@ -85,7 +85,7 @@ def _config(model: Encoder | Classifier, labels: Sequence[str] | None, *, keep_s
     class_name = FAMILIES[encoder.config.model_type].class_name
     fields: dict[str, Any] = {"architectures": [f"{class_name}Model"], **encoder.config.to_hf(), "dtype": "float32"}
     if isinstance(model, Classifier):
-        names = labels or [f"LABEL_{n}" for n in range(model.classifier.out_features)]
+        names = labels or model.class_names or [f"LABEL_{n}" for n in range(model.num_labels)]
         fields |= {
             "architectures": [f"{class_name}ForSequenceClassification"],
             "id2label": {str(n): label for n, label in enumerate(names)},

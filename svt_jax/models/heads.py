@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,9 @@ from svt_jax.models.embeddings import Pooler
 from svt_jax.models.encoder import Encoder, EncoderOutput
 from svt_jax.models.layers import LayerNorm, Linear, dropout_once, first_token
 from svt_jax.models.packed import Layout, OneInEachRow
+
+if TYPE_CHECKING:
+    import svt_jax
 
 Array = jax.Array
 
@@ -31,7 +36,12 @@ class Classifier(nnx.Module):
         transformers.
       num_labels: classes; 1 for regression.
       rngs: for the head's random initialisation.
+
+    Attributes:
+      class_names: names of the classes in the order of the logits; None calls them LABEL_0, LABEL_1, ...
     """
+
+    class_names: tuple[str, ...] | None = None
 
     def __init__(self, encoder: Encoder, num_labels: int, *, rngs: nnx.Rngs):
         config = encoder.config
@@ -76,6 +86,19 @@ class Classifier(nnx.Module):
         shape = jnp.shape(input_ids)
         mask = jnp.ones(shape, bool) if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
         return self._logits(out, OneInEachRow(mask), rngs)
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes; 1 for regression."""
+        return self.classifier.out_features
+
+    def predict(
+        self, texts: Iterable[str] | Iterable[tuple[str, str]], tokenizer: Any, *, max_length: int = 128
+    ) -> svt_jax.Predictions:
+        """Class names and probabilities of texts, or of pairs of texts: `svt_jax.predict` of this classifier."""
+        import svt_jax  # imported here: what predicts stands above the models
+
+        return svt_jax.predict(self, texts, tokenizer, max_length=max_length)
 
     def classify(
         self, input_ids: Array, token_type_ids: Array, layout: Layout, *, rngs: nnx.Rngs | None = None

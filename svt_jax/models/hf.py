@@ -16,7 +16,7 @@ from flax import nnx
 
 from svt_jax.models.config import EncoderConfig, read_config
 from svt_jax.models.encoder import Encoder
-from svt_jax.models.files import Tensors, local_folder, read_tensors
+from svt_jax.models.files import Tensors, local_folder, read_json, read_tensors
 from svt_jax.models.heads import Classifier
 from svt_jax.models.slot import stored_values
 from svt_jax.models.svt_config import Parameters, SVTConfig, has_svt, read_svt
@@ -33,7 +33,7 @@ from svt_jax.models.weight_names import (
     svt_name,
     with_tied,
 )
-from svt_jax.text import listed
+from svt_jax.text import listed, printable
 
 log = logging.getLogger(__name__)
 Module = TypeVar("Module", bound=nnx.Module)
@@ -80,7 +80,7 @@ def load_encoder(
 def load_classifier(
     path_or_id: str | Path,
     *,
-    num_labels: int,
+    num_labels: int | None = None,
     svt: SVTConfig | None = None,
     dtype: str = "float32",
     seed: int = 0,
@@ -92,14 +92,22 @@ def load_classifier(
     """Loads a pretrained encoder with a classification head.
 
     The head is loaded if the checkpoint has one of this size. Otherwise it is drawn from `seed`, with a warning.
-    Arguments and errors are as in `load_encoder`; num_labels is 1 for regression. `shardings` maps the module's
-    abstract state to a sharding for each variable, and each device receives only its part. Without it all weights come
-    to the default device.
+    Arguments and errors are as in `load_encoder`. The module's `class_names` are those of config.json (id2label), where
+    the head is loaded.
+
+    Args:
+      num_labels: number of classes, 1 for regression; None takes the checkpoint's head, as of a folder that `export_hf`
+        wrote.
+      shardings: maps the module's abstract state to a sharding for each variable, and each device receives only its
+        part. Without it all weights come to the default device.
+    Raises:
+      ValueError: also if `num_labels` is None and the checkpoint has no head, or one for several classes at a time.
     """
     checkpoint = _open(path_or_id, svt, ignore)
     config = checkpoint.config
     names = {theirs: (f"encoder/{ours}", change) for theirs, (ours, change) in encoder_names(config).items()}
-    fits = _head_fits(config, checkpoint.tensors, num_labels)
+    size = _head_size(checkpoint) if num_labels is None else num_labels
+    fits = _head_fits(config, checkpoint.tensors, size)
     if fits:
         names |= head_names(config)
     elif config.head == "norm":  # all but the classifier is the head of the pretrained language model
@@ -108,7 +116,7 @@ def load_classifier(
 
     def make() -> Classifier:
         rngs = nnx.Rngs(seed)
-        return Classifier(checkpoint.new_encoder(dtype, rngs, remat, scan_layers), num_labels, rngs=rngs)
+        return Classifier(checkpoint.new_encoder(dtype, rngs, remat, scan_layers), size, rngs=rngs)
 
     classifier = _fill(make, checkpoint, names, seed, shardings)
     if not fits:  # warned of once all is well: an error must be one line
@@ -118,10 +126,44 @@ def load_classifier(
             "%s %s: the head for %d labels starts from random values (seed %d)",
             checkpoint.folder,
             reason,
-            num_labels,
+            size,
             seed,
         )
+    elif size > 1:
+        classifier.class_names = _class_names(checkpoint.folder, size)
     return classifier
+
+
+def _class_names(folder: Path, number: int) -> tuple[str, ...] | None:
+    """The names of so many classes in config.json, in the order of the logits; None unless each has its own."""
+    named = read_json(folder / "config.json").get("id2label")
+    names = [str(named.get(str(n), "")) for n in range(number)] if isinstance(named, dict) else []
+    return tuple(names) if len(named or ()) == len(set(names) - {""}) == number else None
+
+
+def _head_size(checkpoint: _Checkpoint) -> int:
+    """The number of labels of the checkpoint's head."""
+    bias = next(theirs for theirs, (ours, _) in head_names(checkpoint.config).items() if ours == "classifier/bias")
+    found = checkpoint.tensors.get(bias)
+    size = 0 if found is None or found.ndim != 1 else len(found)
+    if not size or not _head_fits(checkpoint.config, checkpoint.tensors, size):
+        raise ValueError(
+            f"{checkpoint.folder} has no classification head ({', '.join(head_names(checkpoint.config))}); allowed without "
+            "num_labels is the folder of a trained classifier, as eval.py export writes it. Name another folder, or give "
+            "num_labels for a new head."
+        )
+    settings = read_json(checkpoint.folder / "config.json")
+    if settings.get("id2label") and _class_names(checkpoint.folder, size) is None:
+        raise ValueError(
+            f"config.json of {checkpoint.folder} has id2label {printable(str(settings['id2label']))} for a head of {size} "
+            f"classes; allowed is a different name for each number from 0. Correct it, or give num_labels={size}."
+        )
+    if settings.get("problem_type") == "multi_label_classification":
+        raise ValueError(
+            f"{checkpoint.folder} has a head for several classes at a time (problem_type multi_label_classification); allowed "
+            f"is one class of each text. Give num_labels={size} to use its logits."
+        )
+    return size
 
 
 def has_head(folder: Path, num_labels: int) -> bool:

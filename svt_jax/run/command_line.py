@@ -55,9 +55,17 @@ def make_config(values: Mapping[str, Any] | str | Path) -> TrainConfig:
 @functools.cache
 def train_parser() -> ArgumentParser:
     """The parser of every key of a training config; it takes 0.2 s to make."""
+    from svt_jax.run.help_text import tidy
+
     parser = make_parser(
         "train.py",
         "Fine-tunes an encoder with a singular value transformation. Without arguments: configs/demo.yaml.",
+        usage="train.py [--config FILE] [--section.key VALUE ...]",
+        examples=(
+            "--config rte --model.path MODEL --data.source GLUE",
+            '--config rte --svt.function soft_decay --svt.layers "[-2, -1]" --run.name two',
+            '--data.task custom --data.source FOLDER --data.text_columns "[question, answer]" --data.label_column verdict',
+        ),
     )
     parser.add_argument(
         "--config",
@@ -66,17 +74,31 @@ def train_parser() -> ArgumentParser:
     parser.add_argument("--plugin", help="The same as --run.plugin.")
     parser.add_class_arguments(TrainConfig)
     parser.add_argument("--traceback", action="store_true", help="Show where an error came from.")
+    tidy(parser)
     return parser
 
 
-def make_parser(prog: str, description: str) -> ArgumentParser:
-    """A parser that keeps values as text until their option's type reads them."""
+def make_parser(prog: str, description: str, *, usage: str, examples: tuple[str, ...] = ()) -> ArgumentParser:
+    """A parser that keeps values as text until their option's type reads them.
+
+    Args:
+      examples: command lines without `prog`, for the end of its help.
+    """
     from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
+
+    from svt_jax.run import help_text
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     set_loader("svt_jax", load_text, (yaml.YAMLError,))
     return ArgumentParser(
-        prog=prog, description=description, exit_on_error=False, allow_abbrev=False, parser_mode="svt_jax"
+        prog=prog,
+        usage=usage,
+        description=description,
+        epilog=help_text.examples(prog, examples),
+        formatter_class=help_text.HelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+        parser_mode="svt_jax",
     )
 
 
@@ -283,16 +305,53 @@ def _types(text: str) -> str:
     Example:
       >>> _types("Literal['keep', 'drop'], NoneType, <class 'float'>")
       'keep, drop, null, float'
+      >>> _types("list[str], NoneType")
+      'a list as "[a, b]", null'
     """
+    text = re.sub(r"(?:typing\.)?(?:[Ll]ist|Sequence|tuple)\[(\w+)(?:, \.\.\.)?\]", _list, text)
     text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", lambda found: found[1].replace("'", ""), text)
     text = re.sub(r"<class '(\w+)'>", r"\1", text)
     return text.replace("typing.", "").replace("NoneType", "null").replace(", ...", "")
 
 
+def _list(found: re.Match[str]) -> str:
+    return 'a list as "[a, b]"' if found[1] == "str" else 'a list as "[1, 2]"'
+
+
 def unknown_key(key: str, keys: list[str]) -> str:
-    """The error for a key that is not in `keys`: the keys of its section, and the nearest one."""
-    near = difflib.get_close_matches(printable(key), keys, n=1, cutoff=0.0)
+    """The error for a key that is not in `keys`: the keys of its section, and the nearest one if one is near."""
     section = key.split(".")[0]
     siblings = [k for k in keys if k.startswith(section + ".")]
     allowed = siblings or sorted({k.split(".")[0] for k in keys})
-    return f"unknown key {printable(key)!r}; allowed are {', '.join(allowed)}. Did you mean {near[0]}?"
+    near = nearest(key, keys)
+    advice = f"Did you mean {near}?" if near else "Correct the name."
+    return f"unknown key {printable(key)!r}; allowed are {', '.join(allowed)}. {advice}"
+
+
+_NEAR = 0.75
+"""The smallest likeness of a name that is suggested: "posts" to "post" is 0.89, "lr" to any key of optim below 0.4."""
+
+
+def nearest(key: str, keys: Sequence[str]) -> str | None:
+    """The key that was probably meant: of the same name in another section, of a like name, or of these initials.
+
+    Example:
+      >>> keys = ["optim.learning_rate", "optim.schedule", "svt.alpha"]
+      >>> [nearest(key, keys) for key in ("optim.lr", "learning_rate", "svt.alhpa", "optm.schedule", "optim.colour")]
+      ['optim.learning_rate', 'optim.learning_rate', 'svt.alpha', 'optim.schedule', None]
+    """
+    key = printable(key)
+    section, _, name = key.rpartition(".")
+    here = [k for k in keys if k.rpartition(".")[0] == section]
+
+    def likeness(other: str) -> float:
+        theirs = other.rpartition(".")[2]
+        if name == theirs or (len(name) > 1 and name == "".join(word[:1] for word in theirs.split("_"))):
+            return 1.0
+        return difflib.SequenceMatcher(None, name, theirs).ratio()
+
+    for candidates in (here, keys):
+        best = max(candidates, key=likeness, default=None)
+        if best is not None and likeness(best) >= _NEAR:
+            return best
+    return None

@@ -238,8 +238,11 @@ class TaskModel:
         return load_tokens(self.task, self.data, self.tokenizer, self.encoder, split, begin)
 
     def module(self) -> Classifier | Encoder:
-        """Graph definition and state as one module."""
-        return nnx.merge(self.graphdef, self.params, self.constants)
+        """Graph definition and state as one module; a classifier has the names of the task's classes."""
+        module: Classifier | Encoder = nnx.merge(self.graphdef, self.params, self.constants)
+        if isinstance(module, Classifier) and self.task is not None:
+            module.class_names = self.task.labels
+        return module
 
 
 def override(data: DataConfig, **values: Any) -> DataConfig:

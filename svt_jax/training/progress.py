@@ -150,14 +150,14 @@ class TokenizingProgress:
 
 
 class EncodingProgress:
-    """A progress bar with rate and time left for encoding sentences; nothing without a terminal."""
+    """A progress bar with rate and time left for encoding sentences, or other texts; nothing without a terminal."""
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, what: str = "sentences"):
         self._progress = Progress(
             TextColumn("encoding"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} sentences/s  left"),
+            TextColumn("{task.fields[rate]} " + what + "/s  left"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import svt_jax
+from svt_jax.data import steady_batches
 from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.embeddings import embed as module
 from svt_jax.embeddings.embed import Pooling, encode, tokenize_sentences
@@ -44,8 +45,8 @@ POOLINGS = {
 
 
 def test_every_pooling_from_one_pass_equals_the_states_without_padding(encoder, states, sentences, monkeypatch):
-    monkeypatch.setattr(module, "_ROW_LENGTH", 64)
-    monkeypatch.setattr(module, "_BATCH_TOKENS", 128)
+    monkeypatch.setattr(steady_batches, "_ROW_LENGTH", 64)
+    monkeypatch.setattr(steady_batches, "_BATCH_TOKENS", 128)
     tokens = tokenize_sentences(sentences, demo_tokenizer(), 32)
     assert len(np.unique(tokens.lengths)) > 3
     poolings = [Pooling.parse(word, 2) for word in POOLINGS]

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import sys
 from pathlib import Path
 
 import jax
@@ -178,3 +180,17 @@ def test_weights_and_biases_gets_the_numbers_of_a_run_offline(tmp_path, monkeypa
     offline = [path for path in (run.folder / "wandb").iterdir() if path.name.startswith("offline-run")]
     assert len(offline) == 1
     assert any(path.suffix == ".wandb" and path.stat().st_size for path in offline[0].iterdir()), os.listdir(offline[0])
+
+
+def test_the_callback_for_mlflow_on_the_page_sends_settings_numbers_and_scores(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "mlflow" in block]
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "stand_ins"))
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    exec(compile(code, "docs/extending.md", "exec"), {})
+    start, (_, params), *numbers, end = sys.modules.pop("mlflow").calls
+    assert (start[0], end) == ("start", ("end",))
+    assert (params["optim.max_steps"], params["data.task"]) == (4, "demo")
+    steps = [(step, sorted(metrics)) for _, step, metrics in numbers]
+    assert [step for step, names in steps if "loss" in names] == [2, 4]
+    assert (4, ["validation.accuracy", "validation.f1"]) in steps

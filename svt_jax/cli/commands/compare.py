@@ -22,31 +22,40 @@ def options() -> ArgumentParser:
         "compare",
         "Compares settings over seeds: trains a grid, or reads finished runs. With --config, --section.key VALUE overrides "
         "every file.",
+        needed="--config FILE --config FILE ... --seeds 0,1,2 | --runs DIR ... --output DIR",
+        examples=(
+            "--config configs/paper/svt/plain.yaml --config rte --seeds 0,1,2 --output comparison",
+            "--runs runs/plain-0 runs/plain-1 runs/svt-0 runs/svt-1 --output comparison",
+        ),
     )
-    parser.add_argument(
+    inputs = parser.add_argument_group("what is compared")
+    what = parser.add_argument_group("how it is trained")
+    inputs.add_argument(
         "--config",
         dest="settings",
         action="append",
         help="a setting: one file, or several joined with +; * in the last one stands for every such file; may be given "
         "again, the first is the baseline",
     )
-    parser.add_argument(
+    inputs.add_argument(
         "--runs", nargs="+", type=path, help="folders that train.py has completed; the first is the baseline's"
     )
-    parser.add_argument("--seeds", help="seeds of the grid, as in 0,1,2")
-    parser.add_argument(
+    inputs.add_argument("--seeds", help="seeds of the grid, as in 0,1,2")
+    what.add_argument(
         "--side_by_side",
         default="auto",
         help="how many runs that differ only in seed, alpha or rates one program trains at a time; auto is as many as the "
         "memory has room for, 1 trains one after another",
     )
-    parser.add_argument(
+    what.add_argument(
         "--holdout",
         type=float,
         default=0.1,
         help="share of the training set on which settings whose files have a section search choose their values",
     )
-    parser.add_argument("--output", type=path, help="folder of table, CSV and pictures, and of the grid's runs")
+    parser.add_argument_group("what is written").add_argument(
+        "--output", type=path, help="folder of table, CSV and pictures, and of the grid's runs"
+    )
     return parser
 
 

@@ -17,17 +17,31 @@ log = logging.getLogger(__name__)
 
 def options() -> ArgumentParser:
     from svt_jax.run.config import DistributedConfig
+    from svt_jax.run.help_text import tidy
 
-    parser = eval_parser("glue", "Scores a run, or a classifier, on its task.")
+    parser = eval_parser(
+        "glue",
+        "Scores a run, or a classifier, on its task.",
+        needed="--run DIR | --model PATH --task NAME",
+        examples=(
+            "--run runs/rte",
+            "--model MODEL --task rte --data.source GLUE",
+            "--run runs/rte --split test --output submission",
+        ),
+    )
     run_or_model(parser, run="folder that train.py wrote", model="folder or hub id of a classifier with its head")
-    parser.add_argument("--data.eval_batch_size", type=int, help="overrides the run's; the score does not depend on it")
-    parser.add_argument("--split", default="validation", type=Literal["train", "validation", "test"])
-    parser.add_argument(
+    what = parser.add_argument_group("what is computed")
+    what.add_argument("--data.eval_batch_size", type=int, help="overrides the run's; the score does not depend on it")
+    what.add_argument(
+        "--split", default="validation", type=Literal["train", "validation", "test"], help="which examples"
+    )
+    parser.add_argument_group("what is written").add_argument(
         "--output",
         type=path,
         help="folder of the predictions for an unlabelled split (default RUN/submission, or submission)",
     )
     parser.add_class_arguments(DistributedConfig, "distributed")
+    tidy(parser)
     return parser
 
 

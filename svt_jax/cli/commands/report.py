@@ -11,9 +11,15 @@ if TYPE_CHECKING:
 
 
 def options() -> ArgumentParser:
-    parser = eval_parser("report", "Writes report.html from what a run left.")
-    parser.add_argument("--run", type=path, help="folder that train.py wrote")
-    parser.add_argument("--baseline", type=path, help="another run of the same task to compare with")
+    parser = eval_parser(
+        "report",
+        "Writes report.html from what a run left.",
+        needed="--run DIR",
+        examples=("--run runs/demo", "--run runs/demo --baseline runs/plain"),
+    )
+    inputs = parser.add_argument_group("what is read")
+    inputs.add_argument("--run", type=path, help="folder that train.py wrote")
+    inputs.add_argument("--baseline", type=path, help="another run of the same task to compare with")
     return parser
 
 

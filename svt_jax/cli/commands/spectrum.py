@@ -12,14 +12,23 @@ if TYPE_CHECKING:
 
 
 def options() -> ArgumentParser:
-    parser = eval_parser("spectrum", "Measures the spectrum of each layer on validation examples: JSON and pictures.")
+    parser = eval_parser(
+        "spectrum",
+        "Measures the spectrum of each layer on validation examples: JSON and pictures.",
+        needed="--run DIR | --model PATH --task NAME --output DIR",
+        examples=(
+            "--run runs/demo --output spectra",
+            "--model MODEL --task rte --data.source GLUE --output spectra --measures all",
+        ),
+    )
     run_or_model(parser, run="folder that train.py wrote", model="folder or hub id of an encoder")
-    parser.add_argument(
+    output = parser.add_argument_group("what is written")
+    output.add_argument(
         "--measures",
         nargs="+",
         help="further measures by name (docs/measures.md), or all; then OUTPUT/probe and a table have them",
     )
-    parser.add_argument("--output", type=path, help="folder of spectrum.json and the pictures")
+    output.add_argument("--output", type=path, help="folder of spectrum.json and the pictures")
     return parser
 
 

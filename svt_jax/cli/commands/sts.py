@@ -17,25 +17,35 @@ log = logging.getLogger(__name__)
 def options() -> ArgumentParser:
     from svt_jax.embeddings.sts_maps import PostProcessing
 
-    parser = eval_parser("sts", "Scores sentence embeddings on semantic textual similarity, without training.")
-    parser.add_argument("--config", help="YAML file of the options below; those on the command line override it")
-    parser.add_argument("--model", type=path, help="folder or hub id of an encoder, with a tokenizer")
-    parser.add_argument("--data", type=path, help="folder with tasks.json and its files")
-    parser.add_argument(
+    parser = eval_parser(
+        "sts",
+        "Scores sentence embeddings on semantic textual similarity, without training. docs/sts.md says where the data are from.",
+        needed="--model PATH --data DIR --output FILE",
+        examples=(
+            "--model MODEL --data STS --output plain.json",
+            "--model MODEL --data STS --post none soft_decay whitening --pooling mean cls --output all.json",
+            "--model MODEL --data STS --protocol honest --fit corpus.txt --post soft_decay --output honest.json",
+        ),
+    )
+    inputs = parser.add_argument_group("what is read")
+    what = parser.add_argument_group("what is computed")
+    output = parser.add_argument_group("what is written")
+    inputs.add_argument("--config", help="YAML file of the options below; those on the command line override it")
+    inputs.add_argument("--model", type=path, help="folder or hub id of an encoder, with a tokenizer")
+    inputs.add_argument("--data", type=path, help="folder with tasks.json and its files")
+    what.add_argument(
         "--protocol", default="paper", type=Literal["paper", "honest"], help="what --post is fitted on (default paper)"
     )
-    parser.add_argument(
-        "--pooling", nargs="+", default=["mean"], help="mean, cls, first_last, or layers as in mean:1,-1"
-    )
-    parser.add_argument("--post", nargs="+", default=["none"], help="none, soft_decay, centered_soft_decay, whitening")
-    parser.add_argument("--alpha", type=float, help=f"for soft_decay (default {PostProcessing.alpha})")
-    parser.add_argument("--dim", type=int, help="directions that whitening keeps (default all)")
-    parser.add_argument(
+    what.add_argument("--pooling", nargs="+", default=["mean"], help="mean, cls, first_last, or layers as in mean:1,-1")
+    what.add_argument("--post", nargs="+", default=["none"], help="none, soft_decay, centered_soft_decay, whitening")
+    what.add_argument("--alpha", type=float, help=f"for soft_decay (default {PostProcessing.alpha})")
+    what.add_argument("--dim", type=int, help="directions that whitening keeps (default all)")
+    inputs.add_argument(
         "--fit", type=path, help="sentences to fit on with --protocol honest: .txt, .tsv, .csv or .jsonl"
     )
-    parser.add_argument("--embeddings", type=path, help="file that keeps the embeddings for the next time")
-    parser.add_argument("--max_length", type=int, default=128, help="tokens of a sentence (default 128)")
-    parser.add_argument("--output", type=path, help="JSON file: a table, or a list for several poolings or --post")
+    output.add_argument("--embeddings", type=path, help="file that keeps the embeddings for the next time")
+    inputs.add_argument("--max_length", type=int, default=128, help="tokens of a sentence (default 128)")
+    output.add_argument("--output", type=path, help="JSON file: a table, or a list for several poolings or --post")
     return parser
 
 
