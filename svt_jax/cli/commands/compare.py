@@ -51,7 +51,8 @@ def options() -> ArgumentParser:
         "--holdout",
         type=float,
         default=0.1,
-        help="share of the training set on which settings whose files have a section search choose their values",
+        help="share of the training set on which settings whose files have a section search choose their values; 0 searches "
+        "nothing and trains the files' own values",
     )
     parser.add_argument_group("what is written").add_argument(
         "--output", type=path, help="folder of table, CSV and pictures, and of the grid's runs"
@@ -117,7 +118,7 @@ def _train(chosen: Any, overrides: list[str], output: Path, console: Console) ->
         overrides = [*overrides, "--run.plugin", chosen.plugin]
     seeds = list(dict.fromkeys(int(seed) for seed in chosen.seeds.split(",")))
     settings, at_a_time, found = expanded(chosen.settings), side_by_side(chosen.side_by_side), None
-    if tries := declared(settings):
+    if chosen.holdout and (tries := declared(settings)):
         found = search(
             settings,
             tries,
