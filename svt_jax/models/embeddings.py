@@ -1,4 +1,4 @@
-"""The ends of an encoder: embeddings at its input, and the pooler at its output. Shape letters are those of `encoder`."""
+"""The ends of an encoder: embeddings at its input, the pooler and ESM's contact head at its output. Shape letters are those of `encoder`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from svt_jax.mesh import gather_columns, shard_columns
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.layers import DropoutBits, LayerNorm, Linear, dropout, first_token
 from svt_jax.models.packed import Layout
+from svt_jax.models.positions import Carried
 
 Array = jax.Array
 
@@ -124,3 +125,12 @@ class Pooler(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return jnp.tanh(self.dense(first_token(x)))
+
+
+class ContactHead(nnx.Module):
+    """The weights of ESM's head for contacts in proteins, which every ESM checkpoint has; nothing here computes with them."""
+
+    def __init__(self, config: EncoderConfig):
+        maps = config.num_layers * config.num_attention_heads
+        self.weight = Carried(jnp.zeros((1, maps)), logical_axes=("parameter", "parameter"))
+        self.bias = Carried(jnp.zeros(1), logical_axes=("parameter",))

@@ -19,16 +19,17 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from svt_jax.mesh import has_explicit_axes, shard_batch, with_auto_axes
 from svt_jax.models.config import EncoderConfig
-from svt_jax.models.embeddings import Embeddings, Pooler
+from svt_jax.models.embeddings import ContactHead, Embeddings, Pooler
 from svt_jax.models.encoder_layer import EncoderLayer, Transformed
 from svt_jax.models.layer_loop import through_layers
 from svt_jax.models.layers import DropoutBits, LayerNorm, draw
 from svt_jax.models.packed import Layout, OneInEachRow
-from svt_jax.models.positions import Carried, Places, Positions
+from svt_jax.models.positions import Places, Positions
 from svt_jax.models.sites import loss_term
 from svt_jax.models.svt_config import SVTConfig
 
@@ -59,15 +60,6 @@ class EncoderOutput:
     svt_failures: Array | None = None
     svt_states: dict[int, tuple[Array, Array]] | None = None
     attentions: tuple[Array, ...] | None = None
-
-
-class ContactHead(nnx.Module):
-    """The weights of ESM's head for contacts in proteins, which every ESM checkpoint has; nothing here computes with them."""
-
-    def __init__(self, config: EncoderConfig):
-        maps = config.num_layers * config.num_attention_heads
-        self.weight = Carried(jnp.zeros((1, maps)), logical_axes=("parameter", "parameter"))
-        self.bias = Carried(jnp.zeros(1), logical_axes=("parameter",))
 
 
 class Encoder(nnx.Module):
@@ -214,13 +206,8 @@ class Encoder(nnx.Module):
         output_svt_states: bool = False,
         output_attentions: bool = False,
     ) -> EncoderOutput:
-        bits, first, size = None, None, self._halves(input_ids.shape[1])
-        if rngs is not None:
-            # One draw for all: see DropoutBits. A layer's bits do not depend on what the layers below take.
-            keys = jax.random.split(rngs.dropout(), 1 + len(self.layers))
-            draw_rows = functools.partial(draw, rows=len(input_ids), size=size)
-            bits = keys if self.remat else jax.vmap(draw_rows)(keys)
-            first = DropoutBits(shard_batch(draw_rows(keys[0]) if self.remat else bits[0]))
+        sizes = self._halves(layout, input_ids.shape[1], output_attentions)
+        first, bits = (None, None) if rngs is None else self._drawn(rngs.dropout(), len(input_ids), sizes)
         with jax.named_scope("embeddings"):
             x = shard_batch(self.embeddings(input_ids, token_type_ids, layout, bits=first))
         embedded, last = x, self.layers[-1].svt
@@ -230,8 +217,8 @@ class Encoder(nnx.Module):
             x,
             layout,
             (Places(), Places()) if self.positions is None else self.positions(layout),
-            None if bits is None else bits[1:],
-            size,
+            bits,
+            sizes,
             remat=self.remat,
             scan=self.scan_layers,
             first_token_only=first_token_only and behind_norm is None,
@@ -261,10 +248,32 @@ class Encoder(nnx.Module):
             attentions=tuple(attentions) if output_attentions else None,
         )
 
-    def _halves(self, tokens: int) -> int:
-        """Number of random entries of a row that serve any layer's dropouts, and those of the embeddings."""
-        width = self.config.embedding_size or self.config.hidden_size
-        return max(tokens * width, *(layer.halves(tokens, self.config.hidden_size) for layer in self.layers))
+    def _halves(self, layout: Layout, tokens: int, keep_maps: bool) -> tuple[int, int]:
+        """Number of random entries of a row that serve dropouts: any layer's of full attention and the embeddings', and any
+        layer's of sliding attention."""
+        sizes = [tokens * (self.config.embedding_size or self.config.hidden_size), 0]
+        for layer in self.layers:
+            size = layer.halves(tokens, self.config.hidden_size, layout.per_row, keep_maps=keep_maps)
+            sizes[layer.window is not None] = max(sizes[layer.window is not None], size)
+        return sizes[0], sizes[1]
+
+    def _drawn(
+        self, key: Array, rows: int, sizes: tuple[int, int]
+    ) -> tuple[DropoutBits, tuple[Array | None, Array | None]]:
+        """The bits of the embeddings, and those of layers as `through_layers` takes them.
+
+        One draw for all layers of a kind: see DropoutBits. A layer's bits do not depend on what the layers below take.
+        """
+        keys = jax.random.split(key, 1 + len(self.layers))
+        sliding = np.array([False, *(layer.window is not None for layer in self.layers)])
+        of_full, of_sliding = (functools.partial(draw, rows=rows, size=size) for size in sizes)
+        if self.remat:
+            return DropoutBits(shard_batch(of_full(keys[0]))), (keys[~sliding][1:], keys[sliding])
+        full = jax.vmap(of_full)(keys[~sliding])
+        return DropoutBits(shard_batch(full[0])), (
+            full[1:],
+            jax.vmap(of_sliding)(keys[sliding]) if any(sliding) else None,
+        )
 
     def loss_term(
         self, hidden_states: Sequence[Array], layout: Layout, counted: Array

@@ -2,7 +2,7 @@
 asking tokens.
 
 post-norm
-  attention     a = LN(x + h), h = drop(W_o A v), A = drop(softmax(q k^T / sqrt(H) + mask))
+  attention     a = LN(x + h), h = drop(W_o A v), A of `attention`
   feed-forward  y = LN(a + h), h = drop(W_2 act(W_1 a))
 pre-norm: x and a enter a part by way of its norm, and a = x + h, y = a + h.
 
@@ -22,13 +22,15 @@ from flax import nnx
 
 from svt_jax.mesh import shard_batch
 from svt_jax.models.activations import ACTIVATION_FUNCTIONS
+from svt_jax.models.attention import SelfAttention
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.layers import DropoutBits, LayerNorm, Linear, dropout
 from svt_jax.models.packed import Layout
-from svt_jax.models.positions import Places, near, rotated
+from svt_jax.models.positions import Places
 from svt_jax.models.sites import InsideAttention
 from svt_jax.models.slot import SVTLayer
 from svt_jax.models.svt_config import Placement, Site, SVTConfig
+from svt_jax.models.windows import blocks_pay, near, near_in_blocks
 from svt_jax.spectral.base import TOKEN_SITES
 
 Array = jax.Array
@@ -49,91 +51,13 @@ class LayerOutput(NamedTuple):
       x: the output for all tokens [R, S, D], or each example's first one [E, 1, D].
       transformed: what its remedy did.
       values: the values [R, N, S, H] of a layer that hands them on.
-      maps: the attention maps [R, N, Q, S], without dropout; where nobody reads them, they are not kept.
+      maps: the attention maps [R, N, Q, S], without dropout; None unless they are asked for.
     """
 
     x: Array
     transformed: Transformed | None
     values: Array | None
     maps: Array | None
-
-
-class SelfAttention(nnx.Module):
-    """Multi-head attention without the residual."""
-
-    def __init__(self, config: EncoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self._heads, self._head_size = config.num_attention_heads, config.head_size
-
-        def square(*axes: str) -> Linear:
-            size, scale = config.hidden_size, config.initializer_range
-            return Linear(
-                size,
-                size,
-                (axes[0], axes[1]),
-                initializer_range=scale,
-                dtype=dtype,
-                rngs=rngs,
-                use_bias=config.attention_bias,
-                num_heads=self._heads,
-            )
-
-        self.query, self.key, self.value = (square("embed", "heads") for _ in range(3))
-        self.out = square("heads", "embed")
-        self._dropout = config.attention_probs_dropout_prob
-
-    def halves(self, tokens: int) -> int:
-        """Number of random entries that the dropout of a row takes."""
-        return self._heads * tokens**2 if self._dropout else 0
-
-    def __call__(
-        self,
-        asking: Array,
-        x: Array,
-        attends: Array,
-        *,
-        places: Places | None = None,
-        first: bool = False,
-        inside: InsideAttention | None = None,
-        bits: DropoutBits | None,
-    ) -> tuple[Array, Array]:
-        """Returns what the asking tokens [R, Q, D] gather from the tokens x [R, S, D] that they attend to.
-
-        Also returns their attention maps [R, N, Q, S], without dropout.
-
-        Args:
-          attends: bool[R, Q or 1, S].
-          places: rotations of tokens, and biases of scores.
-          first: whether the asking tokens are the first ones of their examples, not all.
-          inside: what the layer's remedy does here; it needs all tokens to ask. None for nothing.
-        """
-        inside, places = inside or InsideAttention(None), places or Places()
-
-        def split(y: Array) -> Array:  # heads in front: on CPU the products are several times slower with "rsnh"
-            return y.reshape(*y.shape[:2], self._heads, self._head_size).transpose(0, 2, 1, 3)  # [R, N, S, H]
-
-        # The key's bias adds the same to all scores of a query, and softmax removes it, unless it is rotated. Its
-        # gradient is 0, but autodiff returns rounding, which Adam would blow up to full steps that differ from mesh to
-        # mesh.
-        query, key, value = (
-            split(self.query(asking)),
-            split(self.key(x, bias_gradient=places.angles is not None)),
-            split(self.value(x)),
-        )
-        if places.angles is not None:
-            query = query if first else rotated(query, places.angles)  # a first token stands at 0
-            key = rotated(key, places.angles)
-        scores = jnp.einsum("rnqh,rnkh->rnqk", query * self._head_size**-0.5, key)
-        # The most negative number, not -inf: a row of padding only keeps finite (uniform) weights.
-        bias = jnp.where(attends, 0.0, jnp.finfo(jnp.float32).min)[:, None]  # [R, 1, Q or 1, S]
-        by_distance = places.first_bias if first else places.bias
-        scores = scores.astype(jnp.float32)
-        scores = scores if by_distance is None else scores + by_distance
-        weights = jax.nn.softmax(scores + bias, axis=-1)
-        weights = inside.on_map(weights, behind_dropout=False).astype(x.dtype)
-        mixing = inside.on_map(dropout(weights, self._dropout, bits), behind_dropout=True)
-        mixed = inside.on_values(jnp.einsum("rnqk,rnkh->rnqh", mixing, value), value)
-        maps = mixing if bits is None else weights
-        return self.out(mixed.transpose(0, 2, 1, 3).reshape(asking.shape)), maps  # [R, Q, D]
 
 
 class EncoderLayer(nnx.Module):
@@ -215,6 +139,7 @@ class EncoderLayer(nnx.Module):
         *,
         places: Places | None = None,
         first_token_only: bool = False,
+        keep_maps: bool = False,
         bits: DropoutBits | None,
     ) -> LayerOutput:
         """Computes the layer.
@@ -228,14 +153,20 @@ class EncoderLayer(nnx.Module):
           first_values: the values of the encoder's first layer; needed above it by a remedy of site `value`.
           places: what `Encoder.positions` says for this layer.
           first_token_only: whether only the examples' first tokens are read.
+          keep_maps: whether attention maps are returned. They are of whole rows, so attention does not go block by block.
         """
         first = first_token_only and self.site is None
         rows, normed = x, self._in_front(self.attention_norm, x)
-        asking, attends = layout.asking_first(normed) if first else (normed, layout.attends)
-        if self.window is not None:
-            attends = attends & near(layout, self.window, first=first)
+        window = None if first else self._blocks_of(x.shape[1], keep_maps)
+        if window is not None:
+            asking, attends = normed, near_in_blocks(layout, window)
+        else:
+            asking, attends = layout.asking_first(normed) if first else (normed, layout.attends)
+            attends = attends if self.window is None else attends & near(layout, self.window, first=first)
         inside = InsideAttention(self.svt, layout, first_values, attends)
-        h, maps = self.attention(asking, normed, attends, places=places, first=first, inside=inside, bits=bits)
+        h, maps = self.attention(
+            asking, normed, attends, places=places, first=first, window=window, inside=inside, bits=bits
+        )
         if first:
             h = layout.of_first(h)
         elif first_token_only and self.site in ("attention_map", "value"):
@@ -256,7 +187,13 @@ class EncoderLayer(nnx.Module):
         found = by_attention or by_feed_forward
         if inside.failed is not None:
             found = Transformed(inside.failed)
-        return LayerOutput(shard_batch(out.astype(x.dtype)), found, inside.values if self.hands_on else None, maps)
+        values = inside.values if self.hands_on else None
+        return LayerOutput(shard_batch(out.astype(x.dtype)), found, values, maps if keep_maps else None)
+
+    def _blocks_of(self, tokens: int, keep_maps: bool) -> int | None:
+        """The window of attention that goes block by block; None for whole rows, which a remedy of maps needs too."""
+        whole = keep_maps or self.site == "attention_map" or self.window is None
+        return None if whole or not blocks_pay(tokens, self.window or 0) else self.window
 
     def _in_front(self, norm: LayerNorm | None, x: Array) -> Array:
         """What a part reads: x, or its norm where that stands in front."""
@@ -305,12 +242,13 @@ class EncoderLayer(nnx.Module):
             out = norm(out)
         return out, Transformed(failed, before, after)
 
-    def halves(self, tokens: int, width: int) -> int:
-        """Number of random entries that the dropouts take of a row of tokens."""
+    def halves(self, tokens: int, width: int, asking_first: int, *, keep_maps: bool) -> int:
+        """Number of random entries that the dropouts take of a row of tokens, in which so many first tokens may ask."""
         hidden = (self._attention_dropout > 0) + (self._feed_forward_dropout > 0)
         hidden += -(-self._inner_size // width) if self._inner_dropout else 0  # whole widths, as `of_first` takes them
         svt = self.site in TOKEN_SITES and self._placement != "output"
-        return self.attention.halves(tokens) + tokens * width * (hidden + svt)
+        of_maps = self.attention.halves(tokens, self._blocks_of(tokens, keep_maps), asking_first)
+        return of_maps + tokens * width * (hidden + svt)
 
 
 def _as_it_is(x: Array) -> Array:

@@ -33,8 +33,8 @@ def through_layers(
     x: Array,
     layout: Layout,
     places: tuple[Places, Places],
-    bits: Array | None,
-    size: int,
+    bits: Sequence[Array | None] | None,
+    sizes: tuple[int, int],
     *,
     remat: bool,
     scan: bool,
@@ -49,8 +49,9 @@ def through_layers(
       x: [R, S, D], the embeddings' output.
       layout: where examples lie in the rows.
       places: what attention knows of places, in layers of full and of sliding attention.
-      bits: what the dropouts of each layer draw from: uint16[layers, R, size], or keys [layers]; None for no dropout.
-      size: number of random entries of a row.
+      bits: what the dropouts of the layers of full and of sliding attention draw from: uint16[layers, R, size], or keys
+        [layers], None where there is no such layer; None for no dropout.
+      sizes: number of random entries of a row, in layers of full and of sliding attention.
       remat, scan: `Encoder`'s settings.
       first_token_only: whether the last layer returns only the examples' first tokens.
       keep: loops keep the outputs of their inner layers too; without it the list of states is not complete.
@@ -62,13 +63,16 @@ def through_layers(
     first_values: Array | None = None
     call = _call_again if remat else _call
     parts = [nnx.split(layer) for layer in layers]
-    static = _Static(size, first_token_only=False, keep_maps=keep_maps)
     last = len(layers) - 1
+    passed = [0, 0]  # layers of full and of sliding attention
     for start, stop in _loops(layers, scan, first_token_only):
-        where = places[layers[start].window is not None]
+        kind = layers[start].window is not None
+        where, drawn, n = places[kind], None if bits is None else bits[kind], passed[kind]
+        passed[kind] += stop - start
+        static = _Static(sizes[kind], first_token_only=False, keep_maps=keep_maps)
         if stop - start > 1:
             shared = all(layer.attention is layers[start].attention for layer in layers[start:stop])
-            some = None if bits is None else bits[start:stop]
+            some = None if drawn is None else drawn[n : n + stop - start]
             with jax.named_scope(f"layers_{start}_to_{stop - 1}"):
                 x, inner, maps = _scan(
                     parts[start:stop], x, layout, where, some, call, static, shared=shared, keep=keep
@@ -76,7 +80,7 @@ def through_layers(
             states += inner
             attentions += maps
         else:
-            some = None if bits is None else bits[start]
+            some = None if drawn is None else drawn[n]
             of_first = first_values if layers[start].site == "value" else None
             with jax.named_scope(f"layer_{start}"):  # around the call, whose trace all layers share
                 here = static._replace(first_token_only=first_token_only and start == last)
@@ -105,8 +109,15 @@ def _call(
     if bits is not None and bits.ndim == 0:  # a key: the gradient draws again, and keeps no bits
         bits = draw(bits, len(x), static.size)
     drawn = None if bits is None else DropoutBits(shard_batch(bits))
-    out = layer(x, layout, first_values, places=places, first_token_only=static.first_token_only, bits=drawn)
-    return out if static.keep_maps else out._replace(maps=None)
+    return layer(
+        x,
+        layout,
+        first_values,
+        places=places,
+        first_token_only=static.first_token_only,
+        keep_maps=static.keep_maps,
+        bits=drawn,
+    )
 
 
 # The gradient computes a layer's inner values again, but keeps a decomposition.

@@ -109,15 +109,6 @@ def rotated(x: Array, angles: Array) -> Array:
     return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], axis=-1).astype(x.dtype)
 
 
-def near(layout: Layout, window: int, *, first: bool) -> Array:
-    """bool[R or 1, S or 1, S]: keys at most `window` tokens away from the asking ones, all tokens or first ones."""
-    row = jnp.arange(layout.real.shape[1], dtype=jnp.int32)[None]
-    if first:
-        place = row if layout.position is None else layout.position
-        return (place <= window)[:, None, :]
-    return jnp.abs(row[:, None, :] - row[:, :, None]) <= window
-
-
 def _frequencies(theta: float, size: int) -> np.ndarray:
     """theta^(-2n/H) in float32, as transformers does: at place 8192 the last digit of a frequency counts."""
     powers = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)

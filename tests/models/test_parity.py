@@ -248,6 +248,7 @@ def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
     import torch
     import transformers
 
+    from svt_jax.models import attention as attention_module
     from svt_jax.models import embeddings as embeddings_module
     from svt_jax.models import encoder as encoder_module
     from svt_jax.models import encoder_layer as layer_module
@@ -275,7 +276,8 @@ def test_dropout_acts_where_it_does_in_pytorch(family, monkeypatch):
         counted["jax"][rate, tuple(x.shape)] += bits is not None and rate > 0
         return x
 
-    for module, name in ((layer_module, "dropout"), (embeddings_module, "dropout"), (heads_module, "dropout_once")):
+    modules = (attention_module, layer_module, embeddings_module)
+    for module, name in (*((each, "dropout") for each in modules), (heads_module, "dropout_once")):
         monkeypatch.setattr(module, name, jax_dropout)
     monkeypatch.setattr(loop_module, "_call", loop_module._call.__wrapped__)  # counts each layer, traced before or not
     whole = encoder_module.Encoder.__call__  # transformers computes the last layer for all tokens
