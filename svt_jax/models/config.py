@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from svt_jax.models.activations import ACTIVATION_FUNCTIONS
+from svt_jax.models.config_checks import LAYER_TYPES, MOST_LAYERS, problems_of
 from svt_jax.models.families import FAMILIES, UNSUPPORTED
 from svt_jax.models.files import read_json
 from svt_jax.text import printable
 
-_MOST_LAYERS = 1000
-_LARGEST = 2**24
-"""The largest whole number. A config.json that asks for more is damaged, or made to fill the memory."""
-_MOST_SINES = 2**26  # numbers in a table of sinusoidal positions, which is made before weights are read
-
 Head = Literal["pooled", "tanh", "relu", "gelu", "norm"]
-LAYER_TYPES = ("full_attention", "sliding_attention")
-RELATIVE_BUCKETS = 32
-"""Buckets of distances that MPNet's code tells apart, whatever its config.json says of the table's rows."""
-
 MODEL_KEYS_OF_SPEED = ("remat", "scan_layers")
 """Keys of a run's `model` that change only time and memory: a run goes on with other values of them."""
 
@@ -118,77 +108,8 @@ class EncoderConfig:
     protein: bool = False
 
     def __post_init__(self) -> None:
-        problems = []
-        names = FAMILIES[self.model_type].fields if self.model_type in FAMILIES else {}
-        for field in dataclasses.fields(self):
-            name, value = names.get(field.name, (field.name,))[0], getattr(self, field.name)
-            if value is None and "None" in field.type:
-                continue
-            if field.type.startswith("int"):
-                zero = ("pad_token_id", "type_vocab_size", "mask_token_id", "relative_buckets")
-                smallest = 0 if field.name in zero else 1
-                if type(value) is not int:
-                    problems.append(f"{name} is {printable(repr(value))}, not a whole number")
-                elif value < smallest:
-                    problems.append(f"{name} is {value}, less than {smallest}")
-                elif value > _LARGEST:
-                    problems.append(f"{name} is {printable(str(value))}, more than {_LARGEST}")
-            elif field.type.startswith("float"):
-                below = 1.0 if "dropout" in field.name else math.inf
-                if type(value) not in (int, float):
-                    problems.append(f"{name} is {printable(repr(value))}, not a number")
-                elif not 0.0 <= value < below:
-                    problems.append(f"{name} {value} is not in [0, {below:g})")
-            elif field.type == "bool" and type(value) is not bool:
-                problems.append(f"{name} is {printable(repr(value))}, not true or false")
-            elif field.name in _OPTIONS and value not in (options := _OPTIONS[field.name]):
-                problems.append(f"{name} {printable(repr(value))} is not one of {', '.join(options)}")
-        if not problems:
-            problems += self._contradictions(names)
-        if problems:
+        if problems := problems_of(self):
             raise ValueError(f"config.json: {'; '.join(problems)}. Use a checkpoint with supported values.")
-
-    def _contradictions(self, names: Mapping[str, Sequence[str]]) -> list[str]:
-        problems = []
-        if self.hidden_size % self.num_attention_heads:
-            size, heads = (names.get(name, (name,))[0] for name in ("hidden_size", "num_attention_heads"))
-            problems.append(f"{size} {self.hidden_size} does not divide by {heads} {self.num_attention_heads}")
-        if self.num_layers > _MOST_LAYERS:
-            name = names.get("num_hidden_layers", ("num_hidden_layers",))[0]
-            inner = f" times inner_group_num {self.inner_group_num}" if self.inner_group_num > 1 else ""
-            problems.append(f"{name} {self.num_hidden_layers}{inner} is more than {_MOST_LAYERS}")
-        width = self.embedding_size or self.hidden_size
-        if self.sinusoidal_pos_embds and self.max_position_embeddings * width > _MOST_SINES:
-            problems.append(
-                f"max_position_embeddings {self.max_position_embeddings} times {width} is more than {_MOST_SINES}"
-            )
-        for name in ("pad_token_id", "mask_token_id"):
-            if (getattr(self, name) or 0) >= self.vocab_size:
-                problems.append(f"{name} {getattr(self, name)} is not below vocab_size {self.vocab_size}")
-        if self.token_dropout and self.mask_token_id is None:
-            problems.append("token_dropout is true and mask_token_id is missing")
-        if self.positions == "rotary" and self.head_size % 2:
-            problems.append(f"heads of {self.head_size} dimensions cannot be rotated in pairs")
-        if 0 < self.relative_buckets < RELATIVE_BUCKETS:
-            name = names.get("relative_buckets", ("relative_buckets",))[0]
-            problems.append(f"{name} {self.relative_buckets} is less than {RELATIVE_BUCKETS}")
-        if self.layer_types is not None:
-            strange = [each for each in self.layer_types if each not in LAYER_TYPES]
-            fits = len(self.layer_types) == self.num_hidden_layers or self.num_hidden_layers > _MOST_LAYERS
-            if strange or not fits:
-                problems.append(
-                    f"layer_types names {len(self.layer_types)} layers of num_hidden_layers {self.num_hidden_layers}, "
-                    f"and {printable(repr(strange[0])) + ' is not one of' if strange else 'each is one of'} {', '.join(LAYER_TYPES)}"
-                )
-        if (self.num_hidden_groups or 1) > self.num_hidden_layers:
-            problems.append(
-                f"num_hidden_groups {self.num_hidden_groups} is more than num_hidden_layers {self.num_hidden_layers}"
-            )
-        if self.max_tokens < 1:
-            problems.append(
-                f"max_position_embeddings {self.max_position_embeddings} leaves no position after pad_token_id {self.pad_token_id}"
-            )
-        return problems
 
     @property
     def head_size(self) -> int:
@@ -298,14 +219,6 @@ class EncoderConfig:
         return values
 
 
-_OPTIONS: dict[str, Sequence[str]] = {
-    "hidden_act": tuple(ACTIVATION_FUNCTIONS),
-    "head_act": tuple(ACTIVATION_FUNCTIONS),
-    "pooling": ("cls", "mean"),
-    "positions": ("absolute", "rotary"),
-}
-
-
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Adds what the tables of rotary positions hold, by names with dots."""
     flat = dict(values)
@@ -336,7 +249,7 @@ def _layer_types(fields: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[s
             "Use a checkpoint with supported values."
         )
     # a wrong number of layers is reported with the other fields
-    count = layers if type(layers) is int and 0 < layers <= _MOST_LAYERS else 0
+    count = layers if type(layers) is int and 0 < layers <= MOST_LAYERS else 0
     return tuple(LAYER_TYPES[n % every > 0] for n in range(count))
 
 

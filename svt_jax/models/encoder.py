@@ -14,20 +14,18 @@ References: Devlin et al., "BERT", 2019, arXiv 1810.04805; Vaswani et al., 2017,
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from svt_jax.mesh import has_explicit_axes, shard_batch, with_auto_axes
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.embeddings import ContactHead, Embeddings, Pooler
 from svt_jax.models.encoder_layer import EncoderLayer, Transformed
-from svt_jax.models.layer_loop import through_layers
-from svt_jax.models.layers import DropoutBits, LayerNorm, draw
+from svt_jax.models.layer_loop import draw_bits, through_layers
+from svt_jax.models.layers import LayerNorm
 from svt_jax.models.packed import Layout, OneInEachRow
 from svt_jax.models.positions import Places, Positions
 from svt_jax.models.sites import loss_term
@@ -207,7 +205,9 @@ class Encoder(nnx.Module):
         output_attentions: bool = False,
     ) -> EncoderOutput:
         sizes = self._halves(layout, input_ids.shape[1], output_attentions)
-        first, bits = (None, None) if rngs is None else self._drawn(rngs.dropout(), len(input_ids), sizes)
+        first, bits = None, None
+        if rngs is not None:
+            first, bits = draw_bits(rngs.dropout(), self.layers, len(input_ids), sizes, remat=self.remat)
         with jax.named_scope("embeddings"):
             x = shard_batch(self.embeddings(input_ids, token_type_ids, layout, bits=first))
         embedded, last = x, self.layers[-1].svt
@@ -256,24 +256,6 @@ class Encoder(nnx.Module):
             size = layer.halves(tokens, self.config.hidden_size, layout.per_row, keep_maps=keep_maps)
             sizes[layer.window is not None] = max(sizes[layer.window is not None], size)
         return sizes[0], sizes[1]
-
-    def _drawn(
-        self, key: Array, rows: int, sizes: tuple[int, int]
-    ) -> tuple[DropoutBits, tuple[Array | None, Array | None]]:
-        """The bits of the embeddings, and those of layers as `through_layers` takes them.
-
-        One draw for all layers of a kind: see DropoutBits. A layer's bits do not depend on what the layers below take.
-        """
-        keys = jax.random.split(key, 1 + len(self.layers))
-        sliding = np.array([False, *(layer.window is not None for layer in self.layers)])
-        of_full, of_sliding = (functools.partial(draw, rows=rows, size=size) for size in sizes)
-        if self.remat:
-            return DropoutBits(shard_batch(of_full(keys[0]))), (keys[~sliding][1:], keys[sliding])
-        full = jax.vmap(of_full)(keys[~sliding])
-        return DropoutBits(shard_batch(full[0])), (
-            full[1:],
-            jax.vmap(of_sliding)(keys[sliding]) if any(sliding) else None,
-        )
 
     def loss_term(
         self, hidden_states: Sequence[Array], layout: Layout, counted: Array

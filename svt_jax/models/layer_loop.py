@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from svt_jax.mesh import shard_batch
@@ -92,6 +93,22 @@ def through_layers(
             if found is not None:
                 transformed[start] = found
     return x, states, transformed, attentions
+
+
+def draw_bits(
+    key: Array, layers: Sequence[EncoderLayer], rows: int, sizes: tuple[int, int], *, remat: bool
+) -> tuple[DropoutBits, tuple[Array | None, Array | None]]:
+    """The random bits of the embeddings, and those of the layers as `through_layers` takes them.
+
+    One draw for all layers of a kind: see DropoutBits. A layer's bits do not depend on what the layers below take.
+    """
+    keys = jax.random.split(key, 1 + len(layers))
+    sliding = np.array([False, *(layer.window is not None for layer in layers)])
+    of_full, of_sliding = (functools.partial(draw, rows=rows, size=size) for size in sizes)
+    if remat:
+        return DropoutBits(shard_batch(of_full(keys[0]))), (keys[~sliding][1:], keys[sliding])
+    full = jax.vmap(of_full)(keys[~sliding])
+    return DropoutBits(shard_batch(full[0])), (full[1:], jax.vmap(of_sliding)(keys[sliding]) if any(sliding) else None)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 7))  # layers of one shape are traced once

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from svt_jax.models.config import RELATIVE_BUCKETS, EncoderConfig
+from svt_jax.models.config import EncoderConfig
+from svt_jax.models.config_checks import RELATIVE_BUCKETS
 from svt_jax.models.packed import Layout
 
 Array = jax.Array
