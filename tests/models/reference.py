@@ -61,8 +61,11 @@ def fields(family: str, **changes: object) -> dict:
     return tiny.fields(family, **{**extra, **changes})
 
 
-def compute(values: dict, num_labels: int, seed: int) -> dict[str, np.ndarray]:
-    """The classifier's weights, inputs, hidden states, pooled output, logits, and gradients of sum(logits * cotangent)."""
+def compute(values: dict, num_labels: int, seed: int, given: dict | None = None) -> dict[str, np.ndarray]:
+    """The classifier's weights, inputs, hidden states, pooled output, logits, and gradients of sum(logits * cotangent).
+
+    `given` takes the place of `inputs(values, seed)`.
+    """
     import torch
     import transformers
 
@@ -77,7 +80,7 @@ def compute(values: dict, num_labels: int, seed: int) -> dict[str, np.ndarray]:
         torch.nn.init.normal_(parameter, mean=1.0 if norm else 0.0, std=0.3)  # also biases and norms
     prefix = f"{model.base_model_prefix}."
     base.load_state_dict(model.base_model.state_dict(), strict=False)
-    given = inputs(values, seed)
+    given = inputs(values, seed) if given is None else given
     arguments = {"input_ids": torch.tensor(given["ids"]), "attention_mask": torch.tensor(given["mask"])}
     if "token_type_ids" in inspect.signature(model.forward).parameters:
         arguments["token_type_ids"] = torch.tensor(given["types"])
@@ -85,6 +88,8 @@ def compute(values: dict, num_labels: int, seed: int) -> dict[str, np.ndarray]:
         out = base(**arguments, output_hidden_states=True)
     logits = model(**arguments).logits
     cotangent = np.random.default_rng(seed + 1).normal(size=logits.shape).astype(np.float32)
+    if "local_attention" in values:  # blocks of sliding attention have no gradient of padding that attends to no key
+        cotangent *= given["mask"][:, :1]
     (logits * torch.tensor(cotangent)).sum().backward()
 
     weights = {prefix + name: p for name, p in base.named_parameters()} | dict(model.named_parameters())
