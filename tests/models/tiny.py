@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from svt_jax.models.config import EncoderConfig
@@ -29,8 +30,15 @@ OWN = {  # sizes that a family needs to fit into these
 PADDING = {"roberta": 1, "xlm-roberta": 1, "camembert": 1, "gte": 1, "esm": 1, "mpnet": 1}
 PRE_NORM = [family for family in FAMILIES if FAMILIES[family].fixed.get("norm") == "pre"]
 POST_NORM = [family for family in FAMILIES if family not in PRE_NORM]
+FAST = ("bert", "roberta", "distilbert", "albert", "modernbert", "nomic_bert")
+"""Families of the fast tests: the four oldest, one with norms in front and sliding windows, and a rotary one with norms behind."""
 IDS = np.random.default_rng(1).integers(3, 40, (2, 5)).astype(np.int32)
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
+
+
+def families(among=FAMILIES, *, fast=FAST):
+    """For `parametrize`: the families of which all but the fast ones are slow tests."""
+    return [pytest.param(family, marks=[] if family in fast else pytest.mark.slow) for family in among]
 
 
 def fields(family, **changes):
