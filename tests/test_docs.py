@@ -46,9 +46,13 @@ def test_links_lead_to_files(page):
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_every_page_is_linked_from_the_readme():
+def test_every_page_is_reached_from_the_readme():
+    """By a link there, or by one in a page that is linked there."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in readme] == []
+    linked = [page for page in PAGES[1:] if f"docs/{page.name}" in readme]
+    assert len(linked) > 10
+    text = "".join(page.read_text(encoding="utf-8") for page in linked)
+    assert [page.name for page in PAGES[1:] if page not in linked and f"]({page.name}" not in text] == []
 
 
 def test_the_papers_sts_rows_are_those_of_the_configs():
@@ -71,6 +75,13 @@ def test_the_layers_of_each_pooling_are_those_that_the_sts_page_tells():
 
 def test_the_table_of_spectra_is_that_of_its_readings():
     assert load(ROOT / "docs" / "make_spectra.py").table() in (ROOT / "docs" / "spectra.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_the_atlas_is_that_of_its_readings():
+    script = load(ROOT / "docs" / "make_atlas.py")
+    made = script.table(json.loads(script.READINGS.read_text(encoding="utf-8")))
+    assert made.count("\n| ") >= 3
+    assert made in (ROOT / "docs" / "atlas.md").read_text(encoding="utf-8"), "run docs/make_atlas.py"
 
 
 def test_the_table_of_scores_is_that_of_its_runs():
