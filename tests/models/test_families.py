@@ -141,8 +141,8 @@ def test_more_tokens_than_dimensions_are_transformed_as_numpy_does(family):
     assert out.svt_failures.tolist() == [0, 0]
     for n, (before, after) in out.svt_states.items():
         for example, length in enumerate((16, 14)):
-            u, sigma, v = np.linalg.svd(np.asarray(before[example, :length], np.float64), full_matrices=False)
-            decayed = svt_jax.SoftDecay(alpha=svt.alpha[n])(jnp.asarray(sigma))
+            u, sigma, v = np.linalg.svd(np.asarray(before[example, :length]), full_matrices=False)
+            decayed = svt_jax.SoftDecay(alpha=svt.alpha[n])(jnp.asarray(sigma), jnp.asarray(sigma))
             np.testing.assert_allclose(after[example, :length], u * np.asarray(decayed) @ v, atol=2e-5 * sigma[0])
         assert not np.any(after[1, 14:])
 

@@ -130,7 +130,7 @@ def test_neighbours_padding_and_places_in_a_row_have_no_influence(name):
     [
         *(case("bert", name, fast=name in ("gfsa", "contra_norm")) for name in MOVED),
         case("modernbert", "feat_scale", fast=True),
-        *(case("modernbert", name) for name in ("contra_norm", "gfsa", "neutreno", "de_escalation, attention")),
+        *(case("modernbert", name) for name in ("contra_norm", "gfsa", "neutreno", "de_escalation")),
         *(case("nomic_bert", name) for name in ("contra_norm", "gfsa", "neutreno")),
     ],
 )
