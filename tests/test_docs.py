@@ -76,6 +76,23 @@ def test_the_table_of_spectra_is_that_of_its_readings():
     assert load(ROOT / "docs" / "make_spectra.py").table() in (ROOT / "docs" / "spectra.md").read_text(encoding="utf-8")
 
 
+def test_the_table_of_the_atlas_is_that_of_its_readings():
+    script = load(ROOT / "docs" / "make_atlas.py")
+    made = script.table(json.loads(script.READINGS.read_text(encoding="utf-8")))
+    assert made.count("\n| ") >= 3
+    assert made in (ROOT / "docs" / "atlas.md").read_text(encoding="utf-8"), "run docs/make_atlas.py"
+
+
+def test_the_tables_of_the_bench_are_those_of_its_runs():
+    script = load(ROOT / "docs" / "make_bench.py")
+    page = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
+    for path in script.FOLDER.glob("*.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert script.table(found).count("\n| ") >= 15
+        assert script.table(found) in page, "run docs/make_bench.py"
+        assert script.searched(found) in page, "run docs/make_bench.py"
+
+
 def test_the_table_of_scores_is_that_of_its_runs():
     script = load(ROOT / "docs" / "make_scores.py")
     made = script.table(json.loads(script.RUNS.read_text(encoding="utf-8")))

@@ -45,7 +45,7 @@ def mesh_of(config: MeshConfig):
 def parameters(family="bert", svt=SVT):
     """An abstract model on one device."""
     config = EncoderConfig.from_hf(tiny.fields(family, **SIZES))
-    make = functools.partial(random_classifier, config, svt, 2, dtype="float32", seed=0)
+    make = functools.partial(random_classifier, config, tiny.fitting(family, svt), 2, dtype="float32", seed=0)
     return TaskModel.of(nnx.eval_shape(make), mesh_of(MeshConfig(data=1)))
 
 

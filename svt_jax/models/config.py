@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from svt_jax.models.activations import ACTIVATION_FUNCTIONS
+from svt_jax.models.config_checks import LAYER_TYPES, MOST_LAYERS, problems_of
 from svt_jax.models.families import FAMILIES, UNSUPPORTED
 from svt_jax.models.files import read_json
 from svt_jax.text import printable
 
-_MOST_LAYERS = 1000
-_LARGEST = 2**24
-"""The largest whole number. A config.json that asks for more is damaged, or made to fill the memory."""
-_MOST_SINES = 2**26  # numbers in a table of sinusoidal positions, which is made before weights are read
-
-Head = Literal["pooled", "tanh", "relu"]
-
+Head = Literal["pooled", "tanh", "relu", "gelu", "norm"]
 MODEL_KEYS_OF_SPEED = ("remat", "scan_layers")
 """Keys of a run's `model` that change only time and memory: a run goes on with other values of them."""
 
@@ -37,10 +30,31 @@ class EncoderConfig:
       sinusoidal_pos_embds: positions start as sines and cosines (Vaswani et al., 2017, section 3.5).
       positions_skip_padding: position numbers begin at pad_token_id + 1 and count only tokens that are not padding
         themselves, whatever the attention mask says; padding has number pad_token_id.
-      pooler: whether there is a pooler, tanh(W x + b) of the first token.
-      attention_output_dropout, feed_forward_dropout: whether hidden_dropout_prob acts there.
-      head: the classifier's form. pooled: a dense layer on the pooled output. tanh and relu: two dense layers on the
-        first token with that function between them; tanh has a dropout before both.
+      pooler: whether the encoder has a pooler, tanh(W x + b) of the first token. A head that needs one brings it.
+      embedding_dropout_prob, attention_output_dropout_prob, feed_forward_dropout_prob: dropout behind the embeddings and
+        behind the two parts of a layer; None is hidden_dropout_prob.
+      inner_dropout_prob: dropout inside the feed-forward, in front of its second matrix.
+      head: the classifier's form. pooled: a dense layer on the pooled output. tanh, gelu and relu: two dense layers on the
+        first token with that function between them; tanh and gelu have a dropout before both. norm: dense layer,
+        `head_act`, layer norm, dropout, dense layer.
+      head_bias, head_act: of the head `norm`.
+      pooling: what the head `norm` reads, the first token (cls) or the mean of all (mean).
+      norm: where a layer's norms stand: behind each part's sum with its input (post), or in front of the part (pre).
+      first_attention_norm: whether the first layer of a pre-norm encoder has the norm of its attention.
+      final_norm: whether a norm follows the last layer.
+      norm_bias, attention_bias, up_bias, down_bias: whether norms, attention's matrices and the feed-forward's two have one.
+      mlp: dense W_2 act(W_1 x), or gated W_2 (act(W_g x) * W_1 x).
+      positions: a table of positions that is added to the embeddings (absolute), or a rotation of queries and keys.
+      rope_theta: base of the rotation.
+      layer_types: full_attention or sliding_attention for each layer; None is full for all.
+      local_attention: width of the window of sliding attention; a token sees half of it, rounded down, to each side.
+      local_rope_theta: base of the rotation in layers of sliding attention; None is rope_theta.
+      relative_buckets: rows of the table of biases by distance that all layers add to their scores; 0 for none.
+      embedding_norm: whether the embeddings have a layer norm.
+      always_projects: whether the dense layer of `embedding_size` is there even where it equals hidden_size.
+      token_dropout: embeddings of mask_token_id are zero, and all are scaled by the share of tokens that are left.
+      zero_padding: embeddings of padding are set to zero.
+      protein: whether it carries ESM's contact head and stored frequencies, which no number of ours but rotations needs.
     """
 
     model_type: str
@@ -64,67 +78,38 @@ class EncoderConfig:
     sinusoidal_pos_embds: bool = False
     positions_skip_padding: bool = False
     pooler: bool = True
-    attention_output_dropout: bool = True
-    feed_forward_dropout: bool = True
+    embedding_dropout_prob: float | None = None
+    attention_output_dropout_prob: float | None = None
+    feed_forward_dropout_prob: float | None = None
+    inner_dropout_prob: float = 0.0
     head: Head = "pooled"
+    head_bias: bool = True
+    head_act: str = "gelu"
+    pooling: Literal["cls", "mean"] = "cls"
+    norm: Literal["post", "pre"] = "post"
+    first_attention_norm: bool = True
+    final_norm: bool = False
+    norm_bias: bool = True
+    attention_bias: bool = True
+    up_bias: bool = True
+    down_bias: bool = True
+    mlp: Literal["dense", "gated"] = "dense"
+    positions: Literal["absolute", "rotary"] = "absolute"
+    rope_theta: float = 10_000.0
+    layer_types: tuple[str, ...] | None = None
+    local_attention: int = 128
+    local_rope_theta: float | None = None
+    relative_buckets: int = 0
+    embedding_norm: bool = True
+    always_projects: bool = True
+    token_dropout: bool = False
+    mask_token_id: int | None = None
+    zero_padding: bool = False
+    protein: bool = False
 
     def __post_init__(self) -> None:
-        problems = []
-        names = FAMILIES[self.model_type].fields if self.model_type in FAMILIES else {}
-        for field in dataclasses.fields(self):
-            name, value = names.get(field.name, (field.name,))[0], getattr(self, field.name)
-            if value is None and "None" in field.type:
-                continue
-            if field.type.startswith("int"):
-                smallest = 0 if field.name in ("pad_token_id", "type_vocab_size") else 1
-                if type(value) is not int:
-                    problems.append(f"{name} is {printable(repr(value))}, not a whole number")
-                elif value < smallest:
-                    problems.append(f"{name} is {value}, less than {smallest}")
-                elif value > _LARGEST:
-                    problems.append(f"{name} is {printable(str(value))}, more than {_LARGEST}")
-            elif field.type == "float":
-                below = 1.0 if "dropout" in field.name else math.inf
-                if type(value) not in (int, float):
-                    problems.append(f"{name} is {printable(repr(value))}, not a number")
-                elif not 0.0 <= value < below:
-                    problems.append(f"{name} {value} is not in [0, {below:g})")
-            elif field.type == "bool" and type(value) is not bool:
-                problems.append(f"{name} is {printable(repr(value))}, not true or false")
-        if self.hidden_act not in ACTIVATION_FUNCTIONS:
-            problems.append(
-                f"{names.get('hidden_act', ('hidden_act',))[0]} {printable(repr(self.hidden_act))} is not one of {', '.join(ACTIVATION_FUNCTIONS)}"
-            )
-        if not problems:
-            problems += self._contradictions(names)
-        if problems:
+        if problems := problems_of(self):
             raise ValueError(f"config.json: {'; '.join(problems)}. Use a checkpoint with supported values.")
-
-    def _contradictions(self, names: Mapping[str, Sequence[str]]) -> list[str]:
-        problems = []
-        if self.hidden_size % self.num_attention_heads:
-            size, heads = (names.get(name, (name,))[0] for name in ("hidden_size", "num_attention_heads"))
-            problems.append(f"{size} {self.hidden_size} does not divide by {heads} {self.num_attention_heads}")
-        if self.num_layers > _MOST_LAYERS:
-            name = names.get("num_hidden_layers", ("num_hidden_layers",))[0]
-            inner = f" times inner_group_num {self.inner_group_num}" if self.inner_group_num > 1 else ""
-            problems.append(f"{name} {self.num_hidden_layers}{inner} is more than {_MOST_LAYERS}")
-        width = self.embedding_size or self.hidden_size
-        if self.sinusoidal_pos_embds and self.max_position_embeddings * width > _MOST_SINES:
-            problems.append(
-                f"max_position_embeddings {self.max_position_embeddings} times {width} is more than {_MOST_SINES}"
-            )
-        if self.pad_token_id >= self.vocab_size:
-            problems.append(f"pad_token_id {self.pad_token_id} is not below vocab_size {self.vocab_size}")
-        if (self.num_hidden_groups or 1) > self.num_hidden_layers:
-            problems.append(
-                f"num_hidden_groups {self.num_hidden_groups} is more than num_hidden_layers {self.num_hidden_layers}"
-            )
-        if self.max_tokens < 1:
-            problems.append(
-                f"max_position_embeddings {self.max_position_embeddings} leaves no position after pad_token_id {self.pad_token_id}"
-            )
-        return problems
 
     @property
     def head_size(self) -> int:
@@ -133,7 +118,23 @@ class EncoderConfig:
     @property
     def max_tokens(self) -> int:
         """The length of the longest sequence, in tokens."""
-        return self.max_position_embeddings - (self.pad_token_id + 1 if self.positions_skip_padding else 0)
+        first = self.pad_token_id + 1 if self.positions_skip_padding and self.positions == "absolute" else 0
+        return self.max_position_embeddings - first
+
+    @property
+    def projects(self) -> bool:
+        """Whether a dense layer maps embeddings to hidden states."""
+        return self.embedding_size is not None and (self.always_projects or self.embedding_size != self.hidden_size)
+
+    def window(self, layer: int) -> int | None:
+        """How far a layer's tokens see to each side; None is everywhere.
+
+        Example:
+          >>> EncoderConfig.from_hf({"model_type": "modernbert"}).window(1)
+          64
+        """
+        sliding = self.layer_types is not None and self.layer_types[layer] == "sliding_attention"
+        return self.local_attention // 2 if sliding else None
 
     @property
     def num_layers(self) -> int:
@@ -175,24 +176,81 @@ class EncoderConfig:
                 "Choose a checkpoint of one of these."
             )
         family = FAMILIES[model_type]
-        given = {name: value for name, value in values.items() if value is not None}
-        given |= {family.synonyms[name]: value for name, value in given.items() if name in family.synonyms}
+        given = _flat({name: value for name, value in values.items() if value is not None})
+        for name, target in family.synonyms.items():
+            if name in given and not ("." in target and target in given):  # inside a table its own name counts
+                given[target] = given[name]
         problems = [
             f"{name} is {printable(repr(given[name]))} and only {only!r} is supported"
-            for name, only in UNSUPPORTED.items()
-            if given.get(name, only) != only
+            for name, only in {**UNSUPPORTED, **family.only}.items()
+            if given.get(name, only) != only and name not in (theirs for theirs, _ in family.fields.values())
         ]
         if problems:
             raise ValueError(f"config.json: {'; '.join(problems)}. Use a checkpoint with supported values.")
         fields = {ours: given.get(theirs, default) for ours, (theirs, default) in family.fields.items()}
-        if fields["classifier_dropout"] is None:
+        if fields.get("classifier_dropout") is None:
             fields["classifier_dropout"] = fields["hidden_dropout_prob"]
-        return cls(model_type=model_type, **fields, **family.fixed)
+        if "layer_types" in fields:
+            fields["layer_types"] = _layer_types(fields, given)
+        config = cls(model_type=model_type, **fields, **family.fixed)
+        if config.positions == "rotary" and given.get("head_dim", config.head_size) != config.head_size:
+            raise ValueError(
+                f"config.json: head_dim is {printable(repr(given['head_dim']))} and only {config.head_size}, hidden_size "
+                "by num_attention_heads, is supported. Use a checkpoint with supported values."
+            )
+        return config
 
     def to_hf(self) -> dict[str, Any]:
         """The fields of a config.json that transformers reads back as the same model."""
-        fields = FAMILIES[self.model_type].fields
-        return {"model_type": self.model_type, **{theirs: getattr(self, ours) for ours, (theirs, _) in fields.items()}}
+        family = FAMILIES[self.model_type]
+        flat = {theirs: getattr(self, ours) for ours, (theirs, _) in family.fields.items()}
+        if self.layer_types is not None:
+            flat["layer_types"] = list(self.layer_types)
+        absent = {name: None for name, number in family.special.items() if number >= self.vocab_size}
+        values: dict[str, Any] = {"model_type": self.model_type, **absent}
+        for name, value in flat.items():
+            *tables, last = name.split(".")
+            inner = values
+            for table in tables:
+                inner = inner.setdefault(table, {})
+            inner[last] = value
+            if last == "rope_theta" and tables:
+                inner["rope_type"] = "default"
+        return values
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds what the tables of rotary positions hold, by names with dots."""
+    flat = dict(values)
+    for name in ("rope_parameters", "rope_scaling"):
+        if isinstance(values.get(name), Mapping):
+            flat |= {f"{name}.{key}": value for key, value in values[name].items() if value is not None}
+    for name, value in list(flat.items()):
+        if name.startswith("rope_parameters.") and isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items() if inner is not None}
+    return flat
+
+
+def _layer_types(fields: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, ...]:
+    types, layers, every = (
+        fields["layer_types"],
+        fields["num_hidden_layers"],
+        given.get("global_attn_every_n_layers", 3),
+    )
+    if types is not None:
+        if not isinstance(types, list | tuple) or not all(isinstance(each, str) for each in types):
+            raise ValueError(
+                f"config.json: layer_types is {printable(repr(types))}, not a list of {', '.join(LAYER_TYPES)}."
+            )
+        return tuple(types)
+    if type(every) is not int or every < 1:
+        raise ValueError(
+            f"config.json: global_attn_every_n_layers is {printable(repr(every))}; allowed is a whole number from 1. "
+            "Use a checkpoint with supported values."
+        )
+    # a wrong number of layers is reported with the other fields
+    count = layers if type(layers) is int and 0 < layers <= MOST_LAYERS else 0
+    return tuple(LAYER_TYPES[n % every > 0] for n in range(count))
 
 
 def read_config(folder: Path) -> EncoderConfig:

@@ -1,6 +1,6 @@
-"""The encoder: embeddings, post-norm transformer layers as in BERT, pooler.
+"""The encoder: embeddings, transformer layers, pooler.
 
-One encoder serves BERT, RoBERTa, DistilBERT and ALBERT: they differ by the fields of `EncoderConfig`.
+One encoder serves all families of `families.FAMILIES`: they differ by the fields of `EncoderConfig`.
 
 Outputs equal those of Hugging Face's PyTorch models within float32 rounding. Parameters are float32. The computation is
 in `dtype`, except that layer norm, softmax and SVT are always in float32.
@@ -14,7 +14,6 @@ References: Devlin et al., "BERT", 2019, arXiv 1810.04805; Vaswani et al., 2017,
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -23,11 +22,12 @@ from flax import nnx
 
 from svt_jax.mesh import has_explicit_axes, shard_batch, with_auto_axes
 from svt_jax.models.config import EncoderConfig
-from svt_jax.models.embeddings import Embeddings, Pooler
-from svt_jax.models.encoder_layer import EncoderLayer
-from svt_jax.models.layer_loop import through_layers
-from svt_jax.models.layers import DropoutBits, draw
+from svt_jax.models.embeddings import ContactHead, Embeddings, Pooler
+from svt_jax.models.encoder_layer import EncoderLayer, Transformed
+from svt_jax.models.layer_loop import draw_bits, through_layers
+from svt_jax.models.layers import LayerNorm
 from svt_jax.models.packed import Layout, OneInEachRow
+from svt_jax.models.positions import Places, Positions
 from svt_jax.models.sites import loss_term
 from svt_jax.models.svt_config import SVTConfig
 
@@ -43,6 +43,7 @@ class EncoderOutput:
       last_hidden_state: [B, L, D]; [B, 1, D] where only the first token was asked for.
       pooled: [B, D], tanh(W x[:, 0]), or None for a model without a pooler; NaN for input without tokens.
       hidden_states: the embeddings' output and each layer's, config.num_layers + 1 arrays [B, L, D], or None if not asked for.
+        Where a norm follows the last layer, the last one is behind it, as in transformers.
       svt_failures: int32[B], the number of layers in which an example's remedy failed (its result was not finite) and was
         left out; None for a model without a remedy that acts in its layers.
       svt_states: input and output [B, L, D] of each SVT or remedy of tokens, by layer number; None if not asked for.
@@ -84,20 +85,30 @@ class Encoder(nnx.Module):
         scan_layers: bool = False,
     ):
         svt = svt or SVTConfig()
+        svt.check_norms(config)
         alphas = svt.slots(config.num_layers)
         self.config, self.svt_config = config, svt
         self.remat, self.scan_layers = remat, scan_layers
+        self.dtype = dtype
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
+        rotary_or_relative = config.positions == "rotary" or config.relative_buckets > 0
+        self.positions = Positions(config, rngs=rngs) if rotary_or_relative else None
         self.layers: nnx.List[EncoderLayer] = nnx.List([])
         first: dict[tuple[int, int], EncoderLayer] = {}
         for n, group in enumerate(config.weight_groups):
             hands_on = n == 0 and svt.enabled and svt.site == "value"
             layer = EncoderLayer(
-                config, svt, alphas.get(n), shared=first.get(group), hands_on=hands_on, dtype=dtype, rngs=rngs
+                config, svt, alphas.get(n), number=n, shared=first.get(group), hands_on=hands_on, dtype=dtype, rngs=rngs
             )
             first.setdefault(group, layer)
             self.layers.append(layer)
+        self.final_norm = (
+            LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, rngs=rngs, use_bias=config.norm_bias)
+            if config.final_norm
+            else None
+        )
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs) if config.pooler else None
+        self.contact_head = ContactHead(config) if config.protein else None
 
     def __call__(
         self,
@@ -193,28 +204,35 @@ class Encoder(nnx.Module):
         output_svt_states: bool = False,
         output_attentions: bool = False,
     ) -> EncoderOutput:
-        bits, first, size = None, None, self._halves(input_ids.shape[1])
+        sizes = self._halves(layout, input_ids.shape[1], output_attentions)
+        first, bits = None, None
         if rngs is not None:
-            # One draw for all: see DropoutBits. A layer's bits do not depend on what the layers below take.
-            keys = jax.random.split(rngs.dropout(), 1 + len(self.layers))
-            draw_rows = functools.partial(draw, rows=len(input_ids), size=size)
-            bits = keys if self.remat else jax.vmap(draw_rows)(keys)
-            first = DropoutBits(shard_batch(draw_rows(keys[0]) if self.remat else bits[0]))
+            first, bits = draw_bits(rngs.dropout(), self.layers, len(input_ids), sizes, remat=self.remat)
         with jax.named_scope("embeddings"):
             x = shard_batch(self.embeddings(input_ids, token_type_ids, layout, bits=first))
-        embedded = x
+        embedded, last = x, self.layers[-1].svt
+        behind_norm = last if self.svt_config.placement == "final_norm" else None
         x, states, transformed, attentions = through_layers(
             self.layers,
             x,
             layout,
-            None if bits is None else bits[1:],
-            size,
+            (Places(), Places()) if self.positions is None else self.positions(layout),
+            bits,
+            sizes,
             remat=self.remat,
             scan=self.scan_layers,
-            first_token_only=first_token_only,
+            first_token_only=first_token_only and behind_norm is None,
             keep=output_hidden_states,
             keep_maps=output_attentions,
         )
+        if self.final_norm is not None:
+            x = self.final_norm(x).astype(self.dtype)
+            if behind_norm is not None:
+                with jax.named_scope("svt"):
+                    before, after, failed = behind_norm.on_rows(x, layout, bits=None)
+                transformed[len(self.layers) - 1] = Transformed(failed, before, after)
+                x = (after[:, :1] if first_token_only else layout.to_rows(after)).astype(self.dtype)
+            states[-1] = x
         failures = [each.failed.astype(jnp.int32) for each in transformed.values()]
         first_tokens = x if first_token_only else layout.first_tokens(x)
         return EncoderOutput(
@@ -230,10 +248,14 @@ class Encoder(nnx.Module):
             attentions=tuple(attentions) if output_attentions else None,
         )
 
-    def _halves(self, tokens: int) -> int:
-        """Number of random entries of a row that serve any layer's dropouts, and those of the embeddings."""
-        width = self.config.embedding_size or self.config.hidden_size
-        return max(tokens * width, *(layer.halves(tokens, self.config.hidden_size) for layer in self.layers))
+    def _halves(self, layout: Layout, tokens: int, keep_maps: bool) -> tuple[int, int]:
+        """Number of random entries of a row that serve dropouts: any layer's of full attention and the embeddings', and any
+        layer's of sliding attention."""
+        sizes = [tokens * (self.config.embedding_size or self.config.hidden_size), 0]
+        for layer in self.layers:
+            size = layer.halves(tokens, self.config.hidden_size, layout.per_row, keep_maps=keep_maps)
+            sizes[layer.window is not None] = max(sizes[layer.window is not None], size)
+        return sizes[0], sizes[1]
 
     def loss_term(
         self, hidden_states: Sequence[Array], layout: Layout, counted: Array

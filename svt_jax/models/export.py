@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from svt_jax.host import open_to_umask
+from svt_jax.models.checkpoint_names import encoder_names, head_names, in_one, prefix
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.files import Tensors
 from svt_jax.models.heads import Classifier
 from svt_jax.models.slot import learned_values
-from svt_jax.models.weight_names import encoder_names, head_names, prefix
 from svt_jax.stores import as_path, make_folder, writable
 from svt_jax.text import listed
 
@@ -117,6 +117,6 @@ def _tensors(model: Encoder | Classifier) -> Tensors:
         names |= head_names(config)
     else:
         names = encoder_names(model.config)
-    tensors = {theirs: change(arrays[ours]) for theirs, (ours, change) in names.items() if ours in arrays}
+    tensors = in_one({theirs: change(arrays[ours]) for theirs, (ours, change) in names.items() if ours in arrays})
     # safetensors' NumPy writer would write the bytes of an array that is not contiguous in another order
     return {name: np.array(array, np.float32, order="C") for name, array in tensors.items()}

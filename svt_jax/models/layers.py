@@ -23,6 +23,7 @@ class Linear(nnx.Linear):
 
     Args:
       axes: logical axes of the kernel [in_size, out_size].
+      use_bias: whether there is a b.
       metadata: other metadata of both parameters.
     """
 
@@ -35,6 +36,7 @@ class Linear(nnx.Linear):
         initializer_range: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        use_bias: bool = True,
         **metadata: Any,
     ):
         # Where the product sums over devices, each device has the whole result, and so the whole bias.
@@ -42,6 +44,7 @@ class Linear(nnx.Linear):
         super().__init__(
             in_size,
             out_size,
+            use_bias=use_bias,
             kernel_init=nnx.initializers.normal(initializer_range),
             dtype=dtype,
             rngs=rngs,
@@ -50,32 +53,36 @@ class Linear(nnx.Linear):
         )
 
     def __call__(self, x: Array, *, bias_gradient: bool = True) -> Array:  # type: ignore[override]
-        assert self.bias is not None, "every dense layer of these models has one"
-        rows, kernel, bias = self.promote_dtype(
-            (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), self.kernel[...], self.bias[...]), dtype=self.dtype
-        )
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        if self.bias is None:
+            rows, kernel = self.promote_dtype((rows, self.kernel[...]), dtype=self.dtype)
+            return (rows @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+        rows, kernel, bias = self.promote_dtype((rows, self.kernel[...], self.bias[...]), dtype=self.dtype)
         bias = repeated(bias, len(rows)) if bias_gradient else jax.lax.stop_gradient(bias)[None]
         return (rows @ kernel + bias).reshape(*x.shape[:-1], bias.shape[-1])
 
 
 class LayerNorm(nnx.LayerNorm):
-    """(x - mean) / sqrt(variance + epsilon) scale + bias over the last dimension, in float32."""
+    """(x - mean) / sqrt(variance + epsilon) scale + bias over the last dimension, in float32; `use_bias` as in Linear."""
 
-    def __init__(self, size: int, *, epsilon: float, rngs: nnx.Rngs):
+    def __init__(self, size: int, *, epsilon: float, rngs: nnx.Rngs, use_bias: bool = True):
         vector = {"logical_axes": ("hidden",)}
-        super().__init__(size, epsilon=epsilon, rngs=rngs, scale_metadata=vector, bias_metadata=vector)
+        super().__init__(
+            size, epsilon=epsilon, rngs=rngs, use_bias=use_bias, scale_metadata=vector, bias_metadata=vector
+        )
 
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
         assert self.scale is not None
-        assert self.bias is not None
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(jnp.float32)
-        scale, bias = repeated(self.scale[...], len(rows)), repeated(self.bias[...], len(rows))
+        scale = repeated(self.scale[...], len(rows))
+        bias = None if self.bias is None else repeated(self.bias[...], len(rows))
         number = self.scale[0]
         rows = kept(rows, number)
         centered = rows - jnp.mean(rows, axis=1, keepdims=True)
         # not flax's default E[x^2] - E[x]^2, which loses digits
         inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=1, keepdims=True) + self.epsilon)
-        return kept(centered * inverse * scale + bias, number).reshape(x.shape)
+        out = centered * inverse * scale
+        return kept(out if bias is None else out + bias, number).reshape(x.shape)
 
 
 class DropoutBits:

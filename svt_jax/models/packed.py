@@ -28,6 +28,14 @@ class Layout(Protocol):
         """bool[R, S or 1, S]: which keys (last axis) each token attends to."""
 
     @property
+    def segments(self) -> tuple[Array, Array]:
+        """int32[R, S or 1] and int32[R, S]: a token attends to the keys of its own number; 0 is that of no key."""
+
+    @property
+    def per_row(self) -> int:
+        """M, the largest number of examples in a row."""
+
+    @property
     def mask(self) -> Array:
         """bool[E, L]: the real tokens of each example's matrix."""
 
@@ -78,6 +86,14 @@ class OneInEachRow:
     @property
     def attends(self) -> Array:
         return self.mask[:, None, :]
+
+    @property
+    def segments(self) -> tuple[Array, Array]:
+        return jnp.ones((len(self.mask), 1), jnp.int32), self.mask.astype(jnp.int32)
+
+    @property
+    def per_row(self) -> int:
+        return 1
 
     @property
     def real(self) -> Array:
@@ -145,6 +161,10 @@ class Packed:
     @property
     def attends(self) -> Array:
         return (self.segment[:, :, None] == self.segment[:, None, :]) & (self.segment > 0)[:, None, :]
+
+    @property
+    def segments(self) -> tuple[Array, Array]:
+        return self.segment, self.segment
 
     @property
     def real(self) -> Array:

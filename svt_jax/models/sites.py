@@ -24,6 +24,7 @@ class InsideAttention:
       slot: the layer's remedy; None for none.
       layout: where examples lie in the rows; a remedy needs it.
       first_values: [R, N, S, H], the values of the encoder's first layer; None in that layer itself.
+      attends: bool[R, S or 1, S], which keys each token attends to in this layer; None is as the layout says.
 
     Attributes:
       values: [R, N, S, H], the layer's own values.
@@ -31,8 +32,14 @@ class InsideAttention:
         did nothing.
     """
 
-    def __init__(self, slot: SVTLayer | None, layout: Layout | None = None, first_values: Array | None = None):
-        self._slot, self._layout, self._first_values = slot, layout, first_values
+    def __init__(
+        self,
+        slot: SVTLayer | None,
+        layout: Layout | None = None,
+        first_values: Array | None = None,
+        attends: Array | None = None,
+    ):
+        self._slot, self._layout, self._first_values, self._attends = slot, layout, first_values, attends
         self.values: Array | None = None
         self.failed: Array | None = None
 
@@ -44,7 +51,8 @@ class InsideAttention:
         assert layout is not None
         if remedy.behind_dropout != behind_dropout:
             return attention
-        return self._unless_failed(attention, remedy.on_attended(attention, layout.attends[:, None]), layout)
+        attends = layout.attends if self._attends is None else self._attends
+        return self._unless_failed(attention, remedy.on_attended(attention, attends[:, None]), layout)
 
     def on_values(self, mixed: Array, values: Array) -> Array:
         """What the tokens gathered, A V [R, N, S, H], after the remedy."""

@@ -11,15 +11,19 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from svt_jax.models.config import read_fields
+from svt_jax.models.config import EncoderConfig, read_fields
 from svt_jax.spectral.base import SOLVERS, TOKEN_SITES, Parametric, Solver, solver_for
 from svt_jax.spectral.registry import function_names, get_function
 from svt_jax.text import printable
 
 Site = Literal["feed_forward", "attention", "attention_map", "value", "loss"]
 SITES = ("feed_forward", "attention", "attention_map", "value", "loss")
-Placement = Literal["before_norm", "after_norm", "replace_norm", "output", "norm_input", "before_residual"]
-PLACEMENTS = ("before_norm", "after_norm", "replace_norm", "output", "norm_input", "before_residual")
+Placement = Literal[
+    "before_norm", "after_norm", "replace_norm", "output", "norm_input", "before_residual", "final_norm"
+]
+POST_NORM_PLACEMENTS = ("before_norm", "after_norm", "replace_norm", "output", "norm_input", "before_residual")
+PRE_NORM_PLACEMENTS = ("output", "before_residual", "final_norm")
+PLACEMENTS = (*POST_NORM_PLACEMENTS, "final_norm")
 
 Parameters = Mapping[str, Mapping[str, Any]]
 """Parameters of functions, by the layer's number as text and by name: numbers inside their bounds, or lists of them."""
@@ -63,7 +67,9 @@ class SVTConfig:
         placement: Where behind the part, for the sites feed_forward and attention. With h the part's output after its
             dropout, x its input, LN its norm, drop this section's dropout: before_norm LN(SVT(drop(h + x)) + x);
             after_norm SVT(drop(LN(h + x) + x)); replace_norm SVT(drop(h + x)); output SVT(LN(h + x)); norm_input
-            LN(SVT(drop(h + x))); before_residual LN(SVT(drop(h)) + x).
+            LN(SVT(drop(h + x))); before_residual LN(SVT(drop(h)) + x). A pre-norm encoder (modernbert, esm) has output,
+            SVT(h + x) on its residual stream, before_residual, SVT(drop(h)) + x, and final_norm, SVT(LN(x)) behind its
+            last layer's norm.
         alpha: Where the function's alpha starts: one number inside its bounds, (-1, 0) for SoftDecay, or one per chosen
             layer. A function without alpha does not read it.
         learnable: Train the function's parameters.
@@ -173,6 +179,28 @@ class SVTConfig:
         function = self._function_but_alpha()
         return dataclasses.replace(function, alpha=alpha) if hasattr(function, "alpha") else function  # type: ignore[type-var]
 
+    def check_norms(self, encoder: EncoderConfig) -> None:
+        """Refuses placements by a norm that the encoder does not have."""
+        if not self.enabled or self.site not in TOKEN_SITES:
+            return
+        if encoder.norm == "pre" and self.placement not in PRE_NORM_PLACEMENTS:
+            raise ValueError(
+                f"svt.placement is {self.placement}, which is by the norm behind a part, and {encoder.model_type} has its "
+                f"norms in front; allowed are {', '.join(PRE_NORM_PLACEMENTS)}. Use output, which acts on the residual stream."
+            )
+        if self.placement == "final_norm":
+            if not encoder.final_norm:
+                raise ValueError(
+                    f"svt.placement is final_norm and {encoder.model_type} has no norm behind its last layer; allowed are "
+                    f"{', '.join(POST_NORM_PLACEMENTS)}. Use output, which acts on what the last layer's norm returns."
+                )
+            layers = list(self.alpha_by_layer(encoder.num_layers))
+            if self.site != "feed_forward" or layers != [encoder.num_layers - 1]:
+                raise ValueError(
+                    f"svt.placement is final_norm with svt.site {self.site} and svt.layers {layers}; allowed are feed_forward "
+                    "and the last layer, -1, behind which that norm is. Leave both out."
+                )
+
     @property
     def enabled(self) -> bool:
         return self.function != "none"
@@ -202,8 +230,8 @@ class SVTConfig:
         if self.site not in TOKEN_SITES:
             unread = [name for name in ("dropout", "mask_padding") if name in changed]
             found += [f"svt.{name} does nothing, for svt.site is {self.site}. Leave it out." for name in unread]
-        elif "dropout" in changed and self.placement == "output":
-            found.append("svt.dropout does nothing, for svt.placement is output. Leave it out.")
+        elif "dropout" in changed and self.placement in ("output", "final_norm"):
+            found.append(f"svt.dropout does nothing, for svt.placement is {self.placement}. Leave it out.")
         if "solver" in changed and not function.decomposes:
             found.append(f"svt.solver does nothing, for {self.function} decomposes no matrix by it. Leave it out.")
         if self.site == "loss" and not self.weight:

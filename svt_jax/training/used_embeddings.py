@@ -73,7 +73,8 @@ def _with_table(params: nnx.State, change: Callable[[Array], Array]) -> nnx.Stat
 def used_embeddings(tokens: Tokens, encoder: EncoderConfig, optim: OptimConfig) -> UsedEmbeddings | None:
     """The rows that training on these examples can change; None if that is all, or too many to save anything."""
     # A bucket may be longer than every example, so padding is always used. RoBERTa recognises padding by its token's
-    # number, which must stay, so all rows up to it are kept.
-    padding = np.append(np.arange(encoder.pad_token_id + 1), tokens.pad_id)
+    # number, and ESM a masked token: these must stay, so all rows up to them are kept.
+    known = max(encoder.pad_token_id, encoder.mask_token_id or 0)
+    padding = np.append(np.arange(known + 1), tokens.pad_id)
     used = UsedEmbeddings.of(np.union1d(tokens.used_ids(), padding), encoder.vocab_size)
     return used if optim.weight_decay == 0 and 2 * len(used.rows) < encoder.vocab_size else None

@@ -11,7 +11,6 @@ from svt_jax.data.packed_rows import pack
 from svt_jax.data.packing import Shape
 from svt_jax.data.tokens import Tokens
 from svt_jax.models.encoder import Encoder
-from svt_jax.models.families import FAMILIES
 from svt_jax.models.packed import read_batch
 from svt_jax.models.svt_config import SVTConfig
 
@@ -37,7 +36,7 @@ def test_a_map_is_the_softmax_of_queries_and_keys_over_real_tokens():
     np.testing.assert_allclose(out.attentions[0], weights / weights.sum(-1, keepdims=True), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.families())
 def test_the_other_results_keep_their_bits_and_without_asking_there_are_none(family):
     model = tiny.encoder(family)
     plain, out = model(tiny.IDS, tiny.MASK), maps(model)
@@ -88,7 +87,7 @@ def test_the_first_token_alone_has_no_maps():
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.families(fast=("bert", "modernbert")))
 def test_maps_equal_pytorchs(tmp_path, family):
     import torch
     from transformers import AutoModel

@@ -1,6 +1,7 @@
 """Reading config.json and choosing layers: what is supported, and errors that name what is not."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import re
@@ -73,6 +74,50 @@ def test_errors_name_fields_as_the_familys_file_does(values, words):
         EncoderConfig.from_hf(values)
 
 
+MODERN = {"model_type": "modernbert", "num_hidden_layers": 2}
+ESM = {"model_type": "esm", "vocab_size": 33, "pad_token_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({**MODERN, "rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_parameters.full_attention.rope_type is 'yarn' and only 'default'"),
+        ({**MODERN, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling.type is 'linear'"),
+        ({"model_type": "nomic_bert", "rope_parameters": {"rope_type": "dynamic"}}, "rope_parameters.rope_type is 'dynamic'"),
+        ({"model_type": "nomic_bert", "head_dim": 32}, "head_dim is 32 and only 64"),
+        ({**MODERN, "layer_types": ["full_attention"]}, "layer_types names 1 layers of num_hidden_layers 2"),
+        ({**MODERN, "layer_types": ["full_attention", "chunked"]}, "'chunked' is not one of full_attention, sliding_attention"),
+        ({**MODERN, "layer_types": "full_attention"}, "layer_types is 'full_attention', not a list"),
+        ({**MODERN, "global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0"),
+        ({**MODERN, "classifier_pooling": "max"}, "classifier_pooling 'max' is not one of cls, mean"),
+        ({**MODERN, "classifier_activation": "mish"}, "classifier_activation 'mish' is not one of gelu"),
+        ({**MODERN, "hidden_size": 36, "vocab_size": 50368}, "heads of 3 dimensions cannot be rotated"),
+        ({"model_type": "mpnet", "relative_attention_num_buckets": 16}, "relative_attention_num_buckets 16 is less than 32"),
+        ({**ESM, "token_dropout": True}, "token_dropout is true and mask_token_id is missing"),
+        ({**ESM, "mask_token_id": 33}, "mask_token_id 33 is not below vocab_size 33"),
+        ({**ESM, "position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key' is not one of absolute, rotary"),
+        ({**ESM, "is_folding_model": True}, "is_folding_model is True and only False"),
+        ({"model_type": "esm"}, "vocab_size is None, not a whole number"),
+    ],
+)  # fmt: skip
+def test_what_the_newer_families_do_not_have_is_an_error(values, words):
+    with pytest.raises(ValueError, match=words):
+        EncoderConfig.from_hf(values)
+
+
+def test_both_spellings_of_modernberts_layers_and_rotations_are_read():
+    old = {"global_attn_every_n_layers": 2, "global_rope_theta": 5e4, "local_rope_theta": 5e3}
+    types = ["full_attention", "sliding_attention"]
+    new = {
+        "layer_types": types,
+        "rope_parameters": {
+            name: {"rope_type": "default", "rope_theta": t} for name, t in zip(types, (5e4, 5e3), strict=True)
+        },
+    }
+    assert EncoderConfig.from_hf({**MODERN, **old}) == EncoderConfig.from_hf({**MODERN, **new})
+    assert EncoderConfig.from_hf({**MODERN, **old}).window(1) == 64
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "words"),
     [
@@ -101,21 +146,26 @@ def test_a_config_that_asks_for_too_much_is_an_error_before_anything_is_made(fam
 def test_defaults_are_those_of_transformers(family):
     import transformers
 
-    theirs = getattr(transformers, f"{FAMILIES[family].class_name}Config")()
-    assert EncoderConfig.from_hf({"model_type": family}) == EncoderConfig.from_hf(theirs.to_dict())
+    needed = {"vocab_size": 33, "pad_token_id": 1} if family == "esm" else {}  # transformers has no default for these
+    theirs = getattr(transformers, f"{FAMILIES[family].class_name}Config")(**needed)
+    assert EncoderConfig.from_hf({"model_type": family, **needed}) == EncoderConfig.from_hf(theirs.to_dict())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_reads_back_every_field(family):
     import transformers
 
-    config = EncoderConfig.from_hf(tiny.fields(family, hidden_dropout_prob=0.25, classifier_dropout=0.125))
+    rates = {"hidden_dropout_prob": 0.25, "classifier_dropout": 0.125}
+    rates = {name: rate for name, rate in rates.items() if name in FAMILIES[family].fields}
+    config = EncoderConfig.from_hf(tiny.fields(family, **rates))
     assert EncoderConfig.from_hf(config.to_hf()) == config
     theirs = getattr(transformers, f"{FAMILIES[family].class_name}Config")(**config.to_hf())
     for ours, (name, default) in FAMILIES[family].fields.items():
-        assert getattr(theirs, name) == getattr(config, ours), name
-        if ours in {**tiny.SIZES, "hidden_dropout_prob": 0, "classifier_dropout": 0}:
-            assert getattr(theirs, name) != default, f"{name} tests nothing"
+        first, *tables = name.split(".")
+        value = functools.reduce(lambda table, key: table[key], tables, getattr(theirs, first))
+        assert (tuple(value) if ours == "layer_types" else value) == getattr(config, ours), name
+        if ours in {**tiny.SIZES, **rates}:
+            assert value != default, f"{name} tests nothing"
 
 
 def test_a_second_name_of_a_field_counts_as_in_transformers():
@@ -128,20 +178,28 @@ def test_a_second_name_of_a_field_counts_as_in_transformers():
 # Fields that transformers' code of a family reads but that change none of our numbers: sizes and losses of heads that
 # we take from the weights or leave out, alternative ways to compute the same, other tasks.
 HARMLESS = {"num_labels", "problem_type", "use_cache", "chunk_size_feed_forward", "qa_dropout", "_attn_implementation"}
+HARMLESS |= {"output_attentions", "output_hidden_states", "return_dict", "deterministic_flash_attn"}
+HARMLESS |= {"summary_first_dropout", "summary_last_dropout", "summary_proj_to_labels", "summary_use_proj"}
+HARMLESS |= {"decoder_bias", "sparse_pred_ignore_index", "sparse_prediction", "initializer_cutoff_factor"}
+HARMLESS |= {"sliding_window"}  # half of local_attention
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_field_that_transformers_reads_is_known(family):
     """A new version that computes with a new field shows here; other fields of a config.json also do nothing there."""
     root = Path(importlib.util.find_spec("transformers").origin).parent
-    code = (root / "models" / family / f"modeling_{family}.py").read_text(encoding="utf-8")
+    module = family.replace("-", "_")
+    code = (root / "models" / module / f"modeling_{module}.py").read_text(encoding="utf-8")
     read = set(re.findall(r"\bconfig\.(\w+)", code))
-    names = {name for name, _ in FAMILIES[family].fields.values()}
+    names = {name.split(".")[0] for name, _ in FAMILIES[family].fields.values()}
     assert len(read) > 15
     assert read <= names | HARMLESS | UNSUPPORTED.keys() | FAMILIES[family].synonyms.keys()
 
 
-@pytest.mark.parametrize(("family", "tokens"), [("bert", 512), ("roberta", 510), ("distilbert", 512), ("albert", 512)])
+@pytest.mark.parametrize(
+    ("family", "tokens"),
+    [("bert", 512), ("roberta", 510), ("distilbert", 512), ("albert", 512), ("modernbert", 8192), ("mpnet", 510)],
+)
 def test_the_longest_sequence_leaves_out_positions_that_no_token_has(family, tokens):
     assert EncoderConfig.from_hf({"model_type": family}).max_tokens == tokens
 
@@ -161,7 +219,7 @@ def test_albert_layers_share_weights_by_group(layers, groups, inner):
     assert {group for group, _ in expected} == set(range(groups))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.families(fast=("bert", "distilbert", "modernbert")))
 def test_each_field_changes_a_number_of_its_family(family):
     """Shapes show the sizes; the other fields must change the output, or they were parsed and ignored."""
     base = tiny.encoder(family)
@@ -176,11 +234,41 @@ def test_each_field_changes_a_number_of_its_family(family):
         "roberta": {"hidden_act", "num_attention_heads", "layer_norm_eps", "pad_token_id"},
         "distilbert": {"hidden_act", "num_attention_heads"},
         "albert": {"hidden_act", "num_attention_heads", "layer_norm_eps"},
+        **{each: set(changes) - {"pad_token_id"} for each in ("electra", "modernbert", "nomic_bert", "gte", "mpnet")},
+        "xlm-roberta": set(changes),
+        "camembert": set(changes),
+        "esm": {"num_attention_heads", "layer_norm_eps"},
     }[family]
+    if base.config.positions == "rotary":
+        changes["num_attention_heads"] = 2
     for name, value in changes.items():
         if name in FAMILIES[family].fields:
             other = tiny.encoder(family, **{name: value})
             assert (name in shows) != np.array_equal(other(tiny.IDS).last_hidden_state, out), name
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("modernbert", {"layer_types": ["full_attention", "full_attention"]}),
+        ("modernbert", {"layer_types": ["sliding_attention", "full_attention"]}),
+        ("modernbert", {"local_attention": 2}),
+        ("modernbert", {"rope_theta": 100.0}),
+        ("modernbert", {"local_rope_theta": 100.0}),
+        ("nomic_bert", {"rope_theta": 100.0}),
+        ("esm", {"rope_theta": 100.0}),
+        ("esm", {"token_dropout": True}),
+    ],
+)
+def test_each_field_of_the_newer_families_changes_a_number(family, changes):
+    out = [tiny.encoder(family, **each)(tiny.IDS).last_hidden_state for each in ({}, changes)]
+    assert not np.allclose(*out, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "value"), [("pooling", "mean"), ("head_act", "relu"), ("head_bias", True)])
+def test_each_field_of_modernberts_head_changes_a_logit(name, value):
+    logits = [tiny.classifier("modernbert", **each)(tiny.IDS, tiny.MASK) for each in ({}, {name: value})]
+    assert not np.allclose(*logits, atol=1e-4)
 
 
 def test_sinusoidal_positions_are_where_a_new_distilbert_starts():

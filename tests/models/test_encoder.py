@@ -13,7 +13,7 @@ from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.layers import dropout_once
 from svt_jax.models.slot import SVTConstant, SVTParam
-from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
+from svt_jax.models.svt_config import POST_NORM_PLACEMENTS, SVTConfig
 
 TINY = EncoderConfig.from_hf(
     {
@@ -57,7 +57,7 @@ def test_a_loop_over_layers_returns_the_same_states():
     assert "scan" in str(jax.make_jaxpr(lambda ids, mask: model(ids, mask).last_hidden_state)(IDS, MASK))
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", POST_NORM_PLACEMENTS)
 @pytest.mark.parametrize("function", ["soft_decay", "centered_soft_decay"])
 def test_placement_is_what_its_formula_says(placement, function):
     model = encoder(SVTConfig(function, layers=[1], placement=placement, alpha=-0.3))
@@ -87,7 +87,7 @@ def test_placement_is_what_its_formula_says(placement, function):
     np.testing.assert_allclose(before[real], inputs.get(placement, h + x)[real], atol=1e-5)
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", POST_NORM_PLACEMENTS)
 def test_padding_changes_nothing_for_real_tokens(placement):
     model = encoder(SVTConfig("soft_decay", layers="all", placement=placement))
     short = last_hidden_state(model, IDS[:, :4], MASK[:, :4])[1]
@@ -125,7 +125,7 @@ def test_alpha_receives_a_gradient():
     assert all(np.all(np.isfinite(g)) for g in gradients.values())
 
 
-SVTS = {"off": SVTConfig(), **{p: SVTConfig("soft_decay", placement=p) for p in PLACEMENTS}}
+SVTS = {"off": SVTConfig(), **{p: SVTConfig("soft_decay", placement=p) for p in POST_NORM_PLACEMENTS}}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The SVT, padding, dropout and precision in every family."""
 
+import functools
 import itertools
 
 import jax
@@ -10,8 +11,11 @@ import tiny
 from flax import nnx
 
 import svt_jax
+from svt_jax.models.config import EncoderConfig
+from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
-from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
+from svt_jax.models.packed import OneInEachRow
+from svt_jax.models.svt_config import POST_NORM_PLACEMENTS, SVTConfig
 
 # ALBERT with two layers in a group, each used twice: layers 0 and 2, and 1 and 3, share weights.
 SHARED = {"albert": {"inner_group_num": 2}}
@@ -26,11 +30,14 @@ CASES = [
         *case,
         # by default not all: one choice at each placement, each choice at one placement, and each family
         marks=[]
-        if sum(a == b for a, b in zip(case, ("bert", "before_norm", "all"), strict=True)) > 1
+        if case[0] in tiny.FAST and sum(a == b for a, b in zip(case, ("bert", "before_norm", "all"), strict=True)) > 1
         else pytest.mark.slow,
     )
-    for case in itertools.product(FAMILIES, PLACEMENTS, CHOICES)
+    for case in itertools.product(tiny.POST_NORM, POST_NORM_PLACEMENTS, CHOICES)
 ]
+
+
+ACTS = {"albert": functools.partial(jax.nn.gelu, approximate=True), "nomic_bert": jax.nn.silu}
 
 
 def states(model, ids=tiny.IDS, mask=tiny.MASK, **kwargs):
@@ -63,14 +70,95 @@ def test_each_chosen_layer_transforms_as_its_placement_says_with_its_own_alpha(f
     out = states(model)
     mask = jnp.asarray(tiny.MASK, bool)
     np.testing.assert_array_equal(out[0], states(plain)[0])
+    places = plain.positions(OneInEachRow(mask))[0] if plain.positions else None
+    act = ACTS.get(family, functools.partial(jax.nn.gelu, approximate=False))
     for n, layer in enumerate(plain.layers):  # the plain model's weights: shared ones must be the same
-        x = layer.attention_norm(
-            layer.attention(out[n], out[n], jnp.asarray(mask, bool)[:, None], bits=None)[0] + out[n]
-        )
-        h = layer.down(jax.nn.gelu(layer.up(x), approximate=family == "albert"))
+        h = layer.attention(out[n], out[n], mask[:, None], places=places, bits=None)[0]
+        x = layer.attention_norm(h + out[n])
+        h = layer.down(act(layer.up(x)) if layer.gate is None else act(layer.gate(x)) * layer.up(x))
         expected = by_formula(placement, layer.output_norm, h, x, alphas.get(n), mask)
         # a layer is compiled as one program and rounds otherwise than the formula; small singular values magnify it
         np.testing.assert_allclose(out[n + 1], expected, rtol=2e-5, atol=2e-5, err_msg=f"layer {n}")
+
+
+@pytest.mark.parametrize("site", ["feed_forward", "attention"])
+@pytest.mark.parametrize("placement", ["output", "before_residual"])
+@pytest.mark.parametrize("family", tiny.families(tiny.PRE_NORM))
+def test_a_remedy_of_a_pre_norm_encoder_acts_on_the_residual_stream(family, placement, site):
+    plain = tiny.encoder(family)
+    config = SVTConfig("soft_decay", layers="all", site=site, placement=placement, alpha=(-0.3, -0.6))
+    model = tiny.encoder(family, config)
+    out, mask = states(model), jnp.asarray(tiny.MASK, bool)
+    places = plain.positions(OneInEachRow(mask))
+    for n, layer in enumerate(plain.layers):
+        svt = lambda y, n=n: svt_jax.svt(y, svt_jax.SoftDecay(alpha=config.alpha[n]), mask=mask)
+        normed = out[n] if layer.attention_norm is None else layer.attention_norm(out[n])
+        attends = np.broadcast_to(tiny.MASK[:, None].astype(bool), (2, 5, 5))
+        if layer.window is not None:
+            attends = attends & (np.abs(np.subtract.outer(np.arange(5), np.arange(5))) <= layer.window)
+        h = layer.attention(normed, normed, attends, places=places[layer.window is not None], bits=None)[0]
+        end = lambda h, x, svt=svt: svt(h + x) if placement == "output" else svt(h) + x
+        x = end(h, out[n]) if site == "attention" else h + out[n]
+        inner = layer.output_norm(x)
+        act = functools.partial(jax.nn.gelu, approximate=False)
+        h = layer.down(act(layer.up(inner)) if layer.gate is None else act(layer.gate(inner)) * layer.up(inner))
+        x = end(h, x) if site == "feed_forward" else h + x
+        expected = plain.final_norm(x) if n == 1 else x
+        ours, real = np.asarray(out[n + 1]), tiny.MASK.astype(bool)
+        np.testing.assert_allclose(ours[real], np.asarray(expected)[real], rtol=2e-5, atol=2e-5, err_msg=f"layer {n}")
+
+
+@pytest.mark.parametrize("family", tiny.PRE_NORM)
+@pytest.mark.parametrize("placement", ["before_norm", "after_norm", "replace_norm", "norm_input"])
+def test_placements_by_a_norm_that_is_not_there_are_refused(family, placement):
+    svt = SVTConfig("soft_decay", placement=placement)
+    with pytest.raises(ValueError, match=f"svt.placement is {placement}.*{family} has its norms in front.*output, "):
+        Encoder(EncoderConfig.from_hf(tiny.fields(family)), svt, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("family", tiny.families(tiny.PRE_NORM))
+def test_a_remedy_behind_the_final_norm_transforms_what_the_plain_model_returns(family):
+    svt = SVTConfig("soft_decay", placement="final_norm", alpha=-0.5)
+    model, plain = tiny.encoder(family, svt), tiny.encoder(family)
+    ours, theirs, mask = states(model), states(plain), jnp.asarray(tiny.MASK, bool)
+    np.testing.assert_array_equal(ours[1], theirs[1])
+    expected = svt_jax.svt(jnp.asarray(theirs[-1]), svt_jax.SoftDecay(alpha=-0.5), mask=mask)
+    np.testing.assert_allclose(ours[-1], expected, atol=1e-5)
+    first = model(tiny.IDS, tiny.MASK, first_token_only=True, output_svt_states=True)
+    np.testing.assert_allclose(first.last_hidden_state[:, 0], ours[-1][:, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        np.where(mask[..., None], first.svt_states[1][0], 0), np.where(mask[..., None], theirs[-1], 0), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("family", tiny.families(["nomic_bert", "modernbert", "esm"], fast=["modernbert"]))
+def test_more_tokens_than_dimensions_are_transformed_as_numpy_does(family):
+    """Sixteen and fourteen tokens of twelve dimensions; the rest of the second matrix is padding."""
+    ids = np.random.default_rng(0).integers(5, 40, (2, 16)).astype(np.int32)
+    mask = np.arange(16) < np.array([[16], [14]])
+    svt = SVTConfig("soft_decay", layers="all", placement="output", alpha=(-0.3, -0.6))
+    out = tiny.encoder(family, svt)(ids, mask, output_svt_states=True)
+    assert out.svt_failures.tolist() == [0, 0]
+    for n, (before, after) in out.svt_states.items():
+        for example, length in enumerate((16, 14)):
+            u, sigma, v = np.linalg.svd(np.asarray(before[example, :length]), full_matrices=False)
+            decayed = svt_jax.SoftDecay(alpha=svt.alpha[n])(jnp.asarray(sigma), jnp.asarray(sigma))
+            np.testing.assert_allclose(after[example, :length], u * np.asarray(decayed) @ v, atol=2e-5 * sigma[0])
+        assert not np.any(after[1, 14:])
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("bert", {}, "bert has no norm behind its last layer.*Use output"),
+        ("esm", {"layers": "all"}, r"svt.layers \[0, 1\]; allowed are feed_forward and the last"),
+        ("esm", {"site": "attention"}, "svt.site attention"),
+    ],
+)
+def test_the_final_norm_is_behind_the_last_layer_of_a_pre_norm_encoder(family, changes, words):
+    svt = SVTConfig("soft_decay", placement="final_norm", **changes)
+    with pytest.raises(ValueError, match=words):
+        Encoder(EncoderConfig.from_hf(tiny.fields(family)), svt, rngs=nnx.Rngs(0))
 
 
 def test_shared_layers_are_kept_once_and_their_svts_apart():
@@ -99,8 +187,10 @@ def test_each_pass_of_shared_weights_sends_its_own_gradient_to_its_own_alpha():
     assert abs(first - last) > 0.1 * max(abs(first), abs(last))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("placement", [None, "before_norm", "output"])
+@pytest.mark.parametrize("family", tiny.families())
+@pytest.mark.parametrize(
+    "placement", ["before_norm", *(pytest.param(each, marks=pytest.mark.slow) for each in (None, "output"))]
+)
 def test_padding_changes_nothing_for_real_tokens(family, placement):
     svt = SVTConfig("soft_decay", layers="all", placement=placement) if placement else None
     model = tiny.classifier(family, svt)
@@ -139,7 +229,7 @@ def matching_equations(jaxpr, primitives):
                     yield from matching_equations(inner, primitives)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.families())
 def test_a_bfloat16_body_keeps_norms_softmax_svt_and_logits_in_float32(family):
     model = tiny.classifier(family, SVTConfig("soft_decay"), dtype=jnp.bfloat16)
     graphdef, params = nnx.split(model)

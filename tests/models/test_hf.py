@@ -13,6 +13,7 @@ import svt_jax
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.hf import has_head
+from svt_jax.models.weight_names import NAMES
 
 
 def rewrite(folder, change):
@@ -132,19 +133,37 @@ DISOWNING = {
         {"embedding_size": 4},
         {"num_hidden_layers": 1},
     ],
+    "electra": [{"embedding_size": 12}, {"type_vocab_size": 1}],
+    "modernbert": [
+        {"norm_bias": False},
+        {"attention_bias": False},
+        {"up_bias": False},
+        {"layer_types": ["full_attention"]},
+    ],
+    "nomic_bert": [{"type_vocab_size": 1}, {"num_hidden_layers": 1}],
+    "gte": [{"type_vocab_size": 0}],
+    "esm": [{"embedding_norm": False}, {"num_hidden_layers": 1}],
+    "mpnet": [{"relative_buckets": 33}, {"num_hidden_layers": 1}],
 }
+DISOWNED = {
+    "albert": {"num_hidden_groups": 2, "inner_group_num": 2},
+    "modernbert": {"norm_bias": True, "attention_bias": True, "up_bias": True},
+    "esm": {"embedding_norm": True},
+}
+
+
+DISOWNING_WORDS = "is not a tensor of this architecture| gives |num_hidden_groups 2 is more|layer_types names 1 layers"
 
 
 @pytest.mark.parametrize(("family", "changes"), [(f, c) for f, changes in DISOWNING.items() for c in changes])
 def test_a_config_that_disowns_a_tensor_is_an_error(tmp_path, family, changes):
-    groups = {"num_hidden_groups": 2, "inner_group_num": 2} if family == "albert" else {}
-    svt_jax.export_hf(tiny.encoder(family, **groups), tmp_path)
+    svt_jax.export_hf(tiny.encoder(family, **DISOWNED.get(family, {})), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     names = FAMILIES[family].fields
     (tmp_path / "config.json").write_text(json.dumps(config | {names[n][0]: value for n, value in changes.items()}))
-    with pytest.raises(ValueError, match="is not a tensor of this architecture| gives |num_hidden_groups 2 is more"):
+    with pytest.raises(ValueError, match=DISOWNING_WORDS):
         svt_jax.load_encoder(tmp_path)
-    with pytest.raises(ValueError, match="is not a tensor of this architecture| gives |num_hidden_groups 2 is more"):
+    with pytest.raises(ValueError, match=DISOWNING_WORDS):
         svt_jax.load_classifier(tmp_path, num_labels=2)
 
 
@@ -272,24 +291,35 @@ PRETRAINING = {
     "roberta": (["lm_head.bias", "lm_head.dense.weight"], "lm_head.decoder.weight"),
     "distilbert": (["vocab_transform.weight", "vocab_layer_norm.bias"], "vocab_projector.weight"),
     "albert": (["predictions.bias", "sop_classifier.classifier.weight"], "predictions.decoder.weight"),
+    "xlm-roberta": (["lm_head.bias", "lm_head.dense.weight"], "lm_head.decoder.weight"),
+    "camembert": (["lm_head.bias", "lm_head.dense.weight"], "lm_head.decoder.weight"),
+    "electra": (
+        ["discriminator_predictions.dense.bias", "generator_predictions.dense.bias"],
+        "generator_lm_head.weight",
+    ),
+    "modernbert": (["decoder.bias", "head.dense.weight"], "decoder.weight"),
+    "nomic_bert": (["cls.predictions.bias"], "cls.predictions.decoder.weight"),
+    "gte": (["lm_head.dense.bias"], "lm_head.decoder.weight"),
+    "esm": (["lm_head.dense.bias"], "lm_head.decoder.weight"),
+    "mpnet": (["lm_head.dense.bias"], "lm_head.decoder.weight"),
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.families())
 def test_heads_left_out_are_named(tmp_path, caplog, family):
     svt_jax.export_hf(tiny.encoder(family), tmp_path)
     names, _ = PRETRAINING[family]
-    rewrite(tmp_path, lambda t: t.update({name: np.zeros((2, 2), np.float32) for name in [*names, "qa_outputs.bias"]}))
+    rewrite(tmp_path, lambda t: t.update({name: np.zeros((2, 2), np.float32) for name in [*names, "classifier.bias"]}))
     svt_jax.load_encoder(tmp_path)
-    assert f"left out, as this model has no such part: {', '.join(sorted([*names, 'qa_outputs.bias']))}" in caplog.text
+    assert f"left out, as this model has no such part: {', '.join(sorted([*names, 'classifier.bias']))}" in caplog.text
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.families())
 def test_word_embeddings_may_be_kept_as_the_output_they_are_tied_to(tmp_path, family):
     model = tiny.encoder(family)
     svt_jax.export_hf(model, tmp_path)
     _, output = PRETRAINING[family]
-    rewrite(tmp_path, lambda t: t.update({output: t.pop("embeddings.word_embeddings.weight")}))
+    rewrite(tmp_path, lambda t: t.update({output: t.pop(NAMES[family].word)}))
     again = svt_jax.load_encoder(tmp_path)
     np.testing.assert_array_equal(again.embeddings.word.embedding[...], model.embeddings.word.embedding[...])
 
@@ -313,7 +343,7 @@ def test_robertas_classifier_has_no_pooler(tmp_path, caplog):
     assert "left out, as this model has no such part: pooler.dense.bias, pooler.dense.weight" in caplog.text
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.families())
 def test_a_head_of_each_family_is_loaded_whole_or_not_at_all(tmp_path, caplog, family):
     model = tiny.classifier(family, num_labels=2)
     svt_jax.export_hf(model, tmp_path)

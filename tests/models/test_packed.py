@@ -15,7 +15,7 @@ from svt_jax.data.packing import Shape
 from svt_jax.data.tokens import Tokens
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.packed import OneInEachRow, read_batch
-from svt_jax.models.svt_config import PLACEMENTS, SVTConfig
+from svt_jax.models.svt_config import POST_NORM_PLACEMENTS, SVTConfig
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([7, 3, 5, 2, 4, 6, 1, 3], np.int32)
@@ -39,7 +39,7 @@ def inputs(shape, rows=ROWS, tokens=TOKENS):
 
 def padded_inputs(family):
     batch = collate(TOKENS, ROWS, [8], 8)
-    ids = np.where(batch["attention_mask"], batch["input_ids"], {"roberta": 1}.get(family, 0))
+    ids = np.where(batch["attention_mask"], batch["input_ids"], tiny.PADDING.get(family, 0))
     return jnp.asarray(ids), jnp.asarray(batch["token_type_ids"]), OneInEachRow(batch["attention_mask"].astype(bool))
 
 
@@ -62,7 +62,7 @@ def logits_and_gradient(model, ids, types, layout, order):
 def assert_same(model, family, shape, tolerance=1e-5):
     ids, types, layout = padded_inputs(family)
     logits, gradient = logits_and_gradient(model, ids, types, layout, ROWS)
-    tokens = Tokens.of_padded(IDS, TYPES, LENGTHS, TOKENS.labels, {"roberta": 1}.get(family, 0))
+    tokens = Tokens.of_padded(IDS, TYPES, LENGTHS, TOKENS.labels, tiny.PADDING.get(family, 0))
     packed, order = inputs(shape, tokens=tokens)
     ours, our_gradient = logits_and_gradient(model, *packed, order)
     np.testing.assert_allclose(ours, logits, atol=tolerance)
@@ -75,24 +75,39 @@ def case(*values, fast=False):
     return pytest.param(*values, marks=() if fast else pytest.mark.slow)
 
 
+FAST = [("bert", "one group"), ("roberta", "two groups"), ("modernbert", "one group")]
+
+
 @pytest.mark.parametrize(
     ("family", "shape"),
-    [
-        case(family, shape, fast=(family, shape) in [("bert", "one group"), ("roberta", "two groups")])
-        for family in FAMILIES
-        for shape in SHAPES
-    ],
+    [case(family, shape, fast=(family, shape) in FAST) for family in FAMILIES for shape in SHAPES],
 )
 def test_logits_and_gradients_are_those_of_padded_rows(family, shape):
     svt = SVTConfig("soft_decay", layers=(0, -1), dropout=0.0)
     assert_same(tiny.classifier(family, svt), family, SHAPES[shape])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("modernbert", {"pooling": "mean", "local_attention": 2}),
+        ("esm", {"token_dropout": True, "embedding_norm": True}),
+        ("esm", {"positions": "absolute"}),
+        ("mpnet", {"num_hidden_layers": 1}),
+    ],
+)
+@pytest.mark.parametrize("function", ["none", "soft_decay"])
+def test_means_masked_tokens_and_distances_are_those_of_padded_rows(family, changes, function):
+    svt = SVTConfig(function, layers=(0,), dropout=0.0)
+    assert_same(tiny.classifier(family, svt, **changes), family, SHAPES["two groups"])
+
+
 @pytest.mark.parametrize(
     ("function", "placement"),
     [
         case("none", "before_norm", fast=True),
-        *(case("soft_decay", placement) for placement in PLACEMENTS),
+        *(case("soft_decay", placement) for placement in POST_NORM_PLACEMENTS),
         *(
             case(function, "before_norm")
             for function in ("centered_soft_decay", "log_shift", "linear", "average", "contra_norm", "token_whitening")
@@ -104,12 +119,17 @@ def test_every_placement_and_function_gives_the_same(function, placement):
     assert_same(tiny.classifier("bert", svt), "bert", SHAPES["one group"])
 
 
+@pytest.mark.parametrize("family", ["albert", "modernbert", "mpnet"])
 @pytest.mark.parametrize("settings", [case({"scan_layers": True}), case({"remat": True})], ids=["scan", "remat"])
-def test_a_loop_over_layers_and_recomputation_give_the_same(settings):
-    model = tiny.classifier("albert", SVTConfig("soft_decay", dropout=0.0), num_hidden_layers=4)
+def test_a_loop_over_layers_and_recomputation_give_the_same(settings, family):
+    changes = {"layer_types": [f"{each}_attention" for each in ("full", "full", "sliding", "sliding", "full")]}
+    changes = {**changes, "num_hidden_layers": 5} if family == "modernbert" else {"num_hidden_layers": 4}
+    plain = tiny.classifier(family, SVTConfig("soft_decay", dropout=0.0), **changes)
+    expected = plain(tiny.IDS, tiny.MASK)
     for name, value in settings.items():
-        setattr(model.encoder, name, value)
-    assert_same(model, "albert", SHAPES["two groups"])
+        setattr(plain.encoder, name, value)
+    np.testing.assert_allclose(plain(tiny.IDS, tiny.MASK), expected, atol=1e-5)
+    assert_same(plain, family, SHAPES["two groups"])
 
 
 @pytest.mark.slow

@@ -25,8 +25,8 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 import svt_jax
+from svt_jax.models.checkpoint_names import encoder_names, head_names, prefix
 from svt_jax.models.slot import SVTParam, _bounded
-from svt_jax.models.weight_names import encoder_names, head_names, prefix
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 

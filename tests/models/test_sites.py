@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from test_packed import IDS, LENGTHS, SHAPES, TOKENS, assert_same, case, inputs
+from test_packed import IDS, LENGTHS, SHAPES, TOKENS, assert_same, case, inputs, padded_inputs
 
 import svt_jax
 from svt_jax.models.config import EncoderConfig
@@ -61,7 +61,7 @@ def states(family, name=None, dtype="float32"):
     def run(state):
         model = nnx.merge(graphdef, state)
         out = model.encoder(tiny.IDS, tiny.MASK)
-        return out.last_hidden_state, model._logits(out, None)
+        return out.last_hidden_state, model._logits(out, OneInEachRow(jnp.asarray(tiny.MASK, bool)), None)
 
     hidden, logits = run(state)
     return np.asarray(hidden, np.float32)[tiny.MASK.astype(bool)], np.asarray(logits)
@@ -125,9 +125,17 @@ def test_neighbours_padding_and_places_in_a_row_have_no_influence(name):
     np.testing.assert_allclose(ours[:length], alone[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [case(name, fast=name in ("gfsa", "contra_norm")) for name in MOVED])
-def test_only_the_first_tokens_are_asked_for_and_the_numbers_stay(name):
-    graphdef, state = nnx.split(tiny.encoder("bert", config(name, MOVED[name])))
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        *(case("bert", name, fast=name in ("gfsa", "contra_norm")) for name in MOVED),
+        case("modernbert", "feat_scale", fast=True),
+        *(case("modernbert", name) for name in ("contra_norm", "gfsa", "neutreno", "de_escalation")),
+        *(case("nomic_bert", name) for name in ("contra_norm", "gfsa", "neutreno")),
+    ],
+)
+def test_only_the_first_tokens_are_asked_for_and_the_numbers_stay(family, name):
+    graphdef, state = nnx.split(tiny.encoder(family, config(name, MOVED[name])))
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(first):
@@ -135,6 +143,26 @@ def test_only_the_first_tokens_are_asked_for_and_the_numbers_stay(name):
         return out.last_hidden_state[:, :1]
 
     np.testing.assert_allclose(run(True), run(False), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["modernbert", "nomic_bert"])
+@pytest.mark.parametrize("name", ["i_star", "cos_reg", "spectrum_area"])
+def test_a_loss_term_reads_the_outputs_of_the_newer_families_in_packed_rows_too(name, family):
+    svt = SVTConfig(name, site="loss", layers="all", params={"weight": 1.0})
+    model = tiny.classifier(family, svt)
+    tokens = dataclasses.replace(TOKENS, pad_id=tiny.PADDING.get(family, 0))
+    terms = []
+    for shape in (SHAPES["one group"], SHAPES["two groups"]):
+        (ids, types, layout), order = inputs(shape, tokens=tokens)
+        counted = jnp.zeros(len(layout.mask), bool).at[order].set(True)
+        logits, term, _ = model.classify_with_term(ids, types, layout, counted)
+        terms.append((logits[order], term))
+    ids, types, layout = padded_inputs(family)
+    terms.append(model.classify_with_term(ids, types, layout, jnp.ones(len(ids), bool))[:2])
+    for logits, term in terms[:2]:
+        np.testing.assert_allclose(logits, terms[2][0], atol=1e-5)
+        np.testing.assert_allclose(term, terms[2][1], rtol=1e-5)
 
 
 def test_neutreno_has_the_first_layers_values_wherever_it_acts():

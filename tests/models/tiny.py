@@ -1,13 +1,18 @@
 """Tiny random models of every family, without PyTorch and without compiling anything."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
 from svt_jax.models.families import FAMILIES
 from svt_jax.models.heads import Classifier
+from svt_jax.models.svt_config import PRE_NORM_PLACEMENTS
+from svt_jax.spectral.base import TOKEN_SITES
 
 SIZES = {
     "vocab_size": 40,
@@ -18,17 +23,49 @@ SIZES = {
     "max_position_embeddings": 16,
     "embedding_size": 8,
 }
+OWN = {  # sizes that a family needs to fit into these
+    "modernbert": {"pad_token_id": 0, "local_attention": 4, "layer_types": ["full_attention", "sliding_attention"]},
+    "esm": {"pad_token_id": 1, "mask_token_id": 4, "positions": "rotary"},
+}
+PADDING = {"roberta": 1, "xlm-roberta": 1, "camembert": 1, "gte": 1, "esm": 1, "mpnet": 1}
+PRE_NORM = [family for family in FAMILIES if FAMILIES[family].fixed.get("norm") == "pre"]
+POST_NORM = [family for family in FAMILIES if family not in PRE_NORM]
+FAST = ("bert", "roberta", "distilbert", "albert", "modernbert", "nomic_bert")
+"""Families of the fast tests: the four oldest, one with norms in front and sliding windows, and a rotary one with norms behind."""
 IDS = np.random.default_rng(1).integers(3, 40, (2, 5)).astype(np.int32)
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
+
+
+def families(among=FAMILIES, *, fast=FAST):
+    """For `parametrize`: the families of which all but the fast ones are slow tests."""
+    return [pytest.param(family, marks=[] if family in fast else pytest.mark.slow) for family in among]
 
 
 def fields(family, **changes):
     """The fields of a config.json; arguments use our names."""
     names = FAMILIES[family].fields
-    values = {**SIZES, **changes}
+    own = dict(OWN.get(family, {}))
+    if "num_hidden_layers" in changes and "layer_types" in own:
+        own["layer_types"] = [own["layer_types"][n % 2] for n in range(changes["num_hidden_layers"])]
+    values = {**SIZES, **own, **changes}
     unknown = changes.keys() - names.keys()
     assert not unknown, f"{family} has no {unknown}"
-    return {"model_type": family, **{names[ours][0]: value for ours, value in values.items() if ours in names}}
+    out = {"model_type": family}
+    for ours, value in values.items():
+        if ours in names:
+            *tables, last = names[ours][0].split(".")
+            inner = out
+            for table in tables:
+                inner = inner.setdefault(table, {})
+            inner[last] = value
+    return out
+
+
+def fitting(family, svt):
+    """The same remedy at a place that the family has."""
+    if svt is None or family not in PRE_NORM or svt.site not in TOKEN_SITES or svt.placement in PRE_NORM_PLACEMENTS:
+        return svt
+    return dataclasses.replace(svt, placement="output")
 
 
 def randomize(module, seed=0, scale=0.3):
@@ -44,10 +81,10 @@ def randomize(module, seed=0, scale=0.3):
 
 def encoder(family, svt=None, *, seed=0, dtype=jnp.float32, **changes):
     config = EncoderConfig.from_hf(fields(family, **changes))
-    return randomize(Encoder(config, svt, dtype=dtype, rngs=nnx.Rngs(0)), seed)
+    return randomize(Encoder(config, fitting(family, svt), dtype=dtype, rngs=nnx.Rngs(0)), seed)
 
 
 def classifier(family, svt=None, *, num_labels=3, seed=0, dtype=jnp.float32, **changes):
     config = EncoderConfig.from_hf(fields(family, **changes))
-    body = Encoder(config, svt, dtype=dtype, rngs=nnx.Rngs(0))
+    body = Encoder(config, fitting(family, svt), dtype=dtype, rngs=nnx.Rngs(0))
     return randomize(Classifier(body, num_labels, rngs=nnx.Rngs(0)), seed)

@@ -14,6 +14,7 @@ from svt_jax.data.packing import choose_shape, random_batches
 from svt_jax.data.tokenizer import demo_tokenizer
 from svt_jax.evaluation.glue import Evaluator
 from svt_jax.mesh import batch_sharding, make_mesh
+from svt_jax.models.config import EncoderConfig
 from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.config import MeshConfig, ModelConfig, TrainConfig
 from svt_jax.run.task_data import find_task
@@ -33,19 +34,41 @@ ENCODER = dataclasses.replace(
     classifier_dropout=0.1,
     initializer_range=0.2,
 )
+NEWER = {  # windows are narrower than rows, so that attention goes block by block
+    "modernbert": {"embedding_dropout": 0.1, "attention_dropout": 0.1, "mlp_dropout": 0.1, "local_attention": 8},
+    "nomic_bert": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+}
+ENCODERS = {
+    "bert": ENCODER,
+    **{
+        family: EncoderConfig.from_hf(
+            {
+                "model_type": family,
+                **{name: getattr(ENCODER, name) for name in ("vocab_size", "hidden_size", "intermediate_size")},
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "pad_token_id": 0,
+                "initializer_range": 0.2,
+                **own,
+            }
+        )
+        for family, own in NEWER.items()
+    },
+}
 SVT = {
     **{name: SVTConfig(name) for name in ("none", "soft_decay", "centered_soft_decay")},
     "gfsa": SVTConfig("gfsa", site="attention_map", layers="all", params={"k": 4, "w_0": 0.05}),
     "neutreno": SVTConfig("neutreno", site="value", layers="all", params={"scale": 0.4}),
     "contra_norm": SVTConfig("contra_norm", site="attention", placement="norm_input", layers="all"),
+    "output": SVTConfig("soft_decay", placement="output"),
     "i_star": SVTConfig("i_star", site="loss", layers="all", params={"weight": 1.0}),
 }
-ONE = MeshConfig(data=1)
+ONE, FSDP, TENSOR = MeshConfig(data=1), MeshConfig(data=1, fsdp=8), MeshConfig(data=1, tensor=4)
 STEPS = 20
 
 
 @functools.cache
-def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
+def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False, family: str = "bert"):
     """Losses [20], the parameters before and after, the validation split's logits, and its score."""
     config = TrainConfig(model=ModelConfig(scan_layers=scan_layers), svt=SVT[function], mesh=mesh_config)
     mesh = make_mesh(
@@ -53,7 +76,7 @@ def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
         devices=jax.devices()[: mesh_config.data * mesh_config.fsdp * mesh_config.tensor],
     )
     task = find_task(config.data)
-    classifier = draw_classifier(ENCODER, config, task.num_labels, mesh)
+    classifier = draw_classifier(ENCODERS[family], config, task.num_labels, mesh)
     model = TaskModel.of(classifier, mesh, task=task, data=config.data, tokenizer=demo_tokenizer())
     train, held_out = (model.tokens(split) for split in ("train", "validation"))
     # groups decide what shares a row, and so the last digits; one value for all meshes
@@ -62,7 +85,7 @@ def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
     batches = TrainingBatches(100, lambda epoch: random_batches(train.lengths, shape, 0, epoch), plan.collate)
     optimizer = make_optimizer(config.optim, STEPS)
     shardings = state_shardings(model, optimizer)
-    rows = used_embeddings(train, ENCODER, config.optim)
+    rows = used_embeddings(train, ENCODERS[family], config.optim)
     assert rows is not None
     step = jit_step(model, optimizer, shardings, used=rows, static=plan.static)
     before = arrays(model.params)
@@ -79,8 +102,8 @@ def run(mesh_config: MeshConfig, function: str, *, scan_layers: bool = False):
     return np.array(losses), before, arrays(state.params), *outcome
 
 
-def names(function):
-    shapes = nnx.eval_shape(lambda: random_classifier(ENCODER, SVT[function], 2, dtype="float32", seed=0))
+def names(function, family):
+    shapes = nnx.eval_shape(lambda: random_classifier(ENCODERS[family], SVT[function], 2, dtype="float32", seed=0))
     return named_paths(nnx.state(shapes, nnx.Param))
 
 
@@ -90,25 +113,29 @@ def arrays(tree):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mesh", "function", "scan_layers"),
+    ("mesh", "function", "family"),
     [
-        (MeshConfig(data=8), "soft_decay", False),
-        (MeshConfig(2, 2, 2), "soft_decay", False),
-        (MeshConfig(data=1, fsdp=8), "soft_decay", False),
-        (MeshConfig(data=1, tensor=4), "soft_decay", False),
-        (MeshConfig(2, 2, 2), "centered_soft_decay", False),
-        (MeshConfig(2, 2, 2), "none", True),
-        *((MeshConfig(2, 2, 2), name, False) for name in ("gfsa", "neutreno", "contra_norm", "i_star")),
+        (MeshConfig(data=8), "soft_decay", "bert"),
+        (MeshConfig(2, 2, 2), "soft_decay", "bert"),
+        (FSDP, "soft_decay", "bert"),
+        (TENSOR, "soft_decay", "bert"),
+        (MeshConfig(2, 2, 2), "centered_soft_decay", "bert"),
+        (MeshConfig(2, 2, 2), "none", "bert"),
+        *((MeshConfig(2, 2, 2), name, "bert") for name in ("gfsa", "neutreno", "contra_norm", "i_star")),
+        *((mesh, "output", family) for family in NEWER for mesh in (FSDP, TENSOR)),
     ],
     ids=str,
 )
-def test_a_mesh_changes_no_number(mesh, function, scan_layers):
-    losses, before, after, logits, score = run(ONE, function)
-    their_losses, their_before, their_after, their_logits, their_score = run(mesh, function, scan_layers=scan_layers)
+def test_a_mesh_changes_no_number(mesh, function, family):
+    scan_layers = function == "none"
+    losses, before, after, logits, score = run(ONE, function, family=family)
+    their_losses, their_before, their_after, their_logits, their_score = run(
+        mesh, function, scan_layers=scan_layers, family=family
+    )
     np.testing.assert_allclose(their_losses, losses, rtol=0, atol=1e-5)
     for ours, theirs in zip(before, their_before, strict=True):
         np.testing.assert_array_equal(theirs, ours)  # the same random numbers on any mesh
-    for name, ours, theirs in zip(names(function), after, their_after, strict=True):
+    for name, ours, theirs in zip(names(function, family), after, their_after, strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(their_logits, logits, rtol=0, atol=1e-5)
     assert their_score == score
