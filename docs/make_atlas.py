@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 import svt_jax
 from svt_jax.analysis import plots
 from svt_jax.analysis.measure_plots import TITLES
+from svt_jax.analysis.style import RC, save, styles
 from svt_jax.data.tables import read_lines
 
 HERE = Path(__file__).parent
@@ -42,16 +43,16 @@ def table(readings: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-@matplotlib.rc_context(plots._RC)
+@matplotlib.rc_context(RC)
 def picture(readings: dict[str, dict]) -> Figure:
     """A panel for each measure over relative depth, a line for each model."""
     figure = Figure(figsize=(9.6, 3.2), layout="constrained")
-    panels = list(figure.subplots(1, len(MEASURES)).flat)
+    panels, looks = list(figure.subplots(1, len(MEASURES)).flat), styles(readings)
     for panel, measure in zip(panels, MEASURES, strict=True):
-        for (name, reading), (colour, line, marker) in zip(readings.items(), plots._cycle(), strict=False):
+        for name, reading in readings.items():
             values = [state[measure] for state in reading["states"]]
             depth = [n / (len(values) - 1) for n in range(len(values))]
-            panel.plot(depth, values, color=colour, linestyle=line, marker=marker, markersize=3.5, label=name)
+            panel.plot(depth, values, label=name, **looks[name].curve())
         panel.set_title(TITLES.get(measure, measure.replace("_", " ")))
         panel.set_xticks([0, 0.5, 1], ["emb.", "half", "last"])
         panel.grid(visible=True, axis="y")
@@ -72,8 +73,8 @@ def main() -> None:
         name, _, model = each.rpartition("=")
         readings[name or Path(model).name] = measured(model, texts)
         READINGS.write_text(json.dumps(readings, indent=1) + "\n", encoding="utf-8")
-    for path in plots.save({"atlas": picture(readings)}, PICTURES):
-        if path.suffix == ".svg":  # a picture in a page is one file
+    for path in save({"atlas": picture(readings)}, PICTURES):
+        if path.suffix == ".png":  # pages show the SVG
             path.unlink()
     print(table(readings))
 

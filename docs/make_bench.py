@@ -34,11 +34,11 @@ NAMES = {
 
 
 def added(folder: Path) -> dict[str, Any]:
-    """A finished comparison: its numbers, and what each run was and ended with."""
+    """A finished comparison: its numbers, and what each run was and ended with, but for parameters that are arrays."""
     found: dict[str, Any] = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
     runs: dict[str, Any] = {}
-    for setting, by_seed in found["token_uniformity"].items():
-        for seed in by_seed:
+    for setting in found["token_uniformity"]:
+        for seed in found["token_uniformity"][setting]:
             run = folder / "runs" / f"{setting}-seed{seed}"
             results, manifest = (json.loads((run / f"{name}.json").read_text()) for name in ("results", "manifest"))
             config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
@@ -48,7 +48,10 @@ def added(folder: Path) -> dict[str, Any]:
                 "learning_rate": config["optim"]["learning_rate"],
                 "svt_learning_rate": config["optim"]["svt_learning_rate"],
                 "svt": config["svt"],
-                "parameters": results["svt"]["parameters"],
+                "parameters": {
+                    layer: {name: each["last"] for name, each in values.items() if isinstance(each["last"], float)}
+                    for layer, values in results["svt"]["parameters"].items()
+                },
             }
     return {**found, "runs": runs}
 
@@ -112,7 +115,8 @@ def main() -> None:
     for folder in parser.parse_args().add:
         found = added(folder)
         FOLDER.mkdir(exist_ok=True)
-        (FOLDER / f"{found['task']}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in found.items())
+        (FOLDER / f"{found['task']}.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     for path in sorted(FOLDER.glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         print(f"{found['task']}\n\n{table(found)}\n\n{searched(found)}\n")

@@ -113,3 +113,11 @@ def test_the_numbers_of_the_first_screen_are_those_of_the_pages():
         b / a for task in ("CoLA", "RTE") for a, b in zip(seconds[task], seconds[f"{task}, SoftDecay"], strict=True)
     ]
     assert f"{min(ratios):.2f} (CoLA) to {max(ratios):.2f} (RTE)" in rows[5]
+
+
+def test_the_bench_in_a_sentence_is_that_of_its_runs():
+    found = json.loads((ROOT / "docs" / "bench" / "cola.json").read_text(encoding="utf-8"))
+    plain, *others = (100 * each["mean"] for each in found["metrics"]["matthews_correlation"].values())
+    said = f"{len(others)} settings on CoLA, {found['steps']} steps, two seeds: "
+    said += f"plain {plain:.1f}, the others {min(others):.1f} to {max(others):.1f}"
+    assert said in (ROOT / README).read_text(encoding="utf-8")
