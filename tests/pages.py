@@ -1,5 +1,6 @@
 """Runs what a page shows, and compares what it prints with what the page says."""
 
+import importlib.util
 import json
 import os
 import re
@@ -24,6 +25,14 @@ for block in blocks:
 
 def text(page):
     return (ROOT / page).read_text(encoding="utf-8")
+
+
+def load(script):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def blocks(page, language):

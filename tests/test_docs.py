@@ -1,6 +1,5 @@
 """The documentation is true: pages made from the code are up to date, and links lead somewhere."""
 
-import importlib.util
 import json
 import re
 import shlex
@@ -12,16 +11,10 @@ import svt_jax
 from svt_jax.data.demo import load_demo
 from svt_jax.embeddings.embed import Pooling
 from svt_jax.evaluation.layer_measures import ALL
+from tests.pages import load
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def load(script):
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_key_is_described_as_the_dataclasses_do():

@@ -2,10 +2,11 @@
 
 import json
 import re
+import shlex
 
 import pytest
 
-from tests.pages import MODEL, ROOT, ROWS, SHORT, assert_prints, blocks, cut, run_python, run_shell, shown, text
+from tests.pages import MODEL, ROOT, ROWS, SHORT, assert_prints, blocks, cut, load, run_python, run_shell, shown, text
 
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
 
@@ -100,9 +101,37 @@ def test_the_commands_of_the_page_of_spectra_run(tmp_path, glue, minilm):
         assert len(reading["states"]) == states
 
 
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_command_of_the_atlas_adds_a_model(tmp_path, minilm, monkeypatch, capsys):
+    (script,) = blocks("docs/atlas.md", "bash")
+    command, texts, *models = shlex.split(script.removeprefix("python ").replace("--texts ", ""))
+    atlas = load(ROOT / command)
+    monkeypatch.setattr(atlas, "READINGS", tmp_path / "atlas.json")
+    monkeypatch.setattr(atlas, "PICTURES", tmp_path)
+    (tmp_path / texts).write_text("One text a line.\n\nAnd another one, which is longer.\n")
+    named = models[-1].replace("path/to/folder", str(minilm))
+    monkeypatch.setattr("sys.argv", [command, "--texts", str(tmp_path / texts), named])
+    atlas.main()
+    readings = json.loads((tmp_path / "atlas.json").read_text())
+    assert [(name, each["texts"], len(each["states"])) for name, each in readings.items()] == [("mine", 2, 7)]
+    assert capsys.readouterr().out.count("| mine | 6 |") == 3
+    assert (tmp_path / "atlas.svg").is_file()
+
+
 def test_no_other_command_goes_untested():
     """Tests here run them; those of a pod are parsed in test_docs."""
-    known = {"sts", "fine-tuning", "seeds", "extending", "probing", "spectra", "first-hour-on-a-pod", "object-stores"}
+    known = {
+        "atlas",
+        "sts",
+        "fine-tuning",
+        "seeds",
+        "extending",
+        "probing",
+        "spectra",
+        "first-hour-on-a-pod",
+        "object-stores",
+    }
     assert {page.removeprefix("docs/").removesuffix(".md") for page in PAGES if blocks(page, "bash")} == known
 
 

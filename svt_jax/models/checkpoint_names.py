@@ -42,7 +42,7 @@ def in_parts(names: Names, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarr
     """The tensors with parts in place of those that the checkpoint keeps as one; one that does not divide stays.
 
     Example:
-      >>> in_parts({"W[0/2]": ("a", same), "W[1/2]": ("b", same)}, {"W": np.arange(4)})
+      >>> in_parts({"W[0/2]": ("a", None), "W[1/2]": ("b", None)}, {"W": np.arange(4)})
       {'W[0/2]': array([0, 1]), 'W[1/2]': array([2, 3])}
     """
     counts = {whole: int(count) for whole, _, count in map(_part, names) if count}
