@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from tests.pages import ROOT, assert_prints, blocks, run_python, run_shell, shown, text
-from tests.test_docs import load
+from tests.pages import ROOT, assert_prints, blocks, load, run_python, run_shell, shown, text
 
 MAKER = load(ROOT / "docs" / "make_notebooks.py")
 

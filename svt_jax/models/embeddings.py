@@ -102,7 +102,8 @@ def _constant_where(is_padding: Array, rows: Array) -> Array:
 
 def _without_masked(x: Array, masked: Array, layout: Layout) -> Array:
     share = layout.means(masked[..., None].astype(jnp.float32))  # [E, 1]
-    scale = (1 - 0.15 * 0.8) / (1 - share)
+    some = share < 1  # else transformers divides by 0; nothing is left to scale
+    scale = jnp.where(some, (1 - 0.15 * 0.8) / jnp.where(some, 1 - share, 1.0), 0.0)
     of_tokens = layout.to_rows(jnp.broadcast_to(scale[:, None], (*layout.mask.shape, 1)))  # [R, S, 1]
     return jnp.where(masked[..., None], 0.0, x.astype(jnp.float32) * of_tokens).astype(x.dtype)
 

@@ -86,7 +86,7 @@ class Positions(nnx.Module):
     def _angles(self, place: Array, theta: float) -> Array:
         stored = self.frequencies
         frequencies = jnp.asarray(_frequencies(theta, self._head_size)) if stored is None else stored[...]
-        return place[..., None].astype(jnp.float32) * frequencies
+        return place[..., None].astype(jnp.float32) * frequencies[None, None]
 
     def _biases(self, distance: Array) -> Array:
         """[., Q, S] of key minus asking -> [., N, Q, S]."""

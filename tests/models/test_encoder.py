@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 import svt_jax
@@ -220,3 +221,15 @@ def test_fields_that_change_a_number_do():
         only = dataclasses.replace(TINY, **{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, name: 0.5})
         model = Encoder(only, rngs=nnx.Rngs(0))
         assert not np.array_equal(last_hidden_state(model, rngs=nnx.Rngs(dropout=0)), last_hidden_state(model)), name
+
+
+def test_a_protein_of_masked_tokens_alone_has_finite_numbers_and_gradients():
+    model = tiny.encoder("esm", token_dropout=True)
+    masked = np.full((1, 3), tiny.OWN["esm"]["mask_token_id"], np.int32)
+
+    def total(model):
+        return jnp.sum(model(masked).last_hidden_state)
+
+    value, gradients = nnx.value_and_grad(total)(model)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

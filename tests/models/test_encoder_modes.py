@@ -11,7 +11,6 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from svt_jax.models.families import FAMILIES
 from svt_jax.models.svt_config import SVTConfig
 
 IDS, MASK = np.tile(tiny.IDS, (4, 1)), np.tile(tiny.MASK, (4, 1))
@@ -87,7 +86,7 @@ def test_dropout_on_explicit_axes_draws_what_it_draws_without_and_moves_on():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.DIFFERENT)
 def test_strict_dtype_and_rank_promotion_raise_nothing(family):
     for dtype in (jnp.bfloat16, jnp.float32):
         graphdef, params = nnx.split(tiny.encoder(family, SVTConfig("soft_decay"), dtype=dtype, num_hidden_layers=1))

@@ -101,7 +101,7 @@ def test_a_config_says_what_is_done_to_the_logits(tmp_path, family, num_labels):
     assert len(config["id2label"]) == num_labels
 
 
-@pytest.mark.parametrize("family", tiny.families())
+@pytest.mark.parametrize("family", tiny.families(FAMILIES))
 def test_dropping_the_svt_leaves_the_plain_models_files(tmp_path, family):
     model = tiny.classifier(family, SVT)
     svt_jax.export_hf(model, tmp_path / "dropped", svt="drop")
@@ -112,7 +112,7 @@ def test_dropping_the_svt_leaves_the_plain_models_files(tmp_path, family):
 
 
 @pytest.mark.parametrize("learnable", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", tiny.families())
+@pytest.mark.parametrize("family", tiny.families(FAMILIES))
 def test_a_kept_svt_comes_back_with_its_settings_and_parameters(tmp_path, caplog, family, learnable):
     changes = {"inner_group_num": 2} if family == "albert" else {}
     config = svt_jax.SVTConfig("soft_decay", layers=[0, -1], alpha=[-0.3, -0.6], learnable=learnable)

@@ -84,7 +84,7 @@ def test_a_remedy_that_starts_as_the_identity_is_the_plain_model_to_the_bit(fami
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.DIFFERENT)
 def test_a_polynomial_starts_as_the_identity_up_to_the_rounding_of_the_decomposition(family):
     """U U^T is the identity only to rounding, so U diag(sigma) V^T is not X to the bit."""
     svt = SVTConfig("polynomial", layers="all", placement="norm_input", dropout=0.0)
@@ -99,7 +99,7 @@ def test_packed_rows_give_the_numbers_of_padded_ones(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.DIFFERENT)
 @pytest.mark.parametrize("name", ["contra_norm", "gfsa", "neutreno"])
 def test_packed_rows_give_the_same_in_every_family_and_group(name, family):
     assert_same(tiny.classifier(family, config(name, MOVED[name])), family, SHAPES["two groups"])

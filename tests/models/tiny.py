@@ -36,7 +36,11 @@ IDS = np.random.default_rng(1).integers(3, 40, (2, 5)).astype(np.int32)
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
 
 
-def families(among=FAMILIES, *, fast=FAST):
+DIFFERENT = [family for family in FAMILIES if family not in ("xlm-roberta", "camembert")]
+"""Without those that are RoBERTa with other defaults; tests of weights, configs and equality with transformers take all."""
+
+
+def families(among=DIFFERENT, *, fast=FAST):
     """For `parametrize`: the families of which all but the fast ones are slow tests."""
     return [pytest.param(family, marks=[] if family in fast else pytest.mark.slow) for family in among]
 
