@@ -33,6 +33,8 @@ CASES = [
         else pytest.mark.slow,
     )
     for case in itertools.product(tiny.POST_NORM, POST_NORM_PLACEMENTS, CHOICES)
+    if case[0] in ("bert", "albert")
+    or "all" in case  # which layers are chosen: where weights are shared, and where not
 ]
 
 
