@@ -71,22 +71,13 @@ def table(found: dict[str, Any]) -> str:
     compared = comparison(found)
     metric, scores = next(iter(compared.scores.items()))
     seeds = sorted(scores[compared.settings[0]])
-    header = [
-        "",
-        *(f"seed {seed}" for seed in seeds),
-        "mean",
-        "difference",
-        "95 %",
-        "p",
-        "p (Holm)",
-        "token uniformity",
-    ]
-    header += [f"seed {seed}" for seed in seeds]
+    by_seed = f"seeds {', '.join(map(str, seeds))}"
+    header = ["", by_seed, "mean", "difference", "95 %", "p", "p (Holm)", "token uniformity", by_seed]
     rows = [header, ["---"] * len(header)]
     for name in compared.settings:
         paired = compared.difference(metric, name)
         uniformity, change = compared.mean_uniformity(name)
-        row = [NAMES[name], *(f"{100 * scores[name][seed]:.1f}" for seed in seeds)]
+        row = [NAMES[name], ", ".join(f"{100 * scores[name][seed]:.1f}" for seed in seeds)]
         row += [f"{100 * compared.summary(metric, name)[1]:.1f}"]
         if paired is None:
             row += [""] * 4
@@ -94,7 +85,7 @@ def table(found: dict[str, Any]) -> str:
             row += [f"{100 * paired.mean:+.1f}", "" if paired.interval is None else "{:+.1f} to {:+.1f}".format(*(100 * end for end in paired.interval))]  # fmt: skip
             row += ["" if p is None else f"{p:.2f}" for p in (paired.p_t, paired.p_holm)]
         row += [f"{uniformity:.3f}" + ("" if paired is None else f" ({change:+.3f})")]
-        rows.append([*row, *(f"{compared.uniformity[name][seed]:.3f}" for seed in seeds)])
+        rows.append([*row, ", ".join(f"{compared.uniformity[name][seed]:.3f}" for seed in seeds)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -37,7 +37,7 @@ class EncoderConfig:
       head: the classifier's form. pooled: a dense layer on the pooled output. tanh, gelu and relu: two dense layers on the
         first token with that function between them; tanh and gelu have a dropout before both. norm: dense layer,
         `head_act`, layer norm, dropout, dense layer.
-      head_bias, head_act: of the head `norm`.
+      head_bias, head_act: whether the dense layer of the head `norm` has a bias, and the function behind it.
       pooling: what the head `norm` reads, the first token (cls) or the mean of all (mean).
       norm: where a layer's norms stand: behind each part's sum with its input (post), or in front of the part (pre).
       first_attention_norm: whether the first layer of a pre-norm encoder has the norm of its attention.
@@ -240,7 +240,8 @@ def _layer_types(fields: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[s
     if types is not None:
         if not isinstance(types, list | tuple) or not all(isinstance(each, str) for each in types):
             raise ValueError(
-                f"config.json: layer_types is {printable(repr(types))}, not a list of {', '.join(LAYER_TYPES)}."
+                f"config.json: layer_types is {printable(repr(types))}, not a list of {', '.join(LAYER_TYPES)}. "
+                "Use a checkpoint with supported values."
             )
         return tuple(types)
     if type(every) is not int or every < 1:

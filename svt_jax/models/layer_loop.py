@@ -29,6 +29,21 @@ class _Static(NamedTuple):
     keep_maps: bool
 
 
+class _Given(NamedTuple):
+    """What a compiled layer receives beside its weights and its input.
+
+    Attributes:
+      layout, places: as for `through_layers`, the places of this layer.
+      bits: uint16[R, size] or a key that its dropouts draw from; in a loop the same with an axis of layers in front.
+      first_values: as for `EncoderLayer`.
+    """
+
+    layout: Layout
+    places: Places
+    bits: Array | None
+    first_values: Array | None = None
+
+
 def through_layers(
     layers: Sequence[EncoderLayer],
     x: Array,
@@ -76,7 +91,7 @@ def through_layers(
             some = None if drawn is None else drawn[n : n + stop - start]
             with jax.named_scope(f"layers_{start}_to_{stop - 1}"):
                 x, inner, maps = _scan(
-                    parts[start:stop], x, layout, where, some, call, static, shared=shared, keep=keep
+                    call, parts[start:stop], x, _Given(layout, where, some), static, shared=shared, keep=keep
                 )
             states += inner
             attentions += maps
@@ -85,7 +100,7 @@ def through_layers(
             of_first = first_values if layers[start].site == "value" else None
             with jax.named_scope(f"layer_{start}"):  # around the call, whose trace all layers share
                 here = static._replace(first_token_only=first_token_only and start == last)
-                out = call(*parts[start], x, layout, where, some, of_first, here)
+                out = call(*parts[start], x, _Given(layout, where, some, of_first), here)
             x, found, maps_of_one = out.x, out.transformed, out.maps
             first_values = out.values if layers[start].hands_on else first_values
             states.append(x)
@@ -111,26 +126,18 @@ def draw_bits(
     return DropoutBits(shard_batch(full[0])), (full[1:], jax.vmap(of_sliding)(keys[sliding]) if any(sliding) else None)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7))  # layers of one shape are traced once
-def _call(
-    graphdef: nnx.GraphDef,
-    state: nnx.State,
-    x: Array,
-    layout: Layout,
-    places: Places,
-    bits: Array | None,
-    first_values: Array | None,
-    static: _Static,
-) -> LayerOutput:
+@functools.partial(jax.jit, static_argnums=(0, 4))  # layers of one shape are traced once
+def _call(graphdef: nnx.GraphDef, state: nnx.State, x: Array, given: _Given, static: _Static) -> LayerOutput:
     layer: EncoderLayer = nnx.merge(graphdef, state)
+    bits = given.bits
     if bits is not None and bits.ndim == 0:  # a key: the gradient draws again, and keeps no bits
         bits = draw(bits, len(x), static.size)
     drawn = None if bits is None else DropoutBits(shard_batch(bits))
     return layer(
         x,
-        layout,
-        first_values,
-        places=places,
+        given.layout,
+        given.first_values,
+        places=given.places,
         first_token_only=static.first_token_only,
         keep_maps=static.keep_maps,
         bits=drawn,
@@ -139,7 +146,7 @@ def _call(
 
 # The gradient computes a layer's inner values again, but keeps a decomposition.
 _call_again = jax.checkpoint(
-    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 7)
+    _call, policy=jax.checkpoint_policies.save_only_these_names(DECOMPOSITION), static_argnums=(0, 4)
 )
 
 
@@ -159,12 +166,10 @@ def _loops(layers: Sequence[EncoderLayer], scan: bool, last_by_itself: bool) -> 
 
 
 def _scan(
+    call: Callable[..., LayerOutput],
     parts: Sequence[tuple[nnx.GraphDef, nnx.State]],
     x: Array,
-    layout: Layout,
-    places: Places,
-    bits: Array | None,
-    call: Callable[..., LayerOutput],
+    given: _Given,
     static: _Static,
     *,
     shared: bool,
@@ -180,9 +185,9 @@ def _scan(
 
     def body(x: Array, item: tuple[nnx.State | None, Array | None]) -> tuple[Array, tuple[Array | None, Array | None]]:
         state, drawn = item
-        out = call(graphdef, first if state is None else state, x, layout, places, drawn, None, static)
+        out = call(graphdef, first if state is None else state, x, given._replace(bits=drawn), static)
         return out.x, (out.x if keep else None, out.maps)
 
-    x, kept = jax.lax.scan(body, x, (stacked, bits), length=len(parts))
+    x, kept = jax.lax.scan(body, x, (stacked, given.bits), length=len(parts))
     outputs, maps = ([] if each is None else list(each) for each in kept)
     return x, outputs, maps

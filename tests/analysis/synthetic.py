@@ -1,6 +1,10 @@
 """Readings and runs with synthetic values, in the format that training writes, for any depth."""
 
+import base64
+import csv
+import io
 import json
+import re
 
 import numpy as np
 import yaml
@@ -81,3 +85,34 @@ def write_run(
     if spectra:
         (folder / "spectrum.jsonl").write_text("".join(json.dumps(each) + "\n" for each in found))
     return folder
+
+
+def downloads(page):
+    """The tables that the page offers for download, by file name."""
+    links = re.findall(r'download="([\w.]+)" href="data:text/csv;charset=utf-8;base64,([\w+/=]+)"', page)
+    return {name: list(csv.DictReader(io.StringIO(base64.b64decode(data).decode()))) for name, data in links}
+
+
+def strict(page):
+    """The slider's data, parsed as strictly as a browser does."""
+    text = re.search(r'<script type="application/json" id="spectra">(.*?)</script>', page, re.DOTALL)
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return None if text is None else json.loads(text[1], parse_constant=refuse)
+
+
+def damaged(folder, name, change):
+    """A run with one file changed: `change` maps its parsed lines, or its one table, to the new ones."""
+    run = write_run(folder / "run", layers=2, svt_layers=(1,), steps=100)
+    text = (run / name).read_text()
+    if name.endswith(".jsonl"):
+        lines = change([json.loads(line) for line in text.splitlines()])
+        text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    else:
+        loaded = yaml.safe_load(text)
+        change(loaded)
+        text = (yaml.safe_dump if name.endswith(".yaml") else json.dumps)(loaded)
+    (run / name).write_text(text)
+    return run

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from synthetic import course, reading
 
 from svt_jax.analysis import comparison_plots, plots
 from svt_jax.analysis.training_plots import training_curves
+from tests.analysis.synthetic import course, reading
 
 
 def texts(figure):

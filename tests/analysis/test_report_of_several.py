@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from synthetic import write_run
-from test_report import browser, downloads, opened  # noqa: F401
 
 from svt_jax import cli
 from svt_jax.analysis.compare import compare
 from svt_jax.analysis.comparison_files import figures, runs_of, table
 from svt_jax.analysis.report.comparison import render_comparison
 from svt_jax.evaluation.probe import MEASURES
+from tests.analysis.synthetic import downloads, write_run
 
 AWKWARD = "soft <b>'$"
 
@@ -137,7 +136,7 @@ def test_what_cannot_be_a_page_is_one_line_and_status_2(runs, tmp_path, capsys, 
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_axe_finds_nothing_and_pictures_follow_the_scheme(opened, comparison, width, scheme):  # noqa: F811
+def test_axe_finds_nothing_and_pictures_follow_the_scheme(opened, comparison, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
     found = runs_of(comparison)

@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from synthetic import course, reading
 
 from svt_jax.analysis import plots, style
 from svt_jax.analysis.training_plots import training_curves
 from svt_jax.spectral import registry
+from tests.analysis.synthetic import course, reading
 
 # Machado, Oliveira and Fernandes 2009, full severity, on linear RGB
 VISIONS = {

@@ -17,7 +17,7 @@ from svt_jax.data.packing import Shape
 from svt_jax.data.tokens import Tokens
 from svt_jax.models.checkpoint_names import encoder_names, head_names, in_parts, prefix
 from svt_jax.models.families import FAMILIES
-from svt_jax.models.layer_loop import _call, _Static
+from svt_jax.models.layer_loop import _call, _Given, _Static
 from svt_jax.models.packed import OneInEachRow, read_batch
 from svt_jax.models.positions import Carried, Places
 
@@ -49,7 +49,7 @@ def assert_equal_to_pytorch(folder, arrays):
         static = _Static(
             sizes[kind], first_token_only=False, keep_maps=False
         )  # as in the encoder, for the same program
-        out = _call(*nnx.split(layer), jnp.asarray(states[n]), layout, places, None, None, static).x
+        out = _call(*nnx.split(layer), jnp.asarray(states[n]), _Given(layout, places, None), static).x
         if encoder.final_norm is not None and n == len(encoder.layers) - 1:
             out = encoder.final_norm(out)
         assert_close(out, states[n + 1], 1e-5, f"block {n}")

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from svt_jax.models.config import EncoderConfig
 from svt_jax.models.encoder import Encoder
@@ -94,3 +95,10 @@ def classifier(family, svt=None, *, num_labels=3, seed=0, dtype=jnp.float32, **c
     config = EncoderConfig.from_hf(fields(family, **changes))
     body = Encoder(config, fitting(family, svt), dtype=dtype, rngs=nnx.Rngs(0))
     return randomize(Classifier(body, num_labels, rngs=nnx.Rngs(0)), seed)
+
+
+def rewrite(folder, change):
+    """Changes the tensors of a model folder: `change` gets them by name."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "model.safetensors")
