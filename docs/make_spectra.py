@@ -24,13 +24,16 @@ SHOWN = {
 }
 
 
+MODELS = {"MiniLM": "", "MPNet": "mpnet_"}  # name -> what its files begin with
+
+
 def read(name: str) -> dict:
     return json.loads((HERE / "spectra" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def table() -> str:
+def table(prefix: str = "") -> str:
     """Each measure by layer: pretrained / fine-tuned / fine-tuned with SoftDecay; SVT's input and output last."""
-    readings = [read(name) for name in READINGS]
+    readings = [read(prefix + name) for name in READINGS]
     lines = ["| | " + " | ".join(SHOWN.values()) + " |", "|---" * (len(SHOWN) + 1) + "|"]
     for states in zip(*(plots.states_of(reading, "output") for reading in readings), strict=True):
         cells = [" / ".join(f"{state[measure]:.{_digits(measure)}f}" for state in states) for measure in SHOWN]
@@ -47,14 +50,17 @@ def _digits(measure: str) -> int:
 
 
 def main() -> None:
-    readings = {label: read(name) for name, label in READINGS.items()}
     figures = {f"histograms_{name}": plots.spectrum_histograms(read(name)) for name in READINGS}
     figures["svt"] = plots.svt_histograms(read("soft_decay"))
-    figures["by_depth"] = plots.measures_by_depth({label: [readings[label]] for label in METHODS}, METHODS)
+    names = {label: name for name, label in READINGS.items()}
+    for prefix in MODELS.values():
+        readings = {label: [read(prefix + names[label])] for label in METHODS}
+        figures[f"{prefix}by_depth"] = plots.measures_by_depth(readings, METHODS)
     for path in plots.save(figures, HERE / "spectra"):
         if path.suffix == ".png":
             path.unlink()  # pages show the SVG, which follows them to light or dark
-    print(table())
+    for model, prefix in MODELS.items():
+        print(f"{model}\n{table(prefix)}\n")
 
 
 if __name__ == "__main__":

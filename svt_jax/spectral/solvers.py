@@ -145,29 +145,41 @@ def _descending_eigh_of_square(x: Array) -> tuple[Array, Array]:
 
 
 _SIZES = 4
+_SMALLEST = 16
+"""Rows of a matrix that is worth the time to compile it in every size."""
+
+
+def of_leading_rows(compute: Callable[[int], Any], x: Array) -> tuple[Any, Array]:
+    """compute(size), with the first quarter, half, three quarters or all of x's rows, the least that has all which are not 0.
+
+    Rows of zeros at the end are those of an example shorter than the longest: with half the rows, an eigenproblem is an
+    eighth. For one matrix on a CPU; every size is compiled, for matrices of 16 rows or more.
+
+    Returns:
+      what `compute` returned, and which size it was, 0 to 3: int32[].
+    """
+    if x.shape[0] < _SMALLEST:
+        return compute(x.shape[0]), jnp.asarray(_SIZES - 1, jnp.int32)
+    place = jnp.arange(x.shape[0], dtype=jnp.int32)
+    rows = jnp.max(jnp.where(jnp.any(x != 0, axis=1), place + 1, 0))
+    sizes = [max(1, x.shape[0] * n // _SIZES) for n in range(1, _SIZES + 1)]
+    # no constant array here: custom_partitioning cannot carry one
+    branch = sum(((rows > size).astype(jnp.int32) for size in sizes[1:-1]), (rows > sizes[0]).astype(jnp.int32))
+    return jax.lax.switch(branch, [functools.partial(compute, size) for size in sizes]), branch
 
 
 def _of_leading(
     decomposition: Callable[[Array], tuple[Array, Array]], symmetric: bool, x: Array
 ) -> tuple[Array, Array]:
-    """Does a `_descending_eigh...` of one matrix, but only of its first quarter, half or three quarters if the other rows are 0.
-
-    So are those of examples shorter than the longest: with half the rows, the eigenproblem is an eighth. The vectors of
-    the other rows are those of the identity.
-    """
+    """Does a `_descending_eigh...` of one matrix `of_leading_rows`. The vectors of the other rows are those of the identity."""
     length = x.shape[0]
-    sizes = [max(1, length * n // _SIZES) for n in range(1, _SIZES + 1)]
 
-    def leading(size: int, x: Array) -> tuple[Array, Array]:
+    def leading(size: int) -> tuple[Array, Array]:
         u, negated = decomposition(x[:size, :size] if symmetric else x[:size])
         return jnp.pad(u, (0, length - size)), jnp.pad(negated, (0, length - size))
 
-    place = jnp.arange(length, dtype=jnp.int32)
-    rows = jnp.max(jnp.where(jnp.any(x != 0, axis=1), place + 1, 0))
-    # no constant array here: custom_partitioning cannot carry one
-    branch = sum(((rows > size).astype(jnp.int32) for size in sizes[1:-1]), (rows > sizes[0]).astype(jnp.int32))
-    u, negated = jax.lax.switch(branch, [functools.partial(leading, size) for size in sizes], x)
-    others = place >= jnp.maximum(1, length * (branch + 1) // _SIZES)
+    (u, negated), branch = of_leading_rows(leading, x)
+    others = jnp.arange(length, dtype=jnp.int32) >= jnp.maximum(1, length * (branch + 1) // _SIZES)
     return jnp.where(others[:, None] & jnp.eye(length, dtype=bool), 1.0, u), negated
 
 

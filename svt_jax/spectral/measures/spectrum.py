@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from svt_jax.spectral.base import first_order_only
 from svt_jax.spectral.measures.arrays import checked
-from svt_jax.spectral.solvers import decompose, per_matrix, product
+from svt_jax.spectral.solvers import decompose, of_leading_rows, per_matrix, product
 
 Array = jax.Array
 
@@ -29,11 +29,18 @@ def _singular_values_of_one(x: Array) -> Array:
         return jnp.sqrt(jnp.maximum(squares[::-1], 0.0)).astype(x.dtype)
 
 
+def _singular_values_of_leading(x: Array) -> Array:
+    rows, columns = x.shape
+    if rows > columns:  # rows of zeros at its end make the eigenproblem no smaller
+        return _singular_values_of_one(x)
+    return of_leading_rows(lambda size: jnp.pad(_singular_values_of_one(x[:size]), (0, rows - size)), x)[0]
+
+
 @jax.custom_jvp
 def values_of(x: Array) -> Array:
     if x.size == 0:
         return jnp.zeros((*x.shape[:-2], min(x.shape[-2:])), x.dtype)
-    return per_matrix(_singular_values_of_one, x)
+    return per_matrix(_singular_values_of_one, x, one=_singular_values_of_leading)
 
 
 @values_of.defjvp
