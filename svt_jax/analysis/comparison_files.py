@@ -68,9 +68,13 @@ def search_table(searches: Mapping[str, Search]) -> list[list[str]]:
     rows = [["setting", "tried", f"held-out {metric}", "chosen"]]
     for name, each in searches.items():
         for values, score in zip(each.tried, each.scores, strict=True):
-            tried = ", ".join(f"{key} {value}" for key, value in values.items())
+            tried = ", ".join(f"{key} {_plain(value)}" for key, value in values.items())
             rows.append([name, tried, f"{100 * score:.2f}", "yes" if values == each.chosen else ""])
     return rows
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(f"{name} {each}" for name, each in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _rows(table: list[list[str]]) -> list[str]:

@@ -57,6 +57,12 @@ def _exp_ratio(u: Array) -> Array:
     return jnp.where(small, series, jnp.expm1(v) / v)
 
 
+def _quotient(a: Array, b: Array) -> Array:
+    """a / b, with derivatives right where both are small or large: the square of b leaves float32 at 1e-19 and 1e19."""
+    unit = jax.lax.stop_gradient(jnp.where(b == 0, 1.0, jnp.abs(b)))
+    return (a / unit) / (b / unit)
+
+
 def _rescaled(new: Array, new_largest: Array, largest: Array) -> Array:
     """new * largest / new_largest, so that the largest singular value is kept."""
     # SoftDecay's f crosses zero at sigma = |alpha|, so a matrix with just that largest value has no finite rescaling.
@@ -64,7 +70,7 @@ def _rescaled(new: Array, new_largest: Array, largest: Array) -> Array:
     smallest_divisor = 1e-6 * jnp.minimum(largest, 1.0)
     sign = jnp.where(new_largest < 0, -1.0, 1.0)
     divisor = jnp.where(jnp.abs(new_largest) < smallest_divisor, sign * smallest_divisor, new_largest)
-    return new / (divisor / largest)  # derivatives of a quotient of two small numbers would underflow
+    return _quotient(new, divisor) * largest
 
 
 class SoftDecay(SpectralFunction):
@@ -174,7 +180,7 @@ class SoftExponential(SpectralFunction):
             return jnp.where(small, from_series, from_exponentials) + up * jnp.exp(-up * largest)
 
         falling = _rescaled(decay(values), decay(largest), largest)
-        rising = growth(values) / growth(largest) * largest
+        rising = _quotient(growth(values), growth(largest)) * largest
         return jnp.where(self.alpha < 0, falling, rising)
 
 
@@ -207,7 +213,7 @@ class LogShift(SpectralFunction):
 
     def __call__(self, values: Array, spectrum: Array) -> Array:
         largest = _largest(spectrum)
-        return jnp.log1p(self.gamma * (values / largest)) / jnp.log1p(self.gamma) * largest
+        return jnp.log1p(self.gamma * _quotient(values, largest)) / jnp.log1p(self.gamma) * largest
 
 
 class Linear(SpectralFunction):

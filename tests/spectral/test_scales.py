@@ -75,3 +75,20 @@ def test_the_transformation_keeps_the_largest_and_its_derivative_at_far_scales(s
     np.testing.assert_allclose(got_slope, slope, rtol=1e-2, atol=1e-3)
     largest = lambda x: np.linalg.norm(np.asarray(x, np.float64), 2)
     np.testing.assert_allclose(largest(svt_jax.svt(x, function, solver=solver)), largest(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(make(alpha) for make in MAKERS.values() for alpha in (-0.3,)),
+        svt_jax.SoftExponential(alpha=0.3),
+        svt_jax.LogShift(),
+    ],
+    ids=repr,
+)
+def test_near_zero_a_function_grows_in_proportion_and_has_the_derivative_of_that(function):
+    """So phi'(sigma) sigma = phi(sigma) in the limit (Euler), also where the square of sigma underflows."""
+    for scale in (1e-17, 6e-20, 1e-22, 1e-30):
+        sigma = jnp.asarray(SHARES * scale, jnp.float32)
+        phi, along = jax.jvp(lambda sigma: function(sigma, sigma), (sigma,), (sigma,))
+        np.testing.assert_allclose(along, phi, rtol=1e-5, atol=1e-6 * scale, err_msg=f"scale {scale}")
