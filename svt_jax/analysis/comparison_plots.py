@@ -53,9 +53,10 @@ def scores(comparison: Comparison) -> Figure:
 
 
 def _differences(panel: Axes, comparison: Comparison, metric: str, looks: Mapping[str, Style]) -> None:
-    panel.axvline(0.0, color=FAINT, linewidth=1.0)
     found = {place: comparison.difference(metric, name) for place, name in enumerate(comparison.settings)}
     drawn = {place: (each.mean, each.interval, each.values) for place, each in found.items() if each is not None}
+    if drawn:
+        panel.axvline(0.0, color=FAINT, linewidth=1.0)
     _means(panel, drawn, [looks[name] for name in comparison.settings], zero=True)
     panel.set_title(f"difference from {wrapped(comparison.settings[0], 36).strip()}")
     panel.set_xlabel("points (score × 100), paired by seed")

@@ -153,7 +153,9 @@ def _facts(runs: Runs) -> dict[str, str]:
     first = next(iter(runs.values()))
     facts = {
         "task": several[0].task,
-        "data": _values(run.config["data"].get("source") for run in several),
+        "data": _values(
+            "embedded" if run.config["data"]["task"] == "demo" else run.config["data"].get("source") for run in several
+        ),
         "model": _values(run.config["model"].get("path") for run in several),
         "seeds": _values(sorted(run.config["run"]["seed"] for run in several)),
         "runs": f"{len(several)}, of {len(runs)} settings; the baseline is {next(iter(runs))} ({len(first)} runs)",
