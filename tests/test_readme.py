@@ -101,10 +101,13 @@ def test_the_numbers_of_the_first_screen_are_those_of_the_pages():
     assert f"{layer4[1]} to {layer4[2]}" in rows[0]
     ranks = re.search(r"^\| layer 5 \|.*\| ([\d.]+) / ([\d.]+) / ([\d.]+) \|$", spectra, re.M).groups()
     assert list(ranks[1:]) == re.findall(r"\| ([\d.]+) (?=\|)", rows[1])
-    for kind, number in zip(("input", "output"), re.findall(r"(?:input has|its output) ([\d.]+\d)", rows[1]), strict=True):
+    for kind, number in zip(
+        ("input", "output"), re.findall(r"(?:input has|its output) ([\d.]+\d)", rows[1]), strict=True
+    ):
         assert re.search(rf"^\| SVT's {kind} \|.*\| {number} \|$", spectra, re.M)
-    for setting, number in zip(("none", "soft_decay"), re.findall(r"\d\d\.\d\d", rows[4]), strict=True):
-        assert re.search(rf"^\| bert \| {setting} \|.*\| {number} \|", sts, re.M)
+    told = [(model, setting) for model in ("`first_last`", "bert") for setting in ("none", "soft_decay")]
+    for (model, setting), number in zip(told, re.findall(r"\d\d\.\d\d", rows[4]), strict=True):
+        assert re.search(rf"^\| {model} \| {setting} \|.*\| {number} \|", sts, re.M)
     seconds = {
         name: [float(x) for x in cells.split(" | ")[:2]]
         for name, cells in re.findall(
