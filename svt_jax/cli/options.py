@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from svt_jax.run.command_line import make_parser, parse
 from svt_jax.run.plugin import load_plugin
-from svt_jax.stores import as_path, check_reachable
+from svt_jax.stores import as_path, check_reachable, in_store
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -101,6 +101,28 @@ def output_folder(name: str) -> Path:
     if folder.is_file():
         raise ValueError(f"--output {name} is a file; allowed is a folder, which may not exist yet. Correct it.")
     return folder
+
+
+def output_file(name: str, endings: Sequence[str] = ()) -> Path:
+    """The file to write. Raises ValueError if it is there already, or cannot be made.
+
+    Args:
+      endings: the allowed ends of its name; none allow any.
+    """
+    file = as_path(name)
+    check_reachable(file)
+    if endings and file.suffix.lower() not in endings:
+        raise ValueError(f"--output {name}: allowed is a file that ends in {' or '.join(endings)}. Correct it.")
+    if file.is_dir() or not (in_store(file) or file.parent.is_dir()):
+        raise ValueError(f"--output {name}: allowed is a file in a folder that exists. Make the folder, or correct it.")
+    check_absent(file)
+    return file
+
+
+def check_absent(*files: Path) -> None:
+    """Raises ValueError if one of the files that a command will write is there already."""
+    if present := [str(file) for file in files if file.exists()]:
+        raise ValueError(f"{', '.join(present)} is there already, and nothing is overwritten. Choose another --output.")
 
 
 def show(console: PlainConsole, tables: Sequence[Any], paths: Sequence[Path]) -> None:

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(tmp_path, model, data, *more):
     output = tmp_path / "out.json"
+    output.unlink(missing_ok=True)  # nothing is overwritten
     arguments = ["--model", str(model), "--data", str(data), "--max_length", "32", "--output", str(output), *more]
     status = cli.evaluate(["sts", *arguments])
     return status, json.loads(output.read_text()) if output.exists() else None

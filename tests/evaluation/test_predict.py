@@ -188,8 +188,11 @@ def test_the_command_writes_a_table_of_the_lines_of_a_text(folder, regression, t
         ("--input {in}/in.csv --data.text_columns tale", r"lacks the columns \['tale'\]"),
         ("--input {in}/in.csv --data.text_columns story story", "one column, or two different ones"),
         ("--input {in}/in.txt --output {in}/out.xlsx", "allowed is a file that ends in .jsonl or .csv"),
-        ("--input {in}/in.csv --data.text_columns story --output {in}/in.csv", "other than the input"),
-        ("--input {in}/in.txt --output {in}/no/out.csv", "its folder does not exist"),
+        (
+            "--input {in}/in.csv --data.text_columns story --output {in}/in.csv",
+            "is there already, and nothing is overwritten",
+        ),
+        ("--input {in}/in.txt --output {in}/no/out.csv", "a file in a folder that exists"),
         ("--input {in}/empty.txt", "line 2: it is empty"),
         ("--input {in}/none.txt", "cannot be read"),
         ("--model {in} --input {in}/in.txt", "config.json"),

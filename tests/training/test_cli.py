@@ -420,6 +420,26 @@ def test_bad_evaluation_commands_are_one_line_and_status_2(capsys, arguments, wo
     assert words in error
 
 
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("predict --model=m --input=i.txt --output=a.csv", "a.csv"),
+        ("eval sts --model=m --data=d --output=a.json", "a.json"),
+        ("eval spectrum --run=r --output=s", "s/spectrum.json"),
+        ("eval spectrum --run=r --output=s --measures=all", "s/probe/probe.json"),
+    ],
+)
+def test_what_lies_at_the_output_is_never_overwritten(tmp_path, monkeypatch, capsys, command, file):
+    monkeypatch.chdir(tmp_path)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text("mine")
+    assert cli.main(command.split()) == 2
+    assert capsys.readouterr().err == (
+        f"error: {file} is there already, and nothing is overwritten. Choose another --output.\n"
+    )
+    assert Path(file).read_text() == "mine"
+
+
 def test_traceback_is_shown_on_request(capsys):
     assert cli.train(["--optim.epochs", "0", "--traceback"]) == 2
     assert "Traceback (most recent call last)" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from svt_jax.cli.options import NO_ROOM, command_parser, path, read_options
+from svt_jax.cli.options import NO_ROOM, command_parser, output_file, path, read_options
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -50,20 +50,12 @@ def run(arguments: list[str], *, started: float) -> None:
 
     from svt_jax.data.custom import load_texts
     from svt_jax.evaluation.predict import load_predictor, predict_examples
-    from svt_jax.stores import as_path, check_reachable, in_store
+    from svt_jax.stores import as_path
     from svt_jax.training.progress import EncodingProgress, PlainConsole, TokenizingProgress
     from svt_jax.writing import write_whole
 
     source = as_path(chosen.input)
-    output = None if chosen.output is None else as_path(chosen.output)
-    if output is not None:
-        check_reachable(output)
-        if output.suffix.lower() not in (".jsonl", ".csv") or output.is_dir() or output == source:
-            raise ValueError(
-                f"--output {output}: allowed is a file that ends in .jsonl or .csv, other than the input. Correct it."
-            )
-        if not (in_store(output) or output.parent.is_dir()):
-            raise ValueError(f"--output {output}: its folder does not exist. Make the folder, or correct it.")
+    output = None if chosen.output is None else output_file(chosen.output, (".jsonl", ".csv"))
     columns = as_columns(chosen.data.text_columns)
     if columns is not None and not (len(columns) == len(set(columns)) <= 2):
         raise ValueError(
