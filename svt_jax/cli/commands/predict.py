@@ -65,7 +65,7 @@ def run(arguments: list[str], *, started: float) -> None:
     classifier, tokenizer = load_predictor(chosen.model)
     console = PlainConsole(stderr=True)  # standard output is for the predictions
     tokenized = TokenizingProgress(console, enabled=True).begin(source.name, len(examples))
-    with EncodingProgress(console, what="texts") as progress:
+    with EncodingProgress(console, what="texts", doing="predicting") as progress:
         found = predict_examples(
             classifier,
             examples,
