@@ -129,7 +129,7 @@ def probe(
       model_or_folder: a model folder or hub id, a run's folder (its last checkpoint), a `TaskModel`; or a loaded encoder
         or classifier, for which `tokenizer` is needed.
       texts: strings, or pairs of strings that the model reads as one input. All of them are measured.
-      measures: names from docs/measures.md; None is all of them. Those of attention maps and those that compare layers
+      measures: names from docs/measures.md; "all", or None, is all of them. Those of attention maps and those that compare layers
         cost more than the others.
       max_length: the most tokens of a text, special ones included; what is longer is cut. At most the model's positions.
       tokenizer: a transformers tokenizer, in place of the folder's own.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svt_jax.run.command_line import make_parser, parse
+from svt_jax.run.command_line import called, make_parser, parse
 from svt_jax.run.plugin import load_plugin
 from svt_jax.stores import as_path, check_reachable, in_store
 
@@ -25,21 +25,25 @@ path = os.path.expanduser
 
 def eval_parser(name: str, description: str, *, needed: str, examples: tuple[str, ...]) -> ArgumentParser:
     """The parser of an evaluation command's options; arguments as for `command_parser`."""
-    return command_parser(f"eval.py {name}", description, needed=needed, examples=examples)
+    return command_parser(called(f"svt-jax eval {name}"), description, needed=needed, examples=examples)
 
 
-def command_parser(prog: str, description: str, *, needed: str, examples: tuple[str, ...]) -> ArgumentParser:
+def command_parser(
+    prog: str, description: str, *, needed: str, examples: tuple[str, ...], plugin: bool = True
+) -> ArgumentParser:
     """A parser with the options that every command but train has.
 
     Args:
       needed: the options without which there is no such command, as its usage shows them.
       examples: command lines without `prog`.
+      plugin: whether the command computes with functions, which may be a user's own.
     """
     parser = make_parser(prog, description, usage=f"{prog} {needed} [OPTION ...]", examples=examples)
-    parser.add_argument(
-        "--plugin",
-        help="module or .py file that registers functions of your own; a run that has one loads it by itself",
-    )
+    if plugin:
+        parser.add_argument(
+            "--plugin",
+            help="module or .py file that registers functions of your own; a run that has one loads it by itself",
+        )
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     return parser
 
@@ -69,7 +73,7 @@ def read_options(parser: ArgumentParser, arguments: Sequence[str], required: Seq
             f"{', '.join(missing)} is missing; {parser.prog} needs {', '.join(f'--{name}' for name in required)}. "
             "Add what is missing."
         )
-    if options.plugin:
+    if options.get("plugin"):
         load_plugin(options.plugin)
     return options
 

@@ -62,7 +62,7 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.writing import write_whole, writing
 
     methods = {}
-    names = chosen_measures(None if chosen.measures == ["all"] else chosen.measures) if chosen.measures else ()
+    names = chosen_measures(chosen.measures) if chosen.measures else ()
     if chosen.run:
         model = TaskModel.from_run(chosen.run, checkpoint=chosen.checkpoint or "last", source=chosen.data.source)
         methods[chosen.run] = read_run(chosen.run)[1]["svt"].get("function", "none")

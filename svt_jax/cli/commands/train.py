@@ -47,10 +47,10 @@ def _show(run: Run, console: PlainConsole) -> None:
     else:
         rows.append(("svt", "none"))
     seconds = results["train"]
-    rate, wall = seconds["examples_per_second"], seconds["wall_time_s"]
+    rate, wall, programs = seconds["examples_per_second"], seconds["wall_time_s"], seconds["compiles"]
     rows += [
         ("training", f"{results['steps']} steps, {rate:.1f} examples/s, {wall:.0f} s in all"),
-        ("compilation", f"{seconds['compiles']} programs, {seconds['compile_time_s']:.0f} s"),
+        ("compilation", f"{programs} program{'s' * (programs != 1)}, {seconds['compile_time_s']:.0f} s"),
     ]
     folder = RunFolder(run.folder)
     files = [path for path in (folder.results, folder.metrics, folder.report, folder.checkpoints) if path.exists()]
