@@ -32,6 +32,16 @@ def listed(items: Sequence[str], *, most: int = 6, between: str = ", ") -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things.
+
+    Example:
+      >>> counted(1, "program"), counted(2, "program")
+      ('1 program', '2 programs')
+    """
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 _NEAR = 0.66
 """The smallest likeness of a name that is suggested: one letter of three may differ. "lr" to any key of optim is below 0.4."""
 

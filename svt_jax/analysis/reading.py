@@ -21,6 +21,7 @@ from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import load_encoder
 from svt_jax.run.task_model import TaskModel
 from svt_jax.stores import as_path, make_folder
+from svt_jax.text import counted
 from svt_jax.writing import write_whole, writing
 
 _NO_ROOM = "Make room, or choose another folder."
@@ -87,7 +88,7 @@ class Reading:
         names, states = self.values["measures"], self.values["states"]
         rows = [_place(state) for state in states]
         width = max(len(row) for row in rows)
-        lines = [f"{self.values['examples']} texts: means"]
+        lines = [f"{counted(self.values['examples'], 'text')}: means"]
         for start in range(0, len(names), _COLUMNS):
             part = names[start : start + _COLUMNS]
             lines += ["", " " * width + "".join(f"  {name:>{max(len(name), 7)}}" for name in part)]

@@ -51,6 +51,7 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.data.custom import load_texts
     from svt_jax.evaluation.predict import load_predictor, predict_examples
     from svt_jax.stores import as_path
+    from svt_jax.text import counted
     from svt_jax.training.progress import EncodingProgress, PlainConsole, TokenizingProgress
     from svt_jax.writing import write_whole
 
@@ -78,7 +79,7 @@ def run(arguments: list[str], *, started: float) -> None:
         sys.stdout.write(_json_lines(found))
     else:
         write_whole(output, _table(found) if output.suffix.lower() == ".csv" else _json_lines(found), NO_ROOM)
-        print(f"see {output}: {len(found)} predictions")
+        print(f"see {output}: {counted(len(found), 'prediction')}")
 
 
 def as_columns(words: list[str] | None) -> list[str] | None:
