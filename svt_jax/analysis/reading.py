@@ -21,6 +21,7 @@ from svt_jax.models.heads import Classifier
 from svt_jax.models.hf import load_encoder
 from svt_jax.run.task_model import TaskModel
 from svt_jax.stores import as_path, make_folder
+from svt_jax.text import counted
 from svt_jax.writing import write_whole, writing
 
 _NO_ROOM = "Make room, or choose another folder."
@@ -87,7 +88,7 @@ class Reading:
         names, states = self.values["measures"], self.values["states"]
         rows = [_place(state) for state in states]
         width = max(len(row) for row in rows)
-        lines = [f"{self.values['examples']} texts: means"]
+        lines = [f"{counted(self.values['examples'], 'text')}: means"]
         for start in range(0, len(names), _COLUMNS):
             part = names[start : start + _COLUMNS]
             lines += ["", " " * width + "".join(f"  {name:>{max(len(name), 7)}}" for name in part)]
@@ -129,7 +130,7 @@ def probe(
       model_or_folder: a model folder or hub id, a run's folder (its last checkpoint), a `TaskModel`; or a loaded encoder
         or classifier, for which `tokenizer` is needed.
       texts: strings, or pairs of strings that the model reads as one input. All of them are measured.
-      measures: names from docs/measures.md; None is all of them. Those of attention maps and those that compare layers
+      measures: names from docs/measures.md; "all", or None, is all of them. Those of attention maps and those that compare layers
         cost more than the others.
       max_length: the most tokens of a text, special ones included; what is longer is cut. At most the model's positions.
       tokenizer: a transformers tokenizer, in place of the folder's own.

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 
 from svt_jax.errors import BAD_INPUT, DONE, PROCESS_LOST, NonFiniteError, StoppedBySignalError, exit_status
+from svt_jax.text import did_you_mean
 
 _STARTED = time.perf_counter()
 
@@ -113,7 +114,9 @@ def train(arguments: Sequence[str] | None = None, default_config: str | None = N
 def evaluate(arguments: Sequence[str] | None = None) -> int:
     """`eval.py` and `svt-jax eval`: evaluates a run or a model. Returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    return _of_several("svt-jax eval", "Evaluates a run or a model.", EVALUATIONS, arguments)
+    from svt_jax.run.command_line import called
+
+    return _of_several(called("svt-jax eval"), "Evaluates a run or a model.", EVALUATIONS, arguments)
 
 
 def _of_several(prog: str, description: str, names: Mapping[str, str], arguments: list[str], prefix: str = "") -> int:
@@ -140,7 +143,8 @@ def _command(parser: argparse.ArgumentParser, arguments: list[str], names: Mappi
     if first is None or first in _HELP:
         parser.print_help()
     else:
-        _say("error", f"unknown command {first!r}; allowed are {', '.join(names)}. Put one of them first.")
+        advice = did_you_mean([first], names, "Put one of them first.")
+        _say("error", f"unknown command {first!r}; allowed are {', '.join(names)}. {advice}")
     return None
 
 
@@ -206,7 +210,8 @@ def _say(kind: str, message: str) -> None:
 def _be_quiet() -> None:
     """Silences messages of libraries, which would bury our own lines."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name in ("TRANSFORMERS", "DATASETS", "HF_HUB"):  # each sets the level of its logger when it is imported
+        os.environ.setdefault(f"{name}_VERBOSITY", "error")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     for name in ("absl", "orbax", "transformers", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)

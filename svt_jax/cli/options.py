@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svt_jax.run.command_line import make_parser, parse
+from svt_jax.run.command_line import called, make_parser, parse
 from svt_jax.run.plugin import load_plugin
-from svt_jax.stores import as_path, check_reachable
+from svt_jax.stores import as_path, check_reachable, in_store
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -25,21 +25,25 @@ path = os.path.expanduser
 
 def eval_parser(name: str, description: str, *, needed: str, examples: tuple[str, ...]) -> ArgumentParser:
     """The parser of an evaluation command's options; arguments as for `command_parser`."""
-    return command_parser(f"eval.py {name}", description, needed=needed, examples=examples)
+    return command_parser(called(f"svt-jax eval {name}"), description, needed=needed, examples=examples)
 
 
-def command_parser(prog: str, description: str, *, needed: str, examples: tuple[str, ...]) -> ArgumentParser:
+def command_parser(
+    prog: str, description: str, *, needed: str, examples: tuple[str, ...], plugin: bool = True
+) -> ArgumentParser:
     """A parser with the options that every command but train has.
 
     Args:
       needed: the options without which there is no such command, as its usage shows them.
       examples: command lines without `prog`.
+      plugin: whether the command computes with functions, which may be a user's own.
     """
     parser = make_parser(prog, description, usage=f"{prog} {needed} [OPTION ...]", examples=examples)
-    parser.add_argument(
-        "--plugin",
-        help="module or .py file that registers functions of your own; a run that has one loads it by itself",
-    )
+    if plugin:
+        parser.add_argument(
+            "--plugin",
+            help="module or .py file that registers functions of your own; a run that has one loads it by itself",
+        )
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     return parser
 
@@ -69,7 +73,7 @@ def read_options(parser: ArgumentParser, arguments: Sequence[str], required: Seq
             f"{', '.join(missing)} is missing; {parser.prog} needs {', '.join(f'--{name}' for name in required)}. "
             "Add what is missing."
         )
-    if options.plugin:
+    if options.get("plugin"):
         load_plugin(options.plugin)
     return options
 
@@ -101,6 +105,28 @@ def output_folder(name: str) -> Path:
     if folder.is_file():
         raise ValueError(f"--output {name} is a file; allowed is a folder, which may not exist yet. Correct it.")
     return folder
+
+
+def output_file(name: str, endings: Sequence[str] = ()) -> Path:
+    """The file to write. Raises ValueError if it is there already, or cannot be made.
+
+    Args:
+      endings: the allowed ends of its name; none allow any.
+    """
+    file = as_path(name)
+    check_reachable(file)
+    if endings and file.suffix.lower() not in endings:
+        raise ValueError(f"--output {name}: allowed is a file that ends in {' or '.join(endings)}. Correct it.")
+    if file.is_dir() or not (in_store(file) or file.parent.is_dir()):
+        raise ValueError(f"--output {name}: allowed is a file in a folder that exists. Make the folder, or correct it.")
+    check_absent(file)
+    return file
+
+
+def check_absent(*files: Path) -> None:
+    """Raises ValueError if one of the files that a command will write is there already."""
+    if present := [str(file) for file in files if file.exists()]:
+        raise ValueError(f"{', '.join(present)} is there already, and nothing is overwritten. Choose another --output.")
 
 
 def show(console: PlainConsole, tables: Sequence[Any], paths: Sequence[Path]) -> None:

@@ -29,6 +29,17 @@ Split = Literal["train", "validation", "validation_mismatched", "test", "test_mi
 _FILES: dict[Split, str] = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 
 
+HUB = "nyu-mll/glue"
+
+
+class HubError(ValueError):
+    """The hub does not give a data set. The message begins with the name, and ends with what to do."""
+
+    def __init__(self, name: str, error: Exception, advice: str):
+        super().__init__(f"the hub does not give {name} ({type(error).__name__}). {advice}")
+        self.name, self.error = name, error
+
+
 @dataclasses.dataclass(frozen=True)
 class Examples:
     """Texts and labels of one split, in file order.
@@ -238,12 +249,10 @@ def _from_hub(task: Task, split: Split) -> Examples:
     # the hub calls MNLI's splits validation_matched and validation_mismatched
     hub_split = f"{split}_matched" if len(task.parts(split)) > 1 else split
     try:
-        data = load_dataset("nyu-mll/glue", task.name, split=hub_split)
-    except (ConnectionError, OSError) as error:
-        raise ValueError(
-            f"the hub does not give nyu-mll/glue {task.name} ({type(error).__name__}). Check the network, or give a folder "
-            "in the official GLUE layout as data.source (svt-jax data glue --to DIR makes one where there is a network)."
-        ) from error
+        data = load_dataset(HUB, task.name, split=hub_split)
+    except OSError as error:
+        advice = "Check the network, or give a folder in the official GLUE layout as data.source (svt-jax data glue --to DIR makes one where there is a network)."
+        raise HubError(f"{HUB} {task.name}", error, advice) from error
     columns = task.hub_text or task.text
     labelled = not split.startswith("test")
     labels: list[np.ndarray] = []
@@ -265,7 +274,7 @@ def _from_hub(task: Task, split: Split) -> Examples:
         if labelled and not wrong:
             labels.append(np.asarray(part.values["label"], np.float32 if task.regression else np.int32))
     if problems:
-        where = f"nyu-mll/glue {task.name} {hub_split}"
+        where = f"{HUB} {task.name} {hub_split}"
         refuse([f"{where}, row {row}: {what}" for row, what in sorted(problems)], "Download it again.")
     first, second = [*(data[column] if len(data) > KEPT_ROWS else data[column][:] for column in columns), None][:2]
     return Examples(first, second, np.concatenate(labels) if labelled else None)

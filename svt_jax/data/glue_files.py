@@ -12,12 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from svt_jax.data.glue import TASKS, Examples, Split, Task, load_examples
+from svt_jax.data.glue import HUB, TASKS, Examples, HubError, Split, Task, load_examples
 from svt_jax.stores import as_path, check_reachable, make_folder
+from svt_jax.text import did_you_mean
 from svt_jax.writing import write_whole, writing
 
 log = logging.getLogger(__name__)
 _ADVICE = "Make room, or choose another --to."
+_NO_HUB = "Check the network, or run this command on a machine that has one and copy the folder here."
 _BREAKS = re.compile(r"[\t\r\n]")
 
 
@@ -35,12 +37,16 @@ def write_glue(folder: str | Path, tasks: Sequence[str] = tuple(TASKS), said: Ca
       WriteError: if a file cannot be written. What is there is whole: the same command goes on.
     """
     if unknown := [name for name in tasks if name not in TASKS]:
-        raise ValueError(f"unknown tasks {', '.join(unknown)}; allowed are {', '.join(TASKS)}. Correct the names.")
+        advice = did_you_mean(unknown, TASKS, "Correct the names.")
+        raise ValueError(f"unknown tasks {', '.join(unknown)}; allowed are {', '.join(TASKS)}. {advice}")
     folder = as_path(folder)
     check_reachable(folder)
     if folder.is_file():
         raise ValueError(f"{folder} is a file; allowed is a folder, which may not exist yet. Choose another.")
-    for task in (TASKS[name] for name in dict.fromkeys(tasks)):
+    chosen = [TASKS[name] for name in dict.fromkeys(tasks)]
+    if not all((folder / task.folder / name).is_file() for task in chosen for name in task.files.values()):
+        _check_hub()
+    for task in chosen:
         with writing(folder / task.folder, _ADVICE):
             make_folder(folder / task.folder)
         for split, name in task.files.items():
@@ -48,10 +54,26 @@ def write_glue(folder: str | Path, tasks: Sequence[str] = tuple(TASKS), said: Ca
             if path.is_file():
                 said(f"kept {path}")
                 continue
-            examples = load_examples(task, "hub", split)
+            try:
+                examples = load_examples(task, "hub", split)
+            except HubError as error:
+                raise HubError(error.name, error.error, _NO_HUB) from error
             write_whole(path, "".join(_lines(task, split, examples, path)), _ADVICE)
             said(f"wrote {path}: {len(examples)} rows")
     return folder
+
+
+def _check_hub() -> None:
+    """Asks the hub once: without a network, the reader of data sets tries for half a minute before it says so."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HTTPError
+
+    if constants.HF_HUB_OFFLINE:  # the reader takes its cache, or fails at once
+        return
+    try:
+        HfApi().dataset_info(HUB, timeout=10)
+    except (HTTPError, OSError) as error:
+        raise HubError(HUB, error, _NO_HUB) from error
 
 
 def _lines(task: Task, split: Split, examples: Examples, path: Path) -> Iterator[str]:

@@ -66,6 +66,10 @@ def row_blocks(path: Path, begin: Place = Place()) -> Iterator[tuple[Place, list
 
 def cannot_be_read(path: Path, error: Exception) -> ValueError:
     """The error for a file that the system or the decoder refuses."""
+    if isinstance(error, FileNotFoundError):
+        return ValueError(f"{path} cannot be read: there is no such file. Check the path.")
+    if isinstance(error, OSError):
+        return ValueError(f"{path} cannot be read ({error.strerror or error}); allowed is a file. Check the path.")
     return ValueError(f"{path} cannot be read ({error}); allowed is UTF-8 text. Correct the file.")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from svt_jax.data.table_rows import ENDINGS, Place, Row, cannot_be_read, kind_of, row_blocks
+from svt_jax.text import did_you_mean
 
 __all__ = [
     "ENDINGS", "Block", "Columns", "Problem", "Table", "name_lines", "read_columns", "read_header", "read_lines", "refuse",
@@ -160,9 +161,8 @@ class Table:
             return
         missing = [column for column in self.required if column not in self.names]
         if missing:
-            raise ValueError(
-                f"{self.path} lacks the columns {missing}; it has {self.names}. Correct the file or the names."
-            )
+            advice = did_you_mean(missing, self.names, "Correct the file or the names.")
+            raise ValueError(f"{self.path} lacks the columns {missing}; it has {self.names}. {advice}")
         twice = [column for column in self.columns if self.names.count(column) > 1]
         if twice:
             raise ValueError(

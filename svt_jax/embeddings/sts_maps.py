@@ -10,6 +10,7 @@ import numpy as np
 from svt_jax.embeddings.maps import AllButTheTop, CorpusMap, SpectralMap, Whitening
 from svt_jax.embeddings.sts_files import PairFile, STSTask
 from svt_jax.spectral.functions import SoftDecay
+from svt_jax.text import did_you_mean
 
 POST_PROCESSING = ("none", "soft_decay", "centered_soft_decay", "whitening", "all_but_the_top")
 
@@ -32,7 +33,8 @@ class PostProcessing:
 
     def __post_init__(self) -> None:
         if self.name not in POST_PROCESSING:
-            raise ValueError(f"post is {self.name!r}; allowed are {', '.join(POST_PROCESSING)}. Correct it.")
+            advice = did_you_mean([self.name], POST_PROCESSING, "Correct it.")
+            raise ValueError(f"post is {self.name!r}; allowed are {', '.join(POST_PROCESSING)}. {advice}")
         if self.dim is not None and self.name != "whitening":
             raise ValueError(
                 f"dim is {self.dim} and post {self.name}; only whitening keeps chosen directions. Leave it out."

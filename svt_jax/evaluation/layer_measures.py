@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from svt_jax.spectral import measures
 from svt_jax.spectral.measures import ranks
+from svt_jax.text import did_you_mean
 
 Array = jax.Array
 
@@ -161,7 +162,7 @@ ALL = (*OF_EXAMPLES, *OF_SAMPLE, *OF_ATTENTION)
 
 
 def chosen_measures(names: Iterable[str] | str | None) -> tuple[str, ...]:
-    """The names, each once: all of them for None.
+    """The names, each once: all of them for None, "all" or ["all"].
 
     Raises:
       ValueError: if a name is unknown, or there is none.
@@ -170,11 +171,14 @@ def chosen_measures(names: Iterable[str] | str | None) -> tuple[str, ...]:
       >>> chosen_measures(["stable_rank", "token_uniformity", "stable_rank"])
       ('stable_rank', 'token_uniformity')
     """
-    wanted = ALL if names is None else tuple(dict.fromkeys([names] if isinstance(names, str) else names))
+    wanted = tuple(dict.fromkeys(["all"] if names is None else [names] if isinstance(names, str) else names))
+    if wanted == ("all",):
+        return ALL
     unknown = [name for name in wanted if name not in ALL]
     if unknown or not wanted:
+        advice = did_you_mean(unknown, ALL, "Choose some of them.")
         raise ValueError(
-            f"measures: {', '.join(map(repr, unknown)) or 'none'}; allowed are {', '.join(ALL)}. Choose some of them."
+            f"measures: {', '.join(map(repr, unknown)) or 'none'}; allowed are {', '.join(ALL)}, or all. {advice}"
         )
     return wanted
 

@@ -67,12 +67,17 @@ class Predictions:
         """One dict for each text: label and probabilities by name, or value."""
         if self.labels is None:
             assert self.values is not None, "a regression has values"
-            yield from ({"value": value} for value in self.values.tolist())
+            yield from ({"value": value} for value in _plain(self.values))
             return
         assert self.classes is not None, "labels are names of classes"
         assert self.probabilities is not None, "a class has a probability"
-        for label, row in zip(self.labels, self.probabilities.tolist(), strict=True):
-            yield {"label": label, "probabilities": dict(zip(self.classes, row, strict=True))}
+        for label, row in zip(self.labels, self.probabilities, strict=True):
+            yield {"label": label, "probabilities": dict(zip(self.classes, _plain(row), strict=True))}
+
+
+def _plain(numbers: np.ndarray) -> list[float]:
+    """Numbers with no more digits than float32 has; as float32 they are the same."""
+    return [float(str(number)) for number in numbers]
 
 
 def predict(
@@ -100,7 +105,10 @@ def predict(
     examples = _examples(texts)
     if isinstance(model, Classifier):
         if tokenizer is None:
-            raise ValueError("a classifier has no tokenizer of its own. Give tokenizer=, or a model folder as model.")
+            raise ValueError(
+                "a classifier in memory has no tokenizer; allowed is one with tokenizer=, as "
+                "transformers.AutoTokenizer.from_pretrained(FOLDER) loads it. Give it, or call svt_jax.predict(FOLDER, texts)."
+            )
         return predict_examples(model, examples, tokenizer, max_length)
     classifier, own = load_predictor(model)
     return predict_examples(classifier, examples, own if tokenizer is None else tokenizer, max_length)

@@ -67,7 +67,7 @@ def write_submission(task: Task, split: Split, logits: np.ndarray, folder: Path)
     Returns:
       The file's path.
     Raises:
-      ValueError: if a class name cannot stand in such a file.
+      ValueError: if a class name cannot stand in such a file, or the file is there with other predictions.
     """
     rules, logits = find_rules(task, split), np.asarray(logits)
     if task.labels is None:
@@ -80,9 +80,12 @@ def write_submission(task: Task, split: Split, logits: np.ndarray, folder: Path)
         raise ValueError(f"no predictions were written: {'; '.join(problems[:3])}. Rename the classes.")
     if rules.rows not in (None, len(logits)):
         log.warning("%s has %d rows; the leaderboard takes exactly %d", rules.name, len(logits), rules.rows)
+    path = folder / rules.name
+    if path.exists() and path.read_bytes() != text.encode():
+        raise ValueError(f"{path} has other predictions, and nothing is overwritten. Choose another --output.")
     make_folder(folder)
-    (folder / rules.name).write_bytes(text.encode())
-    return folder / rules.name
+    path.write_bytes(text.encode())
+    return path
 
 
 def check_text(text: str, rules: Rules) -> list[str]:

@@ -43,12 +43,18 @@ def local_folder(path_or_id: str | Path) -> Path:
     """Returns a model's local folder: the path itself, or the hub's cache for an id (google-bert/bert-base-uncased).
 
     Raises:
-      ValueError: if it is neither a folder nor a model that the hub (or its cache, when offline) has.
+      ValueError: if it is neither a folder nor a model that the hub (or its cache, when offline) has, or is a run's folder.
     """
     if isinstance(path_or_id, StorePath) or "://" in str(path_or_id):
         return _copy_of(as_path(path_or_id))
     if Path(path_or_id).is_dir():
+        _check_no_run(Path(path_or_id))
         return Path(path_or_id)
+    if Path(path_or_id).is_file():
+        raise ValueError(
+            f"the model {str(path_or_id)!r} is a file; allowed are a folder with config.json, model.safetensors and a "
+            "tokenizer, or a hub id. Name its folder."
+        )
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -73,9 +79,18 @@ def local_folder(path_or_id: str | Path) -> Path:
         ) from error
 
 
+def _check_no_run(folder: Path) -> None:
+    if (folder / "config.yaml").is_file() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} is a run, not a model; allowed is a model folder. Make one of it: svt-jax eval export --run {folder} "
+            "--svt keep --output DIR."
+        )
+
+
 def _copy_of(folder: Path) -> Path:
     """A copy of a model folder in an object store: PyTorch's weights only if there are no others."""
     check_reachable(folder)
+    _check_no_run(folder)
     names = [name.relative_to(folder).as_posix() for name in folder.rglob("*")]
     if not names:
         raise ValueError(f"the model {folder} does not exist; allowed is a folder with config.json. Check the path.")

@@ -123,8 +123,11 @@ def fill(
             "%s: the SVT that was exported with it is not read, for the one that was asked for starts from its own values",
             checkpoint.folder,
         )
-    if left_out:
-        log.warning("%s: left out, as this model has no such part: %s", checkpoint.folder, listed(sorted(left_out)))
+    # whoever asks for an encoder asks for no head
+    heads = [name for name in left_out if isinstance(module, Encoder) and is_head(checkpoint.config, name)]
+    for level, named in ((logging.INFO, heads), (logging.WARNING, [name for name in left_out if name not in heads])):
+        if named:
+            log.log(level, "%s: left out, as this model has no such part: %s", checkpoint.folder, listed(sorted(named)))
     if any("pooler/" in path for path in variables) and not has_pooler:
         log.warning("%s has no pooler: it starts from random values (seed %d)", checkpoint.folder, seed)
 

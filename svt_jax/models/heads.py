@@ -93,9 +93,13 @@ class Classifier(nnx.Module):
         return self.classifier.out_features
 
     def predict(
-        self, texts: Iterable[str] | Iterable[tuple[str, str]], tokenizer: Any, *, max_length: int = 128
+        self, texts: Iterable[str] | Iterable[tuple[str, str]], tokenizer: Any = None, *, max_length: int = 128
     ) -> svt_jax.Predictions:
-        """Class names and probabilities of texts, or of pairs of texts: `svt_jax.predict` of this classifier."""
+        """Class names and probabilities of texts, or of pairs of texts: `svt_jax.predict` of this classifier.
+
+        Raises:
+          ValueError: also without a tokenizer, which a classifier in memory does not have.
+        """
         import svt_jax  # imported here: what predicts stands above the models
 
         return svt_jax.predict(self, texts, tokenizer, max_length=max_length)

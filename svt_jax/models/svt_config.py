@@ -14,7 +14,7 @@ import numpy as np
 from svt_jax.models.config import EncoderConfig, read_fields
 from svt_jax.spectral.base import SOLVERS, TOKEN_SITES, Parametric, Solver, solver_for
 from svt_jax.spectral.registry import function_names, get_function
-from svt_jax.text import printable
+from svt_jax.text import did_you_mean, printable
 
 Site = Literal["feed_forward", "attention", "attention_map", "value", "loss"]
 SITES = ("feed_forward", "attention", "attention_map", "value", "loss")
@@ -101,9 +101,9 @@ class SVTConfig:
             several = isinstance(value, Iterable) and not isinstance(value, str)
             object.__setattr__(self, name, tuple(value) if several else value)
         if self.function != "none" and self.function not in function_names():
-            raise ValueError(
-                f"svt.function is {self.function!r}; allowed are none, {', '.join(function_names())}. Register your own with svt_jax.register_function."
-            )
+            known = ("none", *function_names())
+            advice = did_you_mean([self.function], known, "Register your own with svt_jax.register_function.")
+            raise ValueError(f"svt.function is {self.function!r}; allowed are {', '.join(known)}. {advice}")
         if self.site not in SITES:
             raise ValueError(f"svt.site is {self.site!r}; allowed are {', '.join(SITES)}. Correct it.")
         if self.placement not in PLACEMENTS:

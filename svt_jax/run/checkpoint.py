@@ -29,6 +29,8 @@ from svt_jax.run.literal_path import LiteralPath
 from svt_jax.stores import StoreError, move
 
 log = logging.getLogger(__name__)
+# Orbax warns each reader that the folder is only read, which is what a reader asks for
+logging.getLogger("absl").addFilter(lambda record: "directory is read only" not in str(record.msg))
 
 _PARTS = ("params", "constants", "optimizer")
 # By default Orbax cuts each replicated array into one slice for each device, and compiles a program for each slice. The
@@ -96,8 +98,11 @@ class Checkpoints:
         self._kept = _NewestAndBest(keep)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._kept,
-            cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            # a reader has these values; Orbax warns of each that it has to set itself
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            save_interval_steps=0 if read_only else 1,
             # runs in the background, before the folder receives its name and older ones are removed
             async_options=ocp.AsyncOptions(post_finalization_callback=self._read_back),
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import functools
 import glob
 import logging
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ import yaml
 
 from svt_jax.run.config import TrainConfig
 from svt_jax.run.plugin import load_plugin
-from svt_jax.text import printable
+from svt_jax.stores import as_path
+from svt_jax.text import did_you_mean, printable
 from svt_jax.yaml_files import as_values, load_text, read_table
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ def train_parser() -> ArgumentParser:
     """The parser of every key of a training config; it takes 0.2 s to make."""
     from svt_jax.run.help_text import tidy
 
+    prog = called("svt-jax train")
     parser = make_parser(
-        "train.py",
+        prog,
         "Fine-tunes an encoder with a singular value transformation. Without arguments: configs/demo.yaml.",
-        usage="train.py [--config FILE] [--section.key VALUE ...]",
+        usage=f"{prog} [--config FILE] [--section.key VALUE ...]",
         examples=(
             "--config rte --model.path MODEL --data.source GLUE",
             '--config rte --svt.function soft_decay --svt.layers "[-2, -1]" --run.name two',
@@ -76,6 +78,13 @@ def train_parser() -> ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="Show where an error came from.")
     tidy(parser)
     return parser
+
+
+def called(command: str) -> str:
+    """A command by the name that it was called by: "svt-jax eval glue", or "eval.py glue" where that script was started."""
+    script = Path(sys.argv[0]).name
+    installed = {"train.py": "svt-jax train", "eval.py": "svt-jax eval"}.get(script, "")
+    return script + command.removeprefix(installed) if installed and command.startswith(installed) else command
 
 
 def make_parser(prog: str, description: str, *, usage: str, examples: tuple[str, ...] = ()) -> ArgumentParser:
@@ -125,7 +134,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], keys: list[str], oth
     try:
         return parser.parse_args(join_negative_numbers(options), parsed)
     except argparse.ArgumentError as error:
-        raise ValueError(explain(str(error), keys, otherwise)) from error
+        raise ValueError(explain(str(error), keys, otherwise, "--")) from error
 
 
 SEARCH = "search"
@@ -161,12 +170,28 @@ def _config_folders() -> list[Path]:
 
 
 def find_config(name: str) -> str:
-    """The file of a config: the path itself, or the config of this name in the package, as in "rte"."""
-    if not os.path.isfile(os.path.expanduser(name)) and re.fullmatch(r"\w[\w/-]*", name):
-        for folder in _config_folders():
-            if (folder / f"{name}.yaml").is_file():
-                return str(folder / f"{name}.yaml")
-    return name
+    """The file of a config: the path itself, or the config of this name in the package, as in "rte".
+
+    Raises:
+      ValueError: if there is neither.
+    """
+    path = as_path(name)
+    if path.is_file():
+        return name
+    for folder in _config_folders() if re.fullmatch(r"\w[\w/-]*", name) else ():
+        if (folder / f"{name}.yaml").is_file():
+            return str(folder / f"{name}.yaml")
+    packaged = [
+        path.relative_to(folder).with_suffix("").as_posix()
+        for folder in _config_folders()
+        for path in sorted(folder.rglob("*.yaml"))
+    ]
+    shown = dict.fromkeys(each if "/" not in each else each.partition("/")[0] + "/..." for each in packaged)
+    advice = did_you_mean([name.removesuffix(".yaml")], packaged, "Check the path.")
+    raise ValueError(
+        f"--config {str(path)!r} does not exist; allowed is a YAML file, or the name of a packaged config: {', '.join(shown)}. "
+        f"{advice}"
+    )
 
 
 def find_configs(pattern: str) -> list[str]:
@@ -270,13 +295,14 @@ def _keys(config_class: type) -> list[str]:
     return [f"{section}.{f.name}" for section, make in sections.items() for f in dataclasses.fields(make)]  # type: ignore[arg-type]
 
 
-def explain(message: str, keys: list[str], otherwise: str = _OTHERWISE) -> str:
+def explain(message: str, keys: list[str], otherwise: str = _OTHERWISE, ahead: str = "") -> str:
     """Rewrites the parser's message as: what came; what is allowed; what to do.
 
     Args:
       message: the parser's message.
       keys: names of the parser's options.
       otherwise: the end of a message that has no form of its own.
+      ahead: what stands before a key where it was given: "--" on a command line.
     """
     message = " ".join(message.split())
     if found := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
@@ -289,33 +315,50 @@ def explain(message: str, keys: list[str], otherwise: str = _OTHERWISE) -> str:
         r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*Given value: (.*)$',
         message,
     ):
-        what = f"{found[1]} is {printable(found[3])}; allowed is one of {_types(found[2])}"
-        return f"{what}. Correct the config or the option."
+        return f"{ahead}{found[1]} is {printable(found[3])!r}; allowed is {_types(found[2])}. Correct it."
     if found := re.search(r'Parser key "(\w+)": Unable to load config .(.*?). - Parser key', message):
         return f"section {found[1]} is {printable(found[2])}; allowed is a table of keys. Fill it or leave it out."
     if found := re.search(r'Parser key "([\w.]+)":.*?Expected an? (.*?)\. Got value: (.*)', message):
-        what = f"{found[1]} is {printable(found[3])!r}; allowed is {_types(found[2])}"
-        return f"{what}. Correct the config or the option."
+        return f"{ahead}{found[1]} is {printable(found[3])!r}; allowed is {_types(found[2])}. Correct it."
     return f"{message}; {otherwise}"
+
+
+_TYPE = re.compile(
+    r"(?:typing\.)?Literal\[(?P<words>.*?)\]|(?:typing\.)?(?:[Ll]ist|Sequence|tuple)\[(?P<items>\w+)(?:, \.\.\.)?\]"
+    r"|(?:<class ')?(?P<name>[\w.]+)(?:'>|\[.*?\])?"
+)
+_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "dict": "a table of names and values",
+    "NoneType": "null",
+}
 
 
 def _types(text: str) -> str:
     """The parser's type names in a user's words.
 
     Example:
-      >>> _types("Literal['keep', 'drop'], NoneType, <class 'float'>")
-      'keep, drop, null, float'
+      >>> _types("NoneType, Literal['keep', 'drop'], <class 'float'>")
+      'keep, drop, a number or null'
       >>> _types("list[str], NoneType")
-      'a list as "[a, b]", null'
+      'a list as "[a, b]" or null'
+      >>> _types("Literal['packed', 'padded']")
+      'packed or padded'
     """
-    text = re.sub(r"(?:typing\.)?(?:[Ll]ist|Sequence|tuple)\[(\w+)(?:, \.\.\.)?\]", _list, text)
-    text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", lambda found: found[1].replace("'", ""), text)
-    text = re.sub(r"<class '(\w+)'>", r"\1", text)
-    return text.replace("typing.", "").replace("NoneType", "null").replace(", ...", "")
-
-
-def _list(found: re.Match[str]) -> str:
-    return 'a list as "[a, b]"' if found[1] == "str" else 'a list as "[1, 2]"'
+    words: list[str] = []
+    for found in _TYPE.finditer(text):
+        if found["words"]:
+            words += [word.strip("'\"") for word in found["words"].split(", ")]
+        elif found["items"]:
+            words.append('a list as "[a, b]"' if found["items"] == "str" else 'a list as "[1, 2]"')
+        else:
+            name = found["name"].removeprefix("typing.")
+            words.append(_NAMES.get(name.lower() if name == "Dict" else name, name))
+    *others, last = sorted(dict.fromkeys(words), key=lambda word: word == "null")
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def unknown_key(key: str, keys: list[str]) -> str:
@@ -323,35 +366,5 @@ def unknown_key(key: str, keys: list[str]) -> str:
     section = key.split(".")[0]
     siblings = [k for k in keys if k.startswith(section + ".")]
     allowed = siblings or sorted({k.split(".")[0] for k in keys})
-    near = nearest(key, keys)
-    advice = f"Did you mean {near}?" if near else "Correct the name."
+    advice = did_you_mean([key], keys, "Correct the name.")
     return f"unknown key {printable(key)!r}; allowed are {', '.join(allowed)}. {advice}"
-
-
-_NEAR = 0.75
-"""The smallest likeness of a name that is suggested: "posts" to "post" is 0.89, "lr" to any key of optim below 0.4."""
-
-
-def nearest(key: str, keys: Sequence[str]) -> str | None:
-    """The key that was probably meant: of the same name in another section, of a like name, or of these initials.
-
-    Example:
-      >>> keys = ["optim.learning_rate", "optim.schedule", "svt.alpha"]
-      >>> [nearest(key, keys) for key in ("optim.lr", "learning_rate", "svt.alhpa", "optm.schedule", "optim.colour")]
-      ['optim.learning_rate', 'optim.learning_rate', 'svt.alpha', 'optim.schedule', None]
-    """
-    key = printable(key)
-    section, _, name = key.rpartition(".")
-    here = [k for k in keys if k.rpartition(".")[0] == section]
-
-    def likeness(other: str) -> float:
-        theirs = other.rpartition(".")[2]
-        if name == theirs or (len(name) > 1 and name == "".join(word[:1] for word in theirs.split("_"))):
-            return 1.0
-        return difflib.SequenceMatcher(None, name, theirs).ratio()
-
-    for candidates in (here, keys):
-        best = max(candidates, key=likeness, default=None)
-        if best is not None and likeness(best) >= _NEAR:
-            return best
-    return None

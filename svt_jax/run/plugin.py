@@ -33,6 +33,11 @@ def load_plugin(name: str) -> None:
     name = absolute(name)
     if name in _loaded:
         return
+    if _is_file(name) and not os.path.isfile(name):
+        raise ValueError(
+            f"--plugin {name} does not exist; allowed is a module or a .py file that calls svt_jax.register_function. Check "
+            "the path."
+        )
     known = set(function_names())
     try:
         if _is_file(name):

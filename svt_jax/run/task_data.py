@@ -15,6 +15,7 @@ from svt_jax.data.tokenizer import Advance
 from svt_jax.data.tokens import Tokens
 from svt_jax.models.config import EncoderConfig
 from svt_jax.run.config import DataConfig
+from svt_jax.text import did_you_mean
 
 
 def find_task(config: DataConfig, classes: Sequence[str] | None = None) -> Task:
@@ -35,7 +36,9 @@ def find_task(config: DataConfig, classes: Sequence[str] | None = None) -> Task:
         return custom_task(config.text_columns, config.label_column, [str(name) for name in labels])
     tasks = {"demo": demo.TASK, **TASKS}
     if config.task not in tasks:
-        raise ValueError(f"data.task is {config.task!r}; allowed are {', '.join(tasks)}, custom. Correct the name.")
+        known = (*tasks, "custom")
+        advice = did_you_mean([config.task], known, "Correct the name.")
+        raise ValueError(f"data.task is {config.task!r}; allowed are {', '.join(known)}. {advice}")
     return tasks[config.task]
 
 

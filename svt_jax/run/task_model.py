@@ -31,7 +31,7 @@ from svt_jax.run.config import DataConfig, ModelConfig, TrainConfig
 from svt_jax.run.folder import read_classes, read_id, read_run
 from svt_jax.run.store_checkpoint import open_checkpoints
 from svt_jax.run.task_data import find_task, load_tokens
-from svt_jax.text import listed
+from svt_jax.text import did_you_mean, listed
 
 log = logging.getLogger(__name__)
 
@@ -205,10 +205,8 @@ class TaskModel:
           ValueError: if the task is not one of GLUE's, or the model has no head of its size.
         """
         if task not in TASKS:
-            raise ValueError(
-                f"--model needs --task, not {task}; allowed are {', '.join(TASKS)}. Name one of these, and where its "
-                "files are by --data.source."
-            )
+            advice = did_you_mean([str(task)], TASKS, "Name one of these, and where its files are by --data.source.")
+            raise ValueError(f"--model needs --task, not {task}; allowed are {', '.join(TASKS)}. {advice}")
         data = override(DataConfig(task=task), **overrides)
         found, folder = TASKS[task], local_folder(path)
         mesh = make_mesh() if mesh is None else mesh

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import pkgutil
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 from svt_jax.spectral.base import Parametric
 from svt_jax.spectral.functions import Average, Identity, Linear, LogShift, SoftDecay, SoftExponential
 from svt_jax.spectral.graph_filter import Polynomial
+from svt_jax.text import did_you_mean
 
 
 def _centered_soft_decay(alpha: Any = SoftDecay.alpha, eps: float = SoftDecay.eps) -> SoftDecay:
@@ -69,11 +69,8 @@ def get_function(name: str, **params: Any) -> Any:
       ('attention_map',)
     """
     if name not in function_names():
-        near = difflib.get_close_matches(name, function_names(), n=1)
-        raise ValueError(
-            f"unknown function or remedy {name!r}; known are {', '.join(function_names())}. "
-            + (f"Did you mean {near[0]!r}?" if near else "Add your own with svt_jax.register_function.")
-        )
+        advice = did_you_mean([name], function_names(), "Add your own with svt_jax.register_function.")
+        raise ValueError(f"unknown function or remedy {name!r}; known are {', '.join(function_names())}. {advice}")
     make = _REGISTRY[name] if name in _REGISTRY else pkgutil.resolve_name(f"svt_jax.remedies.{_REMEDIES[name]}")
     try:
         inspect.signature(make).bind(**params)

@@ -150,11 +150,12 @@ class TokenizingProgress:
 
 
 class EncodingProgress:
-    """A progress bar with rate and time left for encoding sentences, or other texts; nothing without a terminal."""
+    """A progress bar with rate and time left for encoding sentences, or other texts; without a terminal a line each minute."""
 
-    def __init__(self, console: Console, what: str = "sentences"):
+    def __init__(self, console: Console, what: str = "sentences", doing: str = "encoding"):
+        self._console, self._what, self._doing = console, what, doing
         self._progress = Progress(
-            TextColumn("encoding"),
+            TextColumn(doing),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]} " + what + "/s  left"),
@@ -174,12 +175,20 @@ class EncodingProgress:
     def begin(self, total: int) -> Callable[[int], None]:
         """Shows the bar; returns a function to call with the number of sentences done since the last call."""
         self._progress.start()
-        task, start, done = self._progress.add_task("", total=total, rate="-"), time.perf_counter(), 0
+        task, done = self._progress.add_task("", total=total, rate="-"), 0
+        start = said = time.monotonic()
 
         def advance(sentences: int) -> None:
-            nonlocal done
+            nonlocal done, said
             done += sentences
-            self._progress.update(task, completed=done, rate=f"{done / (time.perf_counter() - start):.0f}")
+            now = time.monotonic()
+            rate = done / max(now - start, 1e-6)
+            self._progress.update(task, completed=done, rate=f"{rate:.0f}")
+            if self._progress.disable and 0 < done < total and now - said >= _MINUTE:
+                said = now
+                left = datetime.timedelta(seconds=round((total - done) / rate))
+                line = f"{self._doing}: {done} of {total} {self._what}  {rate:.0f} {self._what}/s  left {left}"
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
         return advance
 

@@ -12,7 +12,7 @@ import svt_jax
 from svt_jax.analysis import measure_plots
 from svt_jax.data.demo import vocabulary
 from svt_jax.data.tokenizer import demo_tokenizer
-from svt_jax.evaluation.layer_measures import ALL, MEASURES, OF_ATTENTION, OF_EXAMPLES, OF_SAMPLE
+from svt_jax.evaluation.layer_measures import ALL, MEASURES, OF_ATTENTION, OF_EXAMPLES, OF_SAMPLE, chosen_measures
 from svt_jax.models.svt_config import SVTConfig
 from svt_jax.run.task_model import DEMO_ENCODER, random_classifier
 
@@ -158,6 +158,7 @@ def test_a_runs_folder_does_and_the_command_measures_the_same(tmp_path, capsys):
         (lambda: probe([]), "at least one"),
         (lambda: probe([1]), "texts must be a list"),
         (lambda: probe(measures=["rank"]), "measures: 'rank'; allowed are skewness"),
+        (lambda: probe(measures=["stable_rnk"]), "Did you mean stable_rank?"),
         (lambda: probe(measures=[]), "measures: none; allowed"),
         (lambda: svt_jax.probe(MODEL, TEXTS), "Classifier in memory has no tokenizer"),
         (lambda: svt_jax.probe("no/such/folder", TEXTS), "is not a folder here"),
@@ -166,6 +167,10 @@ def test_a_runs_folder_does_and_the_command_measures_the_same(tmp_path, capsys):
 def test_wrong_input_is_one_error_that_says_what_is_allowed(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_all_measures_have_a_name():
+    assert chosen_measures("all") == chosen_measures(["all"]) == chosen_measures(None) == ALL
 
 
 def test_each_measure_of_the_probe_is_of_one_kind():

@@ -98,7 +98,7 @@ def test_each_layer_of_each_run_is_in_the_csv_at_full_precision(runs, page):
 
 def test_the_command_writes_one_page_with_all_pictures(runs, tmp_path, capsys):
     assert cli.evaluate(["report", "--runs", *runs, "--output", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report.html")
+    assert capsys.readouterr().out == f"see {tmp_path / 'out' / 'report.html'}\n"
     text = (tmp_path / "out" / "report.html").read_text()
     assert text.count("data:image/svg+xml;base64") == 4
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]

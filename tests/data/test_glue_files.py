@@ -77,8 +77,9 @@ def test_a_break_inside_a_text_becomes_a_space_and_is_told(monkeypatch, tmp_path
     ("options", "message"),
     [
         (["--to", "{}/new", "--tasks", "rte", "glue"], "unknown tasks glue; allowed are cola, sst2"),
+        (["--to", "{}/new", "--tasks", "rtf"], "Did you mean rte?"),
         (["--to", "{}/file"], "file is a file; allowed is a folder"),
-        (["--to", "{}/new", "--tasks", "rte"], "the hub does not give nyu-mll/glue rte"),  # no hub here
+        (["--to", "{}/new", "--tasks", "rte"], "Check the network, or run this command on a machine"),  # no hub here
         ([], "--to is missing"),
     ],
 )
@@ -101,3 +102,24 @@ def test_the_folder_above_or_below_is_an_error_that_names_the_right_one(hub, tmp
         ValueError, match="holds CoLA, RTE; allowed is the folder that holds MRPC/.*svt-jax data glue --to DIR"
     ):
         load_examples(TASKS["mrpc"], str(right), "train")
+
+
+def test_without_a_network_one_short_try_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    import datasets
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise ConnectionError("no network")
+
+    def never(*_, **__):
+        pytest.fail("the reader of data sets tries for half a minute")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset", never)
+    assert cli.main(["data", "glue", "--to", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        "error: the hub does not give nyu-mll/glue (ConnectionError). Check the network, or run this command on a machine "
+        "that has one and copy the folder here.\n"
+    )
+    assert not any(tmp_path.iterdir())

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(tmp_path, model, data, *more):
     output = tmp_path / "out.json"
+    output.unlink(missing_ok=True)  # nothing is overwritten
     arguments = ["--model", str(model), "--data", str(data), "--max_length", "32", "--output", str(output), *more]
     status = cli.evaluate(["sts", *arguments])
     return status, json.loads(output.read_text()) if output.exists() else None
@@ -138,7 +139,7 @@ def test_the_honest_protocol_fits_on_the_users_sentences_without_the_scored_ones
     [
         (["--pooling", "max"], "pooling is 'max'; allowed are mean, cls, first_last"),
         (["--post", "pca"], "post is 'pca'; allowed are none, soft_decay, centered_soft_decay, whitening, all_but_the_top"),
-        (["--protocol", "fair"], "protocol is 'fair'; allowed is paper, honest"),
+        (["--protocol", "fair"], "--protocol is 'fair'; allowed is paper or honest"),
         (["--post", "soft_decay", "--alpha", "0.6"], "alpha"),
         (["--alpha", "-2"], "alpha"),
         (["--dim", "3"], "--dim is for --post whitening only"),

@@ -92,3 +92,11 @@ def test_the_real_test_files_have_the_rows_of_the_rules_in_order(shared, name, s
     path = shared / "data" / "glue" / task.folder / task.files[split]
     lines = path.read_bytes().decode("utf-8-sig").split("\n")[1:-1]
     assert [line.split("\t")[0] for line in lines] == [str(n) for n in range(len(examples))]
+
+
+def test_other_predictions_are_never_overwritten(tmp_path):
+    first = write_submission(TASKS["wnli"], "test", np.eye(2, dtype=np.float32), tmp_path).read_bytes()
+    assert write_submission(TASKS["wnli"], "test", np.eye(2, dtype=np.float32), tmp_path).read_bytes() == first
+    with pytest.raises(ValueError, match="WNLI.tsv has other predictions, and nothing is overwritten"):
+        write_submission(TASKS["wnli"], "test", 1 - np.eye(2, dtype=np.float32), tmp_path)
+    assert (tmp_path / "WNLI.tsv").read_bytes() == first

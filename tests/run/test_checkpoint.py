@@ -68,7 +68,7 @@ def test_a_digest_changes_with_every_bit_and_with_the_order(dtype):
     assert all(other != whole for other in others)
 
 
-def test_the_newest_and_the_best_are_kept_and_come_back_on_another_mesh(tmp_path):
+def test_the_newest_and_the_best_are_kept_and_come_back_on_another_mesh(tmp_path, caplog):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
         checkpoints.save(step, state(float(step)), {"told": [step]}, best)
@@ -86,6 +86,7 @@ def test_the_newest_and_the_best_are_kept_and_come_back_on_another_mesh(tmp_path
     only_params = TrainState(like.params, like.constants, None)
     assert reader.restore(only_params, 2)[1].optimizer is None
     reader.close()
+    assert caplog.text == "", "a reader hears nothing of how Orbax reads"
 
 
 def test_a_changed_byte_is_noticed_and_the_one_before_taken(tmp_path, caplog):

@@ -73,7 +73,7 @@ def test_functions_are_pytrees_with_only_their_parameters_as_leaves():
 
 def test_get_function_knows_the_names_and_says_so_otherwise():
     assert svt_jax.get_function("centered_soft_decay", alpha=-0.6) == svt_jax.SoftDecay(alpha=-0.6, centered=True)
-    with pytest.raises(ValueError, match="unknown function or remedy 'soft_decy'.*Did you mean 'soft_decay'"):
+    with pytest.raises(ValueError, match="unknown function or remedy 'soft_decy'.*Did you mean soft_decay?"):
         svt_jax.get_function("soft_decy")
     with pytest.raises(ValueError, match="spectral function 'soft_decay'.*beta"):
         svt_jax.get_function("soft_decay", beta=1.0)

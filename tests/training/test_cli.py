@@ -271,15 +271,19 @@ def test_a_run_with_other_params_is_another_run(tmp_path):
     [
         (["--optim.learnin_rate", "1"], "unknown key 'optim.learnin_rate'; allowed are optim.learning_rate, .*Did you mean optim.learning_rate?"),
         (["--optimizer.epochs", "1"], "unknown key 'optimizer.epochs'; allowed are checkpoint, data, "),
-        (["--optim.epochs", "three"], "optim.epochs is 'three'; allowed is int"),
+        (["--optim.epochs", "three"], "--optim.epochs is 'three'; allowed is a whole number. Correct it."),
         (["--optim.epochs", "0"], "optim.epochs is 0; it must be greater than 0"),
         (["--svt.alpha", "0.5"], r"svt.alpha is 0.5; it must lie in \(-1, 0\)"),
         (["--svt.function", "softdecay"], "svt.function is 'softdecay'; allowed are none, soft_decay"),
         (["--svt.function", "log_shift", "--svt.params", "{gama: 5}"], "svt.params: spectral function 'log_shift'.*'gama'; its parameters are gamma"),
         (["--svt.function", "token_all_but_the_top", "--svt.params.directions", "2.5"], "directions of TokenAllButTheTop must be a whole number, got 2.5"),
-        (["--svt.params", "3"], "svt.params is '3'; allowed is dict"),
+        (["--svt.params", "3"], "svt.params is '3'; allowed is a table of names and values"),
         (["--svt.placement", "x"], "svt.placement is 'x'; allowed is .*before_norm"),
-        (["--config", "no.yaml"], "--config 'no.yaml' does not exist; allowed is a YAML file"),
+        (["--config", "no.yaml"], "--config 'no.yaml' does not exist; allowed is a YAML file, or the name of a packaged config: .*cola, .*Check the path"),
+        (["--config", "paper/svt/plan"], "Did you mean paper/svt/plain?"),
+        (["--svt.function", "soft_decy"], "Did you mean soft_decay?"),
+        (["--plugin", "nofile.py"], "^error: --plugin [^ ]*nofile.py does not exist; .*Check the path.$"),
+        (["--model.path", __file__, "--data.task", "rte"], "test_cli.py' is a file; allowed are a folder with .*Name its folder"),
         (["--data.task", "rte"], "model.path is 'demo' and data.task is 'rte'"),
         (["--model.path", "m", "--data.task", "gleu"], "data.task is 'gleu'; allowed are demo, cola"),
         (["--model.path", "no/such/folder", "--data.task", "rte"], "the model 'no/such/folder' is not a folder here"),
@@ -295,7 +299,7 @@ def test_a_run_with_other_params_is_another_run(tmp_path):
         (["--optim.accumulate", "1000000"], "optim.batch_size 32 times optim.accumulate 1000000 is 32000000"),
         (["--optim.epochs", "1" + "0" * 30], r"steps; allowed are fewer than 2\^31"),
         (["--data.layout", "padded", "--data.buckets", "[1000000000]"], r"data.buckets is \[1000000000\] and the model has 64 positions"),
-        (["--data.layout", "Packed"], "data.layout is 'Packed'; allowed is packed, padded"),
+        (["--data.layout", "Packed"], "data.layout is 'Packed'; allowed is packed or padded"),
         (["--data.groups", "4"], "data.groups is 4 and the mesh divides the batch over 8 devices .*multiples of 8"),
         (["--data.groups", "0"], "data.groups is 0; allowed is a number from 1, or auto"),
         (["--data.rows", "12", "--data.groups", "8"], "data.rows is 12; it must be a multiple of data.groups, 8"),
@@ -321,7 +325,7 @@ def test_bad_input_is_one_line_and_status_2_and_leaves_no_folder(tmp_path, capsy
         ("svt:\n", "section svt is None|svt"),
         ("svt: 3\n", "svt"),
         ("learning_rate: 1e-4\n", "unknown key 'learning_rate'.*Did you mean optim.learning_rate"),
-        ("svt: {alpha: big}\n", "svt.alpha is big; allowed is one of float"),
+        ("svt: {alpha: big}\n", "svt.alpha is 'big'; allowed is a number or a list as"),
         ("optim: {learning_rate: .nan}\n", "optim.learning_rate is nan; it must be greater than 0 and finite"),
         ("optim: {learning_rate: [\n", "a.yaml, line 2: "),
         (
@@ -339,7 +343,7 @@ def test_bad_input_is_one_line_and_status_2_and_leaves_no_folder(tmp_path, capsy
         ),
         ("run: &run {name: *run}\n", "the alias 'run' is inside of what it stands for"),
         ("run: {name: " + "x" * 10**6 + "}\n", "run.name is 'xxx.* ... xxx.*'; allowed is a folder's name"),
-        ("optim: {epochs: " + "x" * 10**6 + "}\n", "optim.epochs is 'xxx.* ... xxx.*'; allowed is int"),
+        ("optim: {epochs: " + "x" * 10**6 + "}\n", "optim.epochs is 'xxx.* ... xxx.*'; allowed is a whole number"),
         ("? " + "x" * 10**6 + "\n: 1\n", "unknown key 'xxx"),
         ("? [a]\n: 1\n", "a.yaml, line 1: "),
     ],
@@ -408,6 +412,13 @@ def test_missing_data_folder_and_folder_without_weights(tmp_path, capsys):
         (["spectrum", "--run", "r", "--task", "rte", "--output", "o"], "--task and --data.max_length go with --model"),
         (["spectrum", "--model", "m", "--checkpoint", "1", "--output", "o"], "--checkpoint goes with --run"),
         (["gleu", "--run", "x"], "unknown command 'gleu'"),
+        (["reprot"], "Did you mean report?"),
+        (["spectrum", "--run", "r", "--output", "o", "--measures", "stable_rnk"], "Did you mean stable_rank?"),
+        (["spectrum", "--model", "m", "--output", "o", "--task", "rtee"], "Did you mean rte?"),
+        (
+            ["export", "--run", "r", "--output", "o", "--svt", "kep"],
+            "--svt is 'kep'; allowed is keep or drop. Correct it.",
+        ),
         (["glue", "--run", "x", "--splitt", "test"], "Did you mean split?"),
         (["report", "--run", "nowhere"], "nowhere holds no run"),
     ],
@@ -418,6 +429,26 @@ def test_bad_evaluation_commands_are_one_line_and_status_2(capsys, arguments, wo
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert words in error
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("predict --model=m --input=i.txt --output=a.csv", "a.csv"),
+        ("eval sts --model=m --data=d --output=a.json", "a.json"),
+        ("eval spectrum --run=r --output=s", "s/spectrum.json"),
+        ("eval spectrum --run=r --output=s --measures=all", "s/probe/probe.json"),
+    ],
+)
+def test_what_lies_at_the_output_is_never_overwritten(tmp_path, monkeypatch, capsys, command, file):
+    monkeypatch.chdir(tmp_path)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text("mine")
+    assert cli.main(command.split()) == 2
+    assert capsys.readouterr().err == (
+        f"error: {file} is there already, and nothing is overwritten. Choose another --output.\n"
+    )
+    assert Path(file).read_text() == "mine"
 
 
 def test_traceback_is_shown_on_request(capsys):

@@ -6,7 +6,7 @@ import pytest
 
 from svt_jax import cli
 from svt_jax.cli.entry import DATA, EVALUATIONS
-from svt_jax.run.command_line import parse_config
+from svt_jax.run.command_line import called, parse_config
 
 COMMANDS = [["train"], ["predict"], *(["eval", name] for name in EVALUATIONS), *(["data", name] for name in DATA)]
 
@@ -46,10 +46,37 @@ def test_each_help_has_groups_defaults_and_examples_that_are_read(command, capsy
     assert {option for line in lines for option in re.findall(r"--[\w.]+", line)} <= names
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_help_has_the_name_by_which_the_command_was_called(command, capsys):
+    name = " ".join(["svt-jax", *command])
+    text = help_of(*command)(capsys)
+    assert text.startswith(f"usage: {name} ")
+    assert f"\n  {name} --" in text
+
+
+@pytest.mark.parametrize(
+    ("script", "command", "name"),
+    [
+        ("/a/eval.py", "svt-jax eval glue", "eval.py glue"),
+        ("train.py", "svt-jax train", "train.py"),
+        ("train.py", "svt-jax eval glue", "svt-jax eval glue"),
+        ("/bin/svt-jax", "svt-jax train", "svt-jax train"),
+    ],
+)
+def test_a_script_of_the_clone_is_called_by_its_own_name(monkeypatch, script, command, name):
+    monkeypatch.setattr("sys.argv", [script])
+    assert called(command) == name
+
+
+def test_options_show_their_choices_and_only_those_of_their_command(capsys):
+    assert "--svt {keep,drop}" in help_of("eval", "export")(capsys)
+    assert "--plugin" not in help_of("data", "glue")(capsys)
+
+
 def test_a_list_shows_how_it_is_written(capsys):
     assert '--data.text_columns "[a, b]"' in help_of("train")(capsys)
     with pytest.raises(
-        ValueError, match=r'data.text_columns is question; allowed is one of a list as "\[a, b\]", null'
+        ValueError, match=r"""data.text_columns is 'question'; allowed is a list as "\[a, b\]" or null"""
     ):
         parse_config(["--data.task", "custom", "--data.text_columns", "question"])
 

@@ -10,7 +10,13 @@ from svt_jax.mesh import make_mesh
 from svt_jax.run.distributed import describe
 from svt_jax.training import progress
 from svt_jax.training.clock import Clock
-from svt_jax.training.progress import PlainConsole, TokenizingProgress, TrainingProgress, results_table
+from svt_jax.training.progress import (
+    EncodingProgress,
+    PlainConsole,
+    TokenizingProgress,
+    TrainingProgress,
+    results_table,
+)
 
 NAME = "runs/[/b]/[red]:smile:"
 
@@ -80,6 +86,17 @@ def test_tokenising_many_texts_is_told_each_minute(monkeypatch):
     assert shown.getvalue().splitlines() == [
         f"tokenising train: {done} of 100000 examples" for done in (30_000, 60_000, 90_000)
     ]
+
+
+def test_predicting_is_told_each_minute_with_its_own_word(monkeypatch):
+    clock = iter(range(0, 1000, 25))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    shown = io.StringIO()
+    with EncodingProgress(PlainConsole(file=shown, width=40), what="texts", doing="predicting") as bar:
+        advance = bar.begin(500)
+        for _ in range(5):
+            advance(100)
+    assert shown.getvalue().splitlines() == ["predicting: 300 of 500 texts  4 texts/s  left 0:00:50"]
 
 
 def test_few_texts_are_tokenised_without_a_word():

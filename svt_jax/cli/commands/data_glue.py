@@ -17,6 +17,7 @@ def options() -> ArgumentParser:
         "svt-jax data glue",
         "Writes GLUE's files from the hub (nyu-mll/glue) in the official download layout, for --data.source DIR.",
         needed="--to DIR",
+        plugin=False,
         examples=("--to glue", "--to glue --tasks rte cola"),
     )
     output = parser.add_argument_group("what is written")

@@ -31,7 +31,7 @@ def options() -> ArgumentParser:
     inputs.add_argument("--checkpoint", default="last", help="last, best, or a step's number (default last)")
     output.add_argument(
         "--svt",
-        type=Literal["keep", "drop"] | None,
+        type=Literal["keep", "drop"],
         help="for a run with an SVT, which transformers cannot compute: keep its parameters beside the others, for svt_jax, "
         "or leave it out",
     )

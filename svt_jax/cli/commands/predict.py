@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from svt_jax.cli.options import NO_ROOM, command_parser, path, read_options
+from svt_jax.cli.options import NO_ROOM, command_parser, output_file, path, read_options
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -50,20 +50,13 @@ def run(arguments: list[str], *, started: float) -> None:
 
     from svt_jax.data.custom import load_texts
     from svt_jax.evaluation.predict import load_predictor, predict_examples
-    from svt_jax.stores import as_path, check_reachable, in_store
+    from svt_jax.stores import as_path
+    from svt_jax.text import counted
     from svt_jax.training.progress import EncodingProgress, PlainConsole, TokenizingProgress
     from svt_jax.writing import write_whole
 
     source = as_path(chosen.input)
-    output = None if chosen.output is None else as_path(chosen.output)
-    if output is not None:
-        check_reachable(output)
-        if output.suffix.lower() not in (".jsonl", ".csv") or output.is_dir() or output == source:
-            raise ValueError(
-                f"--output {output}: allowed is a file that ends in .jsonl or .csv, other than the input. Correct it."
-            )
-        if not (in_store(output) or output.parent.is_dir()):
-            raise ValueError(f"--output {output}: its folder does not exist. Make the folder, or correct it.")
+    output = None if chosen.output is None else output_file(chosen.output, (".jsonl", ".csv"))
     columns = as_columns(chosen.data.text_columns)
     if columns is not None and not (len(columns) == len(set(columns)) <= 2):
         raise ValueError(
@@ -73,7 +66,7 @@ def run(arguments: list[str], *, started: float) -> None:
     classifier, tokenizer = load_predictor(chosen.model)
     console = PlainConsole(stderr=True)  # standard output is for the predictions
     tokenized = TokenizingProgress(console, enabled=True).begin(source.name, len(examples))
-    with EncodingProgress(console, what="texts") as progress:
+    with EncodingProgress(console, what="texts", doing="predicting") as progress:
         found = predict_examples(
             classifier,
             examples,
@@ -86,7 +79,7 @@ def run(arguments: list[str], *, started: float) -> None:
         sys.stdout.write(_json_lines(found))
     else:
         write_whole(output, _table(found) if output.suffix.lower() == ".csv" else _json_lines(found), NO_ROOM)
-        print(f"see {output}: {len(found)} predictions")
+        print(f"see {output}: {counted(len(found), 'prediction')}")
 
 
 def as_columns(words: list[str] | None) -> list[str] | None:

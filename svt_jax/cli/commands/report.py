@@ -49,7 +49,7 @@ def run(arguments: list[str], *, started: float) -> None:
 
     folder, _, _ = read_run(chosen.run)
     write_report(folder, read_run(chosen.baseline)[0].path if chosen.baseline else None)
-    print(folder.report)
+    print(f"see {folder.report}")
     return None
 
 
@@ -72,4 +72,4 @@ def _several(chosen: Any) -> None:
     with only_warns("the pictures"):
         drawn = figures(comparison, runs)
     with writing(output, NO_ROOM):
-        print(write_comparison_report(comparison, runs, drawn, output))
+        print(f"see {write_comparison_report(comparison, runs, drawn, output)}")

@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from svt_jax.cli.options import NO_ROOM, check_owner, eval_parser, output_folder, path, read_options, run_or_model, show
+from svt_jax.cli.options import (
+    NO_ROOM,
+    check_absent,
+    check_owner,
+    eval_parser,
+    output_folder,
+    path,
+    read_options,
+    run_or_model,
+    show,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -36,6 +46,7 @@ def run(arguments: list[str], *, started: float) -> None:
     chosen = read_options(options(), arguments, required=("output",))
     output = output_folder(chosen.output)
     check_owner(chosen)
+    check_absent(output / "spectrum.json", *([output / "probe" / "probe.json"] if chosen.measures else []))
 
     from rich.table import Table
 
@@ -51,7 +62,7 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.writing import write_whole, writing
 
     methods = {}
-    names = chosen_measures(None if chosen.measures == ["all"] else chosen.measures) if chosen.measures else ()
+    names = chosen_measures(chosen.measures) if chosen.measures else ()
     if chosen.run:
         model = TaskModel.from_run(chosen.run, checkpoint=chosen.checkpoint or "last", source=chosen.data.source)
         methods[chosen.run] = read_run(chosen.run)[1]["svt"].get("function", "none")

@@ -6,7 +6,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Literal
 
-from svt_jax.cli.options import NO_ROOM, eval_parser, path, read_options, show
+from svt_jax.cli.options import NO_ROOM, eval_parser, output_file, path, read_options, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -56,16 +56,10 @@ def run(arguments: list[str], *, started: float) -> None:
     from svt_jax.embeddings.sts_maps import PostProcessing
     from svt_jax.embeddings.sts_tables import analysis_table, score_table
     from svt_jax.host import only_warns
-    from svt_jax.stores import as_path, check_reachable, in_store
     from svt_jax.training.progress import EncodingProgress, PlainConsole
     from svt_jax.writing import write_whole
 
-    output, console = as_path(chosen.output), PlainConsole()
-    check_reachable(output)
-    if output.is_dir() or not (in_store(output) or output.parent.is_dir()):
-        raise ValueError(
-            f"--output {output}: allowed is a file in a folder that exists. Make the folder, or correct it."
-        )
+    output, console = output_file(chosen.output), PlainConsole()
     alpha = PostProcessing.alpha if chosen.alpha is None else chosen.alpha
     post_processing = [PostProcessing(name, alpha, chosen.dim if name == "whitening" else None) for name in chosen.post]
     if chosen.alpha is not None and not any(post.each_side for post in post_processing):

@@ -35,6 +35,7 @@ def run(arguments: list[str], *, started: float) -> None:
 def _show(run: Run, console: PlainConsole) -> None:
     from svt_jax.cli.options import show
     from svt_jax.run.folder import RunFolder
+    from svt_jax.text import counted
     from svt_jax.training.progress import results_table
 
     results = run.results
@@ -50,7 +51,7 @@ def _show(run: Run, console: PlainConsole) -> None:
     rate, wall = seconds["examples_per_second"], seconds["wall_time_s"]
     rows += [
         ("training", f"{results['steps']} steps, {rate:.1f} examples/s, {wall:.0f} s in all"),
-        ("compilation", f"{seconds['compiles']} programs, {seconds['compile_time_s']:.0f} s"),
+        ("compilation", f"{counted(seconds['compiles'], 'program')}, {seconds['compile_time_s']:.0f} s"),
     ]
     folder = RunFolder(run.folder)
     files = [path for path in (folder.results, folder.metrics, folder.report, folder.checkpoints) if path.exists()]
