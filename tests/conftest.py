@@ -2,10 +2,11 @@
 
 import collections
 import functools
+import gc
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before JAX starts. On jax 0.10 a batched LAPACK call of reference code in a test can hang a small thread pool.
@@ -85,6 +86,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 if os.environ.get("CI"):
                     raise pytest.UsageError(f"{item.nodeid} cannot run in CI: {reason}")
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+_MAPS = Path("/proc/self/maps")
+_MANY_MAPS = 20_000
+"""Linux allows a process 65,530 memory maps, and a compiled program takes three: beyond, XLA crashes in the next compilation."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_do_not_pile_up() -> Iterator[None]:
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
