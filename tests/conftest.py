@@ -90,7 +90,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 _MAPS = Path("/proc/self/maps")
 _MANY_MAPS = 20_000
-"""Linux allows a process 65,530 memory maps, and a compiled program takes three: beyond, XLA crashes in the next compilation."""
+"""A compiled program takes three memory maps, and Linux allows a process 65,530. A worker with very many programs (some 25,000
+maps and 5 GB) has crashed in LLVM; whether for this reason is not known."""
 
 
 @pytest.fixture(scope="module", autouse=True)
