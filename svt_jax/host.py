@@ -93,8 +93,8 @@ def enable_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second run of a config starts at once.
 
     JAX_COMPILATION_CACHE_DIR names another folder, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS the seconds from which on a
-    program is kept (0.3 without it). Each kind of processor has its own: a program for one CPU may not
-    run on another. A folder that cannot be written is only read, with a warning.
+    program is kept (0.3 without it). Each kind of processor has its own folder: a program for one CPU may not run on
+    another. A folder that cannot be written is only read, with a warning.
     """
     least_seconds = float(os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3"))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -118,16 +118,7 @@ def fill(
             "Check that config.json and the weights belong together"
             + ("; tensors of your own can be left out by ignore=." if unknown else ".")
         )
-    if checkpoint.svt_is_chosen and has_svt(checkpoint.folder):
-        log.warning(
-            "%s: the SVT that was exported with it is not read, for the one that was asked for starts from its own values",
-            checkpoint.folder,
-        )
-    # whoever asks for an encoder asks for no head
-    heads = [name for name in left_out if isinstance(module, Encoder) and is_head(checkpoint.config, name)]
-    for level, named in ((logging.INFO, heads), (logging.WARNING, [name for name in left_out if name not in heads])):
-        if named:
-            log.log(level, "%s: left out, as this model has no such part: %s", checkpoint.folder, listed(sorted(named)))
+    _tell_left_out(module, checkpoint, left_out)
     if any("pooler/" in path for path in variables) and not has_pooler:
         log.warning("%s has no pooler: it starts from random values (seed %d)", checkpoint.folder, seed)
 
@@ -145,6 +136,19 @@ def fill(
         variable.set_value(_put(tensors[path], place[path]) if path in tensors else drawn[path])
     nnx.update(module, state)
     return module
+
+
+def _tell_left_out(module: nnx.Module, checkpoint: Checkpoint, left_out: list[str]) -> None:
+    if checkpoint.svt_is_chosen and has_svt(checkpoint.folder):
+        log.warning(
+            "%s: the SVT that was exported with it is not read, for the one that was asked for starts from its own values",
+            checkpoint.folder,
+        )
+    # whoever asks for an encoder asks for no head
+    heads = [name for name in left_out if isinstance(module, Encoder) and is_head(checkpoint.config, name)]
+    for level, named in ((logging.INFO, heads), (logging.WARNING, [name for name in left_out if name not in heads])):
+        if named:
+            log.log(level, "%s: left out, as this model has no such part: %s", checkpoint.folder, listed(sorted(named)))
 
 
 def _put(tensor: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
