@@ -64,9 +64,13 @@ def test_scores_stand_by_setting_and_seed_with_mean_deviation_and_interval(compa
         assert f"<td>{row[3]}</td>" in page
 
 
-def test_the_lead_says_how_many_differences_hold(comparison, page):
+def test_the_lead_has_both_scores_and_how_many_differences_hold(comparison, page):
     held = comparison.difference("accuracy", AWKWARD).p_holm < 0.05
-    assert f"{int(held)} of 1 differences from it have p &lt; 0.05 by Holm&#39;s correction." in page
+    (lead,) = re.findall(r'<p class="lead">(.*?)</p>', page)
+    for setting in ("plain", AWKWARD):
+        _, mean, std = comparison.summary("accuracy", setting)
+        assert f"{100 * mean:.2f} ± {100 * std:.2f} over 2 seeds" in lead
+    assert f"{int(held)} of 1 differences from plain have p &lt; 0.05 by Holm&#39;s correction." in page
     (one,) = {run for run in comparison.folders["plain"].values() if run.name == "plain-seed0"}
     alone = compare([str(one)])
     assert " ± " not in re.search(r'<p class="lead">(.*?)</p>', render_comparison(alone, runs_of(alone), {}))[1]
@@ -101,6 +105,7 @@ def test_the_command_writes_one_page_with_all_pictures(runs, tmp_path, capsys):
     assert capsys.readouterr().out == f"see {tmp_path / 'out' / 'report.html'}\n"
     text = (tmp_path / "out" / "report.html").read_text()
     assert text.count("data:image/svg+xml;base64") == 4
+    assert f"svt-jax eval report --output {tmp_path / 'out'} --runs" in text
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
 
 

@@ -46,7 +46,7 @@ def write_comparison_report(
 
     check_no_run(folder)
     make_folder(folder)
-    write_whole(folder / "report.html", render_comparison(comparison, runs, figures, searches), _NO_ROOM)
+    write_whole(folder / "report.html", render_comparison(comparison, runs, figures, searches, folder), _NO_ROOM)
     return folder / "report.html"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svt_jax.analysis.compare import Comparison, Search, differing_keys
@@ -48,6 +49,7 @@ def render_comparison(
     runs: Runs,
     figures: Mapping[str, Figure],
     searches: Mapping[str, Search] | None = None,
+    folder: Path = Path("report"),
 ) -> str:
     """The page as HTML text.
 
@@ -56,6 +58,7 @@ def render_comparison(
       runs: the comparison's runs by setting (`comparison_files.runs_of`).
       figures: pictures of them (`comparison_files.figures`).
       searches: what each setting's search found.
+      folder: where the page is written; its command names it.
     """
     searched = search_table(searches) if searches else None
     several = [run for by_seed in runs.values() for run in by_seed]
@@ -78,24 +81,28 @@ def render_comparison(
             if key in figures
         ],
         tables=[_evaluations(runs), *([_layers(runs)] if any(run.readings for run in several) else [])],
-        commands=_command(runs),
+        commands=_command(runs, folder),
     )
 
 
 def _lead(comparison: Comparison) -> str:
     """What holds in the first metric, without more than the statistics say."""
     metric, (baseline, *others) = next(iter(comparison.scores)), comparison.settings
-    n, mean, std = comparison.summary(metric, baseline)
-    text = f"{baseline}: validation {metric} {100 * mean:.2f}" + (
-        "" if std is None else f" ± {100 * std:.2f} over {n} seeds"
-    )
+    text = f"{baseline}: validation {metric} {_mean(comparison, metric, baseline)}"
     if not others:
         return f"{text}."
+    if len(others) == 1:
+        text += f", {others[0]}: {_mean(comparison, metric, others[0])}"
     found = [each for name in others if (each := comparison.difference(metric, name)) is not None]
     if not found:
         return f"{text}. One seed shows no difference: two seeds in common are needed."
     held = sum(each.p_holm is not None and each.p_holm < 0.05 for each in found)
-    return f"{text}. {held} of {len(found)} differences from it have p < 0.05 by Holm's correction."
+    return f"{text}. {held} of {len(found)} differences from {baseline} have p < 0.05 by Holm's correction."
+
+
+def _mean(comparison: Comparison, metric: str, setting: str) -> str:
+    n, mean, std = comparison.summary(metric, setting)
+    return f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f} over {n} seeds")
 
 
 def _split(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -214,6 +221,6 @@ def _layers(runs: Runs) -> Table:
     )
 
 
-def _command(runs: Runs) -> str:
+def _command(runs: Runs, folder: Path) -> str:
     folders = " \\\n  ".join(shlex.quote(str(run.path)) for several in runs.values() for run in several)
-    return f"svt-jax eval report --output report --runs \\\n  {folders}"
+    return f"svt-jax eval report --output {shlex.quote(str(folder))} --runs \\\n  {folders}"
