@@ -3,8 +3,11 @@
 import collections
 import functools
 import gc
+import importlib.metadata
 import importlib.util
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +15,13 @@ from pathlib import Path
 # Before JAX starts. On jax 0.10 a batched LAPACK call of reference code in a test can hang a small thread pool.
 os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Most of the time goes into compiling programs that run once; without the optimizations it takes a third less. Many
-# tests compile the same programs, in several worker processes.
+# Most of the time goes into compiling programs that run once. Without optimizations that takes a third less; with XLA's older
+# emitters, whose code is smaller without them, and in one piece, a quarter of that. Later versions have no older ones.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    fast = ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+    os.environ["XLA_FLAGS"] = " ".join([*fast, os.environ.get("XLA_FLAGS", "")]).strip()
+# Many tests compile the same programs, in several worker processes.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # of every program, also in processes of tests
 # Not the user's cache; what one test has tokenised, another test finds.
@@ -60,8 +67,9 @@ _NEEDS = {
 
 
 _LONGEST = (
-    "test_faults", "test_sts_command", "test_readme", "test_pages", "test_distributed", "test_counts", "test_train", "test_compare",
-    "test_benchmarks", "test_every_key", "test_same_numbers", "test_moments", "test_parity",
+    "test_store_faults", "test_pages", "test_faults", "test_parity", "test_same_numbers", "test_benchmarks", "test_sts_command",
+    "test_readme", "test_distributed", "test_store_runs", "test_side_by_side", "test_counts", "test_train", "test_compare",
+    "test_every_key", "test_moments",
 )  # fmt: skip
 """Files whose slow tests take a minute or more."""
 
@@ -125,6 +133,22 @@ def minilm() -> Path:
     """The folder of a real pretrained BERT."""
     assert MINILM is not None
     return MINILM
+
+
+@pytest.fixture(scope="session")
+def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two layers of the pretrained BERT, with its tokenizer: the same commands, with a third to compile."""
+    from safetensors.numpy import load_file, save_file
+
+    assert MINILM is not None
+    folder = tmp_path_factory.mktemp("two_layers") / "model"
+    shutil.copytree(MINILM, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    later = re.compile(r"(?:.*\.)?layer\.([2-9]|\d\d)\.")
+    weights = {name: each for name, each in load_file(MINILM / "model.safetensors").items() if not later.match(name)}
+    save_file(weights, folder / "model.safetensors")
+    return folder
 
 
 @pytest.fixture

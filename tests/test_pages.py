@@ -54,23 +54,23 @@ def test_the_fine_tuning_commands_are_those_of_the_readme():
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.model
-def test_the_comparison_command_runs_on_real_data(tmp_path, glue, minilm):
+def test_the_comparison_command_runs_on_real_data(tmp_path, glue, two_layers):
     (script,) = blocks("docs/seeds.md", "bash")
     script = script.replace("--output comparison", f"--output {tmp_path} {SHORT}").replace("0,1,2", "0")
-    run_shell(script, MODEL=str(minilm), GLUE=str(glue))
+    run_shell(script, MODEL=str(two_layers), GLUE=str(glue))
     assert len((tmp_path / "compare.csv").read_text().splitlines()) == 3  # a head, two settings
 
 
 @pytest.mark.slow
 @pytest.mark.model
-def test_the_commands_of_a_users_own_task_run(tmp_path, minilm):
+def test_the_commands_of_a_users_own_task_run(tmp_path, two_layers):
     (script,) = blocks("docs/extending.md", "bash")
     script = script.replace("runs/verdicts", f"{tmp_path}/verdicts")
     script = script.replace("--run.name", f"--run.output_dir {tmp_path} --optim.batch_size 8 {SHORT} --run.name")
     rows = [["question", "answer", "verdict"], ["is it red?", "it is blue", "no"], ["is it red?", "it is", "yes"]]
     for split in ("train", "validation"):
         (tmp_path / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in [rows[0], *rows[1:] * 8]))
-    out = run_shell(script, MODEL=str(minilm), FOLDER=str(tmp_path))
+    out = run_shell(script, MODEL=str(two_layers), FOLDER=str(tmp_path))
     assert '"examples": 16' in out
 
 
@@ -88,15 +88,15 @@ def test_the_commands_that_read_a_run_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.model
-def test_the_commands_of_the_page_of_spectra_run(tmp_path, glue, minilm):
+def test_the_commands_of_the_page_of_spectra_run(tmp_path, glue, two_layers):
     """The page's own lines with other folders; training is cut to two steps."""
     (script,) = blocks("docs/spectra.md", "bash")
-    script = script.replace("FOLDER", str(minilm)).replace("GLUE", str(glue))
+    script = script.replace("FOLDER", str(two_layers)).replace("GLUE", str(glue))
     script = script.replace("--optim.epochs 3", f"{SHORT} --run.output_dir {tmp_path}/runs")
     script = script.replace("--task mrpc", "--task mrpc --data.max_length 32")
     script = script.replace("--run runs/", f"--run {tmp_path}/runs/").replace("--output ", f"--output {tmp_path}/")
     run_shell(script)
-    for name, states in (("pretrained", 7), ("plain", 7), ("soft_decay", 9)):
+    for name, states in (("pretrained", 3), ("plain", 3), ("soft_decay", 5)):
         reading = json.loads((tmp_path / "spectra" / name / "spectrum.json").read_text())
         assert len(reading["states"]) == states
 

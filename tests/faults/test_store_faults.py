@@ -13,12 +13,11 @@ import pytest
 from svt_jax.run.run_files import saved_steps
 from svt_jax.stores import as_path
 from tests.faults.runs import Run, same_bits
-from tests.faults.test_faults import wait_for_the_moment
+from tests.faults.test_faults import KILLS, moments, wait_for_the_moment
 from tests.stores.servers import BUCKET, running
 from tests.stores.test_stores import down, full
 
 pytestmark = pytest.mark.slow
-KILLS = {"gs": 20, "s3": 8}
 
 
 @pytest.fixture(scope="module", params=["gs", "s3"])
@@ -53,11 +52,7 @@ def ends_well(run, reference):
 
 def test_kills_at_random_moments_lose_nothing(server, start, reference, count):
     dice = random.Random(0)
-    number = KILLS[server.scheme]
-    kinds = (
-        ["saving"] * (number // 2) + ["training"] * (number - number // 2 - number // 8) + ["starting"] * (number // 8)
-    )
-    dice.shuffle(kinds)
+    kinds = moments(KILLS, dice)
     survived = chains = 0
     while kinds:  # a chain: kill and restart until the run is complete
         chain, run = [], start(f"chain{chains}")
@@ -67,21 +62,22 @@ def test_kills_at_random_moments_lose_nothing(server, start, reference, count):
             chain.append(kinds.pop())
             run.start()
         survived += len(chain) * ends_well(run, reference)
-    count(f"{server.scheme}: kill -9", number, survived)
+    count(f"{server.scheme}: kill -9", KILLS, survived)
 
 
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(server, start, reference, count):
-    for number, damage in enumerate((lambda content: content[: len(content) // 2], lambda content: b"")):
-        run = start(f"damage{number}")
-        assert run.wait(lambda run=run: run.lines() >= 5)
-        run.kill()
-        folder = run.path / "checkpoints"
-        newest = saved_steps(folder)[-1]
-        file = next(folder / str(newest) / name for name in (folder / str(newest)).objects() if "params" in name)
-        file.write_bytes(damage(file.read_bytes()))
-        run.start()
-        count(f"{server.scheme}: damaged newest checkpoint", 1, ends_well(run, reference))
-        assert f"the checkpoint of step {newest} is damaged" in run.output()
+    """Each damaged object by itself is `test_store_checkpoint`'s."""
+    run = start()
+    assert run.wait(lambda: run.lines() >= 5)
+    run.kill()
+    folder = run.path / "checkpoints"
+    newest = saved_steps(folder)[-1]
+    file = next(folder / str(newest) / name for name in (folder / str(newest)).objects() if "params" in name)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    run.start()
+    count(f"{server.scheme}: damaged newest checkpoint", 1, ends_well(run, reference))
+    assert f"the checkpoint of step {newest} is damaged" in run.output()
 
 
 def test_a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on(server, start, reference, count, tmp_path):
@@ -100,7 +96,7 @@ def slow(request, seconds):
 
 
 def test_slow_answers_only_take_time(server, start, reference, count):
-    with server.failing(functools.partial(slow, seconds=0.1)):
+    with server.failing(functools.partial(slow, seconds=0.05)):
         count(f"{server.scheme}: slow answers", 1, ends_well(start(), reference))
 
 

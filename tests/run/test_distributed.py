@@ -31,7 +31,7 @@ class Group:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{found.getsockname()[1]}"
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONWARNINGS": "ignore"}
         folder.mkdir(exist_ok=True)
         self.outputs = [folder / f"{Path(script).stem}-{processes}.{n}" for n in range(processes)]

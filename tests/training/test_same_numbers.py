@@ -56,7 +56,7 @@ ENCODERS = {
     },
 }
 SVT = {
-    **{name: SVTConfig(name) for name in ("none", "soft_decay", "centered_soft_decay")},
+    **{name: SVTConfig(name) for name in ("none", "soft_decay")},
     "gfsa": SVTConfig("gfsa", site="attention_map", layers="all", params={"k": 4, "w_0": 0.05}),
     "neutreno": SVTConfig("neutreno", site="value", layers="all", params={"scale": 0.4}),
     "contra_norm": SVTConfig("contra_norm", site="attention", placement="norm_input", layers="all"),
@@ -119,10 +119,10 @@ def arrays(tree):
         (MeshConfig(2, 2, 2), "soft_decay", "bert"),
         (FSDP, "soft_decay", "bert"),
         (TENSOR, "soft_decay", "bert"),
-        (MeshConfig(2, 2, 2), "centered_soft_decay", "bert"),
         (MeshConfig(2, 2, 2), "none", "bert"),
         *((MeshConfig(2, 2, 2), name, "bert") for name in ("gfsa", "neutreno", "contra_norm", "i_star")),
-        *((mesh, "output", family) for family in NEWER for mesh in (FSDP, TENSOR)),
+        (FSDP, "output", "modernbert"),
+        (TENSOR, "output", "nomic_bert"),
     ],
     ids=str,
 )
