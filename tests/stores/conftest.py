@@ -10,7 +10,7 @@ from tests.stores.servers import BUCKET, running
 _NUMBERS = itertools.count()
 
 
-@pytest.fixture(scope="session", params=["gs", "s3"])
+@pytest.fixture(scope="session", params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
 def server(request, tmp_path_factory):
     with running(request.param, tmp_path_factory.mktemp(request.param)) as found:
         yield found

@@ -130,6 +130,7 @@ def test_local_folders_come_from_and_go_to_a_store(folder, tmp_path):
     assert not (folder / "failed").exists()
 
 
+@pytest.mark.slow
 def test_faults_that_pass_are_waited_for(server, folder, monkeypatch):
     left = [2]
 

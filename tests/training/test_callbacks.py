@@ -182,6 +182,7 @@ def test_weights_and_biases_gets_the_numbers_of_a_run_offline(tmp_path, monkeypa
     assert any(path.suffix == ".wandb" and path.stat().st_size for path in offline[0].iterdir()), os.listdir(offline[0])
 
 
+@pytest.mark.slow
 def test_the_callback_for_mlflow_on_the_page_sends_settings_numbers_and_scores(monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
     (code,) = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "mlflow" in block]
