@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from svt_jax.data import demo
 from svt_jax.errors import NonFiniteError, StoppedBySignalError
 from svt_jax.models.svt_config import SVTConfig
+from svt_jax.run import task_model
 from svt_jax.run.checkpoint import Checkpoints
 from svt_jax.run.command_line import make_config
 from svt_jax.run.folder import RunFolder
@@ -31,7 +33,7 @@ def config(folder, name, seed=0, *, alpha=-0.2, rate=5e-4, function="soft_decay"
             "run": {"name": name, "seed": seed, "output_dir": str(folder)},
             "model": {"path": "demo"},
             "svt": {"function": function, **({} if function == "none" else {"alpha": alpha})},
-            "data": {"groups": 8, "eval_batch_size": 1000},
+            "data": {"groups": 8, "eval_batch_size": 64},
             "optim": {
                 "learning_rate": rate, "max_steps": STEPS, "batch_size": 16 // accumulate, "accumulate": accumulate, **optim
             },
@@ -54,6 +56,15 @@ def side_by_side(configs, callbacks=()):
     return train_side_by_side(
         experiments, [[*own_callbacks(each, QUIET, each.config.run.name), *callbacks] for each in experiments]
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_demo():
+    """One layer and few stories, since these tests train some thirty runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task_model, "DEMO_ENCODER", dataclasses.replace(task_model.DEMO_ENCODER, num_hidden_layers=1))
+        patch.setattr(demo, "SIZES", {"train": 256, "validation": 64, "test": 1})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +110,8 @@ def assert_same(ours, theirs):
         value, other = np.asarray(value, np.float64), np.asarray(theirs[name], np.float64)
         if value.ndim == 0:
             rtol = 3e-6 if name.startswith("spectrum.jsonl") else 1e-6
-            np.testing.assert_allclose(value, other, rtol=rtol, atol=1e-6, err_msg=name)
+            atol = 2e-3 if "histogram" in name else 1e-6  # two of a thousand values, which may lie at a bin's edge
+            np.testing.assert_allclose(value, other, rtol=rtol, atol=atol, err_msg=name)
         else:
             off = np.abs(value - other)
             assert off.max() < 1e-4, name
