@@ -69,7 +69,7 @@ _NEEDS = {
 _LONGEST = (
     "test_store_faults", "test_pages", "test_faults", "test_parity", "test_same_numbers", "test_benchmarks", "test_sts_command",
     "test_readme", "test_distributed", "test_store_runs", "test_side_by_side", "test_counts", "test_train", "test_compare",
-    "test_every_key", "test_moments",
+    "test_store_hosts", "test_tutorials", "test_search", "test_wheel", "test_every_key", "test_moments",
 )  # fmt: skip
 """Files whose slow tests take a minute or more."""
 
@@ -96,16 +96,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-_MAPS = Path("/proc/self/maps")
 _MANY_MAPS = 20_000
-"""A compiled program takes three memory maps, and Linux allows a process 65,530. A worker with very many programs (some 25,000
-maps and 5 GB) has crashed in LLVM; whether for this reason is not known."""
+"""A compiled program takes a memory map or more, and Linux allows a process 65,530. A worker with very many programs (some
+25,000 maps and 5 GB) has crashed in LLVM; whether for this reason is not known."""
+_MUCH_MEMORY = 4 * 2**30
+"""Bytes; after all slow tests of its share a worker would have twice that."""
+
+
+def _maps() -> int:
+    return Path("/proc/self/maps").read_bytes().count(b"\n")
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_do_not_pile_up() -> Iterator[None]:
     yield
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+    if Path("/proc/self/maps").exists() and (_maps() > _MANY_MAPS or _resident() > _MUCH_MEMORY):
         jax.clear_caches()
         gc.collect()
 
