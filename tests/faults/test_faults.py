@@ -161,7 +161,13 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, reference, count)
         count("full disk", 1, same_bits(run.path, reference))
 
 
-SMALL_DISKS = {"8k": "model", "16k": "manifest.json", "20k": "metrics.jsonl", "24k": "checkpoints", "100k": "checkpoints"}
+SMALL_DISKS = {
+    "8k": "model",
+    "16k": "manifest.json",
+    "20k": "metrics.jsonl",
+    "24k": "checkpoints",
+    "100k": "checkpoints",
+}
 
 
 def test_a_disk_that_is_too_small_is_told_in_one_line_with_the_file_and_what_to_do(tmp_path, reference, count):
