@@ -29,6 +29,7 @@ References:
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -172,10 +173,11 @@ def _transposed(u: Array) -> Array:
     return jax.lax.optimization_barrier(u.mT)
 
 
-@_transform.defjvp
+# Where the function alone is differentiated, later versions of JAX would make dx of zeros that are on no mesh.
+@functools.partial(_transform.defjvp, symbolic_zeros=True)
 def _transform_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x, function), (dx, dfunction) = primals, tangents
-    x = first_order_only(x)
+    x, dx, dfunction = first_order_only(x), _instantiated(dx, x), _instantiated(dfunction, function)
     u, sigma, rows, unit, failed = decompose(x, solver)
     spectrum, live, phi = _new_values(function, sigma, x.shape[-1])
     ut = _transposed(u)
@@ -195,6 +197,13 @@ def _transform_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[Array,
     nt = jnp.where(eye, (dphi - ratio * dsigma)[..., None], nt)
     dout = product(h, dx) + product(product(u, nt.mT * unit[..., None, :]), rows)
     return out, dout
+
+
+def _instantiated(tangents: Any, like: Any) -> Any:
+    """Zeros where a tangent is symbolically zero, on the mesh of what they belong to."""
+    is_zero = lambda each: isinstance(each, jax.custom_derivatives.SymbolicZero)
+    zeros = lambda value: divided_like(jnp.zeros_like(value), value)
+    return jax.tree.map(lambda each, value: zeros(value) if is_zero(each) else each, tangents, like, is_leaf=is_zero)
 
 
 def _quotients(function: SpectralFunction, spectrum: Array, live: Array, phi: Array) -> tuple[Array, Array, Array]:
